@@ -1,0 +1,131 @@
+"""The front door to published models: load one, list them all, predict to a table or a file."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.progress import track
+from rich.table import Table
+
+from keras_a2 import saved_model
+from keras_a2.console import console
+from keras_a2.errors import UserError
+
+if TYPE_CHECKING:
+    from keras_a2.recurrent.predict import Forecaster
+    from keras_a2.transfer.predict import Classifier
+
+SHOWN_ROWS = 200  # a longer table is for --output
+
+
+def load(folder: str | Path) -> Classifier | Forecaster:
+    """Load a published model for inference: the latest version in ``folder``, or the version folder itself.
+
+    Raises:
+        UserError: no such folder, or a damaged or half-copied one.
+    """
+    return _in_use(saved_model.load(folder))
+
+
+def _in_use(saved: saved_model.SavedModel) -> Classifier | Forecaster:
+    if saved.card["experiment"] == "transfer":
+        from keras_a2.transfer.predict import Classifier
+
+        return Classifier(saved)
+    from keras_a2.recurrent.predict import Forecaster
+
+    return Forecaster(saved)
+
+
+def classify(model: Classifier, items: list[Path], top: int, output: Path | None) -> None:
+    """Predict images and folders; a table on the screen, or rows written as they come."""
+    from keras_a2.transfer.predict import find_images
+
+    files = find_images(items)
+    predictions = model.stream(files, top)
+    if output is None:
+        _show_predictions(track(predictions, "predicting", total=len(files), console=console, transient=True))
+        return
+    failed = 0
+    rows = track(predictions, "predicting", total=len(files), console=console)
+    with output.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file)
+        if output.suffix == ".csv":
+            ranked = [f"{name}_{k}" for k in range(1, top + 1) for name in ("class", "probability")] if top > 1 else []
+            writer.writerow(["file", *(ranked or ["class", "probability"]), "error"])
+        for p in rows:
+            failed += bool(p.error)
+            if output.suffix == ".jsonl":
+                best = [{"class": c, "probability": q} for c, q in zip(p.classes, p.probabilities, strict=True)]
+                file.write(json.dumps({"file": p.file, "predictions": best, "error": p.error or None}) + "\n")
+            else:
+                pairs = [x for pair in zip(p.classes, p.probabilities, strict=True) for x in pair]
+                pairs += [""] * (2 * min(top, len(model.classes)) - len(pairs))
+                writer.writerow([p.file, *pairs, p.error])
+    console.print(f"wrote {output}: {len(files)} files, {failed} unreadable")
+
+
+def _show_predictions(predictions: Iterable) -> None:
+    table = Table("file", "class", "probability")
+    for number, p in enumerate(predictions):
+        if number == SHOWN_ROWS:
+            table.add_row("… more: write them with --output", "", "")
+            break
+        if p.error:
+            table.add_row(p.file, f"error: {p.error}", "")
+        for rank, (name, probability) in enumerate(zip(p.classes, p.probabilities, strict=True)):
+            table.add_row(p.file if rank == 0 else "", name, f"{probability:.1%}")
+    console.print(table)
+
+
+def forecast(model: Forecaster, series: Path, time: str | None, output: Path | None, figure: Path | None) -> None:
+    """Forecast the steps after a file's last row; a table on the screen, or a file."""
+    answer = model.predict(series, time)
+    if figure is not None:
+        from keras_a2.recurrent.predict import draw
+
+        draw(model, answer, figure)
+        console.print(f"wrote {figure}")
+    if output is not None:
+        flat = answer.reset_index()
+        if output.suffix == ".csv":
+            flat.to_csv(output, index=False)
+        else:
+            flat.to_json(output, orient="records", lines=True, date_format="iso")
+        console.print(f"wrote {output}")
+        return
+    shown = model.targets[:8]
+    table = Table(answer.index.name, "lead", *(f"{name} ({model.unit})" for name in shown))
+    for when, row in answer.iterrows():
+        table.add_row(str(when), f"{row['lead']:.0f}", *(f"{row[name]:.2f}" for name in shown))
+    console.print(table)
+
+
+def print_models(root: Path) -> None:
+    """Every published model below ``root``: headline, data, date and size, latest version of each name."""
+    table = Table(title=f"Published models in {root}")
+    for column in ("model", "version", "headline", "data", "date", "size"):
+        table.add_column(column, overflow="fold", no_wrap=column == "model")
+    for home in sorted(p for p in root.iterdir() if p.is_dir()) if root.is_dir() else []:
+        if not any(p.name.isdigit() for p in home.iterdir()):
+            continue
+        try:
+            version = saved_model.latest_version(home)
+            card = saved_model.read_card(version)
+        except UserError as error:
+            table.add_row(home.name, "", f"damaged: {error}", "", "", "")
+            continue
+        size = sum(f.stat().st_size for f in version.rglob("*") if f.is_file())
+        environment = card.get("environment", {})
+        date = str(environment.get("date", ""))[:10] if isinstance(environment, dict) else ""
+        table.add_row(
+            home.name, str(card["version"]), str(card.get("headline", "")), str(card["data"].get("name", "")), date,
+            f"{size / 2**20:.1f} MB",
+        )  # fmt: skip
+    if not table.rows:
+        raise UserError(f"no published model in {root}; run experiments/transfer.py or experiments/recurrent.py first")
+    console.print(table)

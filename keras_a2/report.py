@@ -1,0 +1,70 @@
+"""What a run leaves for people: one self-contained ``report.html``."""
+
+from __future__ import annotations
+
+import base64
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from jinja2 import Environment, PackageLoader, select_autoescape
+
+
+@dataclass
+class Table:
+    """A table of texts: one header row, then rows; ``note`` stands below it."""
+
+    title: str
+    header: list[str]
+    rows: list[list[str]]
+    note: str = ""
+
+
+@dataclass
+class Page:
+    """What the page says, from top to bottom."""
+
+    title: str
+    headline: str
+    tables: list[Table]
+    figures: list[tuple[str, Path]]  # caption, PNG
+    facts: list[tuple[str, dict]]  # section title, name -> text
+    texts: list[tuple[str, str]] = field(default_factory=list)  # title, preformatted text
+    commands: list[tuple[str, str]] = field(default_factory=list)  # what for, command
+
+
+def write(page: Page, path: Path) -> None:
+    """Render ``page`` as one HTML file without outside parts: readable on a phone, in the dark, and printed."""
+    environment = Environment(loader=PackageLoader("keras_a2", "templates"), autoescape=select_autoescape())
+    environment.filters["inline"] = _inline
+    path.write_text(environment.get_template("report.html").render(page=page), encoding="utf-8")
+
+
+def _inline(picture: Path) -> str:
+    return "data:image/png;base64," + base64.b64encode(picture.read_bytes()).decode("ascii")
+
+
+def percent(value: float) -> str:
+    return f"{100 * value:.1f} %"
+
+
+def interval(ends: list[float], scale: float = 100, unit: str = " %") -> str:
+    return f"{scale * ends[0]:.1f} to {scale * ends[1]:.1f}{unit}"
+
+
+def p_text(p: float) -> str:
+    return "< 0.0001" if p < 1e-4 else f"{p:.4f}"
+
+
+def flatten(content: dict) -> dict[str, str]:
+    """Names to short texts, for a list of facts; long lists are counted rather than printed."""
+    texts = {}
+    for name, value in content.items():
+        if isinstance(value, dict):
+            value = ", ".join(f"{k} {v}" for k, v in value.items() if v is not None)
+        elif isinstance(value, list | tuple):
+            shown = ", ".join(str(v) for v in value[:12])
+            value = f"{len(value)}: {shown}{' …' if len(value) > 12 else ''}" if len(value) > 3 else shown or "none"
+        elif isinstance(value, float):
+            value = f"{value:.6g}"
+        texts[name.replace("_", " ")] = str(value)
+    return texts

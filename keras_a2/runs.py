@@ -1,0 +1,253 @@
+"""A run: its command line, seeds, working folder, resume, and the atomic publishing of a version."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import platform
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from importlib import metadata
+from pathlib import Path
+from typing import TypeVar
+
+from filelock import FileLock, Timeout
+
+from keras_a2.errors import UserError
+
+Config = TypeVar("Config")
+MINIMUM_FREE_BYTES = 300 * 2**20
+# Fields that say where or how to run, not what is computed: a resumed run may change them.
+NOT_IDENTITY = {"output", "resume", "name"}
+PACKAGES = ("tensorflow", "keras", "numpy", "scikit-learn", "scipy", "matplotlib", "keras_a2")
+
+
+def command_line(config_type: type[Config], story: Callable[[Config], None], argv: list[str] | None = None) -> None:
+    """Parse ``argv`` into the configuration dataclass, run ``story`` with it, and turn failures into one line.
+
+    Exit code 0 when the story ends, 2 after a ``UserError`` or an operating-system error about a file,
+    130 after Ctrl-C. TensorFlow is imported by the story, after the arguments are parsed, so that ``--help`` is quick.
+    """
+    import tyro
+
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    config = tyro.cli(config_type, args=argv)
+    signal.signal(signal.SIGINT, _interrupted)
+    try:
+        story(config)
+    except UserError as error:
+        _fail(str(error))
+    except OSError as error:
+        if error.filename is None and error.errno is None:
+            raise
+        where = error.filename or "while writing"
+        _fail(f"{error.strerror or error}: {where}; check the disk and permissions, and run again")
+
+
+def _fail(message: str) -> None:
+    print(f"error: {' '.join(message.split())}", file=sys.stderr, flush=True)
+    sys.exit(2)
+
+
+def _interrupted(_signum, _frame) -> None:
+    # A Python handler cannot interrupt a TensorFlow step half-way; leaving at once is safe because every file appears
+    # whole or not at all.
+    os.write(2, b"\ninterrupted: the same command with --resume goes on from the last finished epoch\n")
+    os._exit(130)
+
+
+def configure_tensorflow(seed: int, deterministic: bool = False) -> None:
+    """Seed Python, NumPy and Keras; with ``deterministic`` also make TensorFlow's ops deterministic (slower)."""
+    with silence():  # its start-up log goes to the terminal before any setting can quiet it
+        import keras
+        import tensorflow as tf
+
+        tf.config.list_logical_devices()
+    keras.utils.set_random_seed(seed)
+    if deterministic:
+        tf.config.experimental.enable_op_determinism()
+
+
+@contextmanager
+def silence() -> Iterator[None]:
+    """Keep what C++ code logs off the terminal (file descriptor 2); Python's exceptions still come through."""
+    sys.stderr.flush()
+    saved, null = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, 2)
+    try:
+        yield
+    finally:
+        os.dup2(saved, 2)
+        os.close(saved)
+        os.close(null)
+
+
+def environment() -> dict:
+    """Versions, machine, command line and git commit, for ``metrics.json`` and ``model.json``."""
+    versions = {}
+    for package in PACKAGES:
+        try:
+            versions[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            versions[package] = None
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "cpus": os.cpu_count(),
+        "versions": versions,
+        "command": " ".join([Path(sys.executable).name, *sys.argv]),
+        "git_commit": _git_commit(),
+        "date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+    }
+
+
+def _git_commit() -> str | None:
+    folder = Path(__file__).parent
+    try:
+        answer = subprocess.run(
+            ["git", "-C", folder, "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5, check=True
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return answer.stdout.strip()
+
+
+def write_json(path: Path, content: dict) -> None:
+    """Write valid JSON (no NaN) so that ``path`` is either the old file or the whole new one."""
+    text = json.dumps(content, indent=2, allow_nan=False, default=_plain, ensure_ascii=False)
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(text + "\n", encoding="utf-8")
+    os.replace(temporary, path)
+
+
+def _plain(value):
+    if dataclasses.is_dataclass(value):
+        return dataclasses.asdict(value)
+    if isinstance(value, Path):
+        return str(value)
+    if hasattr(value, "tolist"):
+        return value.tolist()
+    raise TypeError(f"{type(value).__name__} cannot be written as JSON")
+
+
+class Run:
+    """The working folder of one run and its way into ``<output>/<name>/<version>``.
+
+    The working folder is named after the configuration. A lock that dies with its process keeps two runs apart; a
+    folder left by a killed run is taken up again with ``resume`` and emptied without it.
+    """
+
+    def __init__(self, config, name: str, output: Path, resume: bool = False):
+        self.config, self.name = config, check_name(name)
+        self.home = Path(output) / name
+        self._created = _make_writable(self.home)
+        self._lock, self.work = self._claim(_identity(config), resume)
+        self.resumed = resume and any(self.work.iterdir())
+
+    def _claim(self, key: str, resume: bool) -> tuple[FileLock, Path]:
+        for number in range(1000):
+            work = self.home / f".work-{key}-{number}"
+            lock = FileLock(str(work) + ".lock")
+            try:
+                lock.acquire(timeout=0)
+            except Timeout:
+                continue  # a live run has it
+            if not resume:
+                shutil.rmtree(work, ignore_errors=True)
+            work.mkdir(exist_ok=True)
+            return lock, work
+        raise UserError(f"a thousand runs are at work in {self.home}; wait for one of them")
+
+    def state(self, stage: str) -> Path:
+        """Where a stage keeps what it needs to go on after a kill."""
+        return self.work / f"{stage}.npz"
+
+    @contextmanager
+    def publishing(self, name: str | None = None) -> Iterator[Path]:
+        """A folder to fill; when the block ends well it appears, whole, as the next version (``self.version``).
+
+        ``name``: publish under another name than the run's own, in the same output folder.
+        """
+        home = self.home.parent / check_name(name) if name else self.home
+        staging = self.work / "publish"
+        shutil.rmtree(staging, ignore_errors=True)
+        staging.mkdir()
+        yield staging
+        home.mkdir(exist_ok=True)
+        self.version = _rename_to_next_version(staging, home)
+
+    def close(self) -> None:
+        """Remove the working folder, and the home if this run made it and published nothing."""
+        shutil.rmtree(self.work, ignore_errors=True)
+        self._lock.release()
+        Path(str(self.work) + ".lock").unlink(missing_ok=True)
+        for folder in self._created:
+            try:
+                folder.rmdir()
+            except OSError:
+                break
+
+    def __enter__(self) -> Run:
+        return self
+
+    def __exit__(self, kind, _error, _traceback) -> None:
+        if kind is None or issubclass(kind, UserError):
+            self.close()  # published, or the same command would fail again: nothing to go on with
+
+
+def check_name(name: str) -> str:
+    """``name`` if it can be a folder's name and nothing more."""
+    if not re.fullmatch(r"[\w][\w.+-]*", name):
+        raise UserError(f"the name {name!r} cannot be a folder; use letters, digits, '-', '_' and '.' (--name)")
+    return name
+
+
+def _rename_to_next_version(staging: Path, home: Path) -> Path:
+    number = max([0, *(int(p.name) for p in home.iterdir() if p.name.isdigit())]) + 1
+    while True:
+        version = home / str(number)
+        _number_card(staging, number)
+        if not version.exists():
+            try:
+                # Renaming onto a folder that another run has just published fails, because it is not empty.
+                os.rename(staging, version)
+                return version
+            except OSError:
+                if not version.exists():
+                    raise
+        number += 1
+
+
+def _number_card(staging: Path, number: int) -> None:
+    card = staging / "model.json"
+    if card.exists():
+        write_json(card, {**json.loads(card.read_text(encoding="utf-8")), "version": number})
+
+
+def _identity(config) -> str:
+    fields = {k: v for k, v in dataclasses.asdict(config).items() if k not in NOT_IDENTITY}
+    return hashlib.sha256(json.dumps(fields, sort_keys=True, default=str).encode()).hexdigest()[:12]
+
+
+def _make_writable(home: Path) -> list[Path]:
+    """Create ``home``, prove that it can be written and has room, and return the folders that were made for it."""
+    missing = [folder for folder in [home, *home.parents] if not folder.exists()]
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+        probe = home / f".probe-{os.getpid()}"
+        probe.write_bytes(b"x")
+        probe.unlink()
+    except OSError as error:
+        raise UserError(f"cannot write to {home} ({error.strerror}); choose another folder with --output") from error
+    free = shutil.disk_usage(home).free
+    if free < MINIMUM_FREE_BYTES:
+        raise UserError(f"only {free / 2**20:.0f} MB free at {home}; a run needs 300 MB: make room or use --output")
+    return missing

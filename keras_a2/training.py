@@ -1,0 +1,169 @@
+"""The epoch loop that both experiments share: best weights, early stopping, resume, progress, divergence."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+from keras_a2.console import console
+from keras_a2.errors import UserError
+
+
+@dataclass
+class History:
+    """One row per epoch (row 0 is the state before training), and which of them was kept."""
+
+    rows: list[dict] = field(default_factory=list)
+    best_epoch: int = 0
+    seconds: float = 0.0
+
+    @property
+    def best(self) -> dict:
+        return self.rows[self.best_epoch]
+
+    @property
+    def epochs(self) -> int:
+        return len(self.rows) - 1
+
+
+def fit(
+    stage: str,
+    *,
+    train_epoch: Callable[[int, Callable[[float], None]], float],
+    validate: Callable[[], dict],
+    score: Callable[[dict], tuple],
+    weights: Sequence,
+    state: Sequence,
+    epochs: int,
+    patience: int | None = None,
+    path: Path | None = None,
+    on_epoch: Callable[[dict], None] | None = None,
+) -> History:
+    """Train for at most ``epochs`` epochs and leave the best ones' values in ``weights``.
+
+    Args:
+        stage: name for the progress line and for errors.
+        train_epoch: ``(epoch, report) -> mean training loss``; calls ``report(fraction)`` as it goes. Its randomness
+            must come from the epoch number, so that a resumed run sees what the uninterrupted one would have.
+        validate: measures on the validation split, by the names the history shall have.
+        score: of a history row; the largest wins, the earliest of equals.
+        weights: variables (``.numpy()``, ``.assign()``) that make up the model.
+        state: further variables needed to go on exactly (optimizer, dropout seeds).
+        patience: stop after so many epochs without a better score.
+        path: file that carries the state across a kill, written whole after every epoch.
+
+    Raises:
+        UserError: when the training or validation loss is not finite, naming the epoch.
+    """
+    history, best = _restore(path, weights, state)
+    with _progress() as bar:
+        task = bar.add_task(
+            stage.replace("_", "-"), total=epochs, completed=history.epochs if history.rows else 0, note=""
+        )
+        if not history.rows:
+            history.rows.append({"epoch": 0, **_finite(validate(), stage, 0)})
+            best = [np.array(w) for w in weights]
+        while history.epochs < epochs and not _exhausted(history, patience):
+            epoch = history.epochs + 1
+            started = time.perf_counter()
+            loss = train_epoch(epoch, lambda part, e=epoch: bar.update(task, completed=e - 1 + part))
+            row = {"epoch": epoch, **_finite({"loss": loss, **validate()}, stage, epoch)}
+            history.rows.append(row)
+            if score(row) > score(history.best):
+                history.best_epoch, best = epoch, [np.array(w) for w in weights]
+            history.seconds += time.perf_counter() - started
+            bar.update(task, completed=epoch, note=_note(row))
+            if on_epoch:
+                on_epoch(row)
+            _save(path, history, weights, state, best)
+        bar.update(task, completed=epochs)
+    for variable, value in zip(weights, best, strict=True):
+        variable.assign(value)
+    return history
+
+
+def random_states(model) -> list:
+    """Dropout's seeds, so that a resumed run drops what the uninterrupted one would have dropped."""
+    known = {id(w) for w in model.weights}
+    return [v for v in model.variables if id(v) not in known]
+
+
+def _exhausted(history: History, patience: int | None) -> bool:
+    return patience is not None and history.epochs - history.best_epoch >= patience
+
+
+def _finite(row: dict, stage: str, epoch: int) -> dict:
+    row = {name: float(value) for name, value in row.items()}
+    for name, value in row.items():
+        if not math.isfinite(value):
+            raise UserError(
+                f"{stage}: training diverged in epoch {epoch} ({name} is {value}); lower --learning-rate and run again"
+            )
+    return row
+
+
+def _note(row: dict) -> str:
+    return "  ".join(f"{name.replace('_', ' ')} {value:.4f}" for name, value in row.items() if name != "epoch")
+
+
+def _progress() -> Progress:
+    return Progress(
+        TextColumn("{task.description:<22}"),
+        BarColumn(bar_width=20),
+        TextColumn("{task.completed:.0f}/{task.total:.0f}"),
+        TimeRemainingColumn(compact=True),
+        TextColumn("{task.fields[note]}"),
+        console=console,
+    )
+
+
+def _save(path: Path | None, history: History, weights, state, best: list[np.ndarray]) -> None:
+    if path is None:
+        return
+    arrays = {f"weight_{i}": np.array(w) for i, w in enumerate(weights)}
+    arrays |= {f"state_{i}": np.array(s) for i, s in enumerate(state)}
+    arrays |= {f"best_{i}": b for i, b in enumerate(best)}
+    summary = json.dumps({"rows": history.rows, "best_epoch": history.best_epoch, "seconds": history.seconds})
+    temporary = path.with_name(path.name + ".tmp")
+    with temporary.open("wb") as file:
+        np.savez(file, summary=np.frombuffer(summary.encode(), np.uint8), **arrays)
+    os.replace(temporary, path)
+
+
+def _restore(path: Path | None, weights, state) -> tuple[History, list[np.ndarray]]:
+    if path is None or not path.exists():
+        return History(), []
+    with np.load(path, allow_pickle=False) as saved:
+        summary = json.loads(saved["summary"].tobytes())
+        for i, variable in enumerate(weights):
+            variable.assign(saved[f"weight_{i}"])
+        for i, variable in enumerate(state):
+            variable.assign(saved[f"state_{i}"])
+        best = [saved[f"best_{i}"] for i in range(len(weights))]
+    return History(summary["rows"], summary["best_epoch"], summary["seconds"]), best
+
+
+def over_seeds(results: list[dict]) -> dict:
+    """The mean of each figure over the seeds; with more than one, the values stand beside it as ``<name>_seeds``."""
+    if len(results) == 1:
+        return results[0]
+    summary: dict = {}
+    for name, value in results[0].items():
+        values = [result[name] for result in results]
+        if isinstance(value, dict):
+            summary[name] = over_seeds(values)
+            continue
+        if isinstance(value, int):
+            summary[name] = value
+            continue
+        summary[name] = np.mean(values, axis=0).tolist()
+        summary[f"{name}_seeds"] = values
+    return summary
