@@ -1,0 +1,140 @@
+"""Part 1: a pretrained MobileNetV3Small, frozen then unfrozen, against the same network from random initialisation.
+
+python experiments/transfer.py                      solar cells, defective or functional
+python experiments/transfer.py --data ~/photos      your photos, one folder per class
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from keras_a2 import runs
+from keras_a2.errors import UserError
+
+
+@dataclass(frozen=True)
+class Config:
+    """Train a pretrained MobileNetV3Small with a new head, compare it with random initialisation, and publish it."""
+
+    data: str = "elpv"
+    """elpv, digits, cifar100, or a folder: one folder per class, or train/ [validation/] test/ above them."""
+    elpv_classes: Literal[2, 4] = 2
+    """elpv only: defective or not, or all four defect probabilities."""
+    train_per_class: int | None = None
+    """Train on at most so many images of each class."""
+    test_fraction: float = 0.25
+    """Share of the images held out for the one final test, where the data come without a test split."""
+    validation_fraction: float = 0.15
+    """Share of the training images on which every choice is made, where the data come without such a split."""
+
+    weights: str = "auto"
+    """auto (ImageNet by Keras, else the bundled ones), imagenet, bundled, random, or a path to .weights.h5 / .h5."""
+    alpha: float | None = None
+    """Width of the network, 0.75 or 1.0; by default what the weights have."""
+    image_size: int = 128
+    """Pixels of the square that images are resized to; larger is better and slower."""
+
+    head_epochs: int = 10
+    """Epochs on cached features, after the head's convex solution."""
+    fine_tune_epochs: int = 8
+    """Epochs with the backbone unfrozen; 0 leaves it frozen."""
+    scratch_epochs: int | None = None
+    """Epochs of the scratch control; by default head epochs + fine-tune epochs."""
+    batch_size: int = 64
+    """Images per step of the fine-tune phase and of the scratch control."""
+    learning_rate: float = 3e-4
+    """Peak rate of the fine-tune phase (AdamW, warm-up, cosine decay)."""
+    head_learning_rate: float = 1e-4
+    """Rate of the head phase (Adam); small, because it starts at the optimum for the cached features."""
+    scratch_learning_rate: float = 2e-3
+    """Peak rate of the scratch control: random weights need and bear a higher one."""
+    batch_norm: Literal["frozen", "affine", "train"] = "frozen"
+    """Fine-tune phase: batch norm all fixed; scale and shift trained under fixed statistics; or batch statistics."""
+    layer_decay: float = 0.85
+    """Each block's rate is this multiple of the next one's, so that early, general features move least."""
+    unfreeze: int | None = None
+    """Train only the last so many of the backbone's 13 blocks; by default all."""
+    ema: float = 0.98
+    """Decay of the moving average of the weights that is evaluated and kept; 0 turns it off."""
+    weight_decay: float = 0.02
+    """AdamW's decay of kernels."""
+    dropout: float = 0.2
+    """Share of features dropped before the last layer while training."""
+    label_smoothing: float = 0.1
+    """Probability mass spread over the other classes: better calibrated on few images."""
+    augment: Literal["auto", "none", "shift", "crop", "flips"] = "auto"
+    """Random crops and flips; auto takes what keeps the data's meaning (digits are not flipped)."""
+    views: int = 3
+    """Augmented views of each image whose features the head phase caches; 1 is the plain image only."""
+
+    no_scratch: bool = False
+    """Leave out the control from random initialisation."""
+    seed: int = 0
+    """Seed of the split, the augmentation, the initialisation and the order of images."""
+    seeds: int = 1
+    """Repeat training with so many seeds (same split) and report the mean and every value."""
+    deterministic: bool = False
+    """Ask TensorFlow for deterministic kernels, where the machine's are not already."""
+    tensorboard: bool = False
+    """Write TensorBoard logs to logs/ in the published folder."""
+    name: str | None = None
+    """Name to publish under; by default transfer-<data>."""
+    output: Path = Path("saved_models")
+    """Folder of published models."""
+    resume: bool = False
+    """Go on with a run of the same configuration that was killed."""
+
+
+def main(config: Config) -> None:
+    check(config)
+    runs.configure_tensorflow(config.seed, config.deterministic)
+    from keras_a2.transfer import backbone, evaluate, publish, sources, train  # TensorFlow: seconds, so after --help
+
+    source = sources.find(config.data, config.elpv_classes)
+    weights = backbone.find_weights(config.weights, config.alpha, tell=publish.tell)
+    with runs.Run(config, config.name or f"transfer-{source.name}", config.output, config.resume) as run:
+        images = publish.load_images(source, config, run)
+        arms, probabilities = [], []
+        for seed in range(config.seed, config.seed + config.seeds):
+            settings = publish.settings(config, source, seed)
+            state, log = publish.stage_files(run, config, seed)
+            trained = {"pretrained": train.train_pretrained(images, weights, settings, state, log)}
+            if not config.no_scratch:
+                trained["scratch"] = train.train_scratch(images, weights.alpha, settings, state, log)
+            arms.append(trained)
+
+        # Every choice is made: the test split is read here, once.
+        for trained in arms:
+            probabilities.append({name: evaluate.predict(arm, images, images.test) for name, arm in trained.items()})
+        baselines = {"majority": evaluate.majority(images), "pixels": evaluate.pixels(images)}
+        publish.publish(run, config, images, arms, probabilities, baselines)
+
+
+def check(config: Config) -> None:
+    """Refuse what cannot work before anything is loaded."""
+    positive = [
+        "image_size",
+        "batch_size",
+        "views",
+        "seeds",
+        "learning_rate",
+        "head_learning_rate",
+        "scratch_learning_rate",
+    ]
+    for field in positive:
+        if not getattr(config, field) > 0:
+            raise UserError(f"--{field.replace('_', '-')} is {getattr(config, field)}; it must be above 0")
+    for field in ("head_epochs", "fine_tune_epochs", "scratch_epochs"):
+        if (getattr(config, field) or 0) < 0:
+            raise UserError(f"--{field.replace('_', '-')} is {getattr(config, field)}; it must not be negative")
+    for field in ("test_fraction", "validation_fraction"):
+        if not 0 < getattr(config, field) < 1:
+            raise UserError(f"--{field.replace('_', '-')} is {getattr(config, field)}; it must lie between 0 and 1")
+    if not 32 <= config.image_size <= 1024:
+        raise UserError(f"--image-size is {config.image_size}; MobileNetV3 takes 32 to 1024 pixels")
+
+
+if __name__ == "__main__":
+    runs.command_line(Config, main)

@@ -1,0 +1,231 @@
+"""Images to arrays: decoded once into a store, checked, split, and streamed in batches."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+
+from keras_a2.errors import UserError
+from keras_a2.transfer.decode import UnreadableImage, decode, read_bytes
+from keras_a2.transfer.sources import Source
+
+MEMORY_LIMIT = 1 * 2**30  # bytes of decoded images kept in memory; more go to a file
+MAX_UNREADABLE = 0.05
+
+
+class PixelStore:
+    """Decoded images, ``(n, size, size, 3)`` uint8: in memory when small, else in a temporary file read by row.
+
+    A file is read with ``pread`` rather than mapped, so that resident memory stays that of a few batches.
+    """
+
+    def __init__(self, n: int, size: int, folder: Path | None = None, memory_limit: int = MEMORY_LIMIT):
+        self.size = size
+        self._row = size * size * 3
+        self._array = self._file = None
+        if n * self._row <= memory_limit:
+            self._array = np.zeros((n, size, size, 3), np.uint8)
+        else:
+            # Nameless: gone with the process, however that ends.
+            self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115
+            try:
+                os.posix_fallocate(self._file.fileno(), 0, n * self._row)
+            except OSError as error:
+                raise UserError(
+                    f"{n} images at {size} px need {n * self._row / 2**30:.1f} GB of disk in {folder} "
+                    f"({error.strerror}); make room, or lower --image-size"
+                ) from error
+
+    def write(self, index: int, image: np.ndarray) -> None:
+        if self._array is not None:
+            self._array[index] = image
+        else:
+            os.pwrite(self._file.fileno(), image.tobytes(), index * self._row)
+
+    def read(self, indices: np.ndarray) -> np.ndarray:
+        """The images at ``indices``, ``(len(indices), size, size, 3)`` uint8."""
+        if self._array is not None:
+            return self._array[indices]
+        rows = [os.pread(self._file.fileno(), self._row, int(i) * self._row) for i in indices]
+        return np.frombuffer(b"".join(rows), np.uint8).reshape(-1, self.size, self.size, 3)
+
+
+@dataclass
+class Images:
+    """A data set ready for training: readable images in a store, and the index of each split."""
+
+    source: Source
+    store: PixelStore
+    train: np.ndarray
+    validation: np.ndarray
+    test: np.ndarray
+    sha256: str
+    skipped: list[str] = field(default_factory=list)  # 'file: reason'
+    duplicates: list[str] = field(default_factory=list)  # removed from train: identical to a held-out file
+
+    @property
+    def name(self) -> str:
+        return self.source.name
+
+    @property
+    def classes(self) -> list[str]:
+        return self.source.classes
+
+    @property
+    def labels(self) -> np.ndarray:
+        return self.source.labels
+
+    def summary(self) -> dict:
+        """What ``metrics.json`` and the report say about the data."""
+        return {
+            "name": self.name,
+            "classes": self.classes,
+            "train": len(self.train),
+            "validation": len(self.validation),
+            "test": len(self.test),
+            "sha256": self.sha256,
+            "citation": self.source.citation,
+            "notes": self.source.notes,
+            "skipped": self.skipped,
+            "duplicates_removed_from_train": self.duplicates,
+        }
+
+
+def load(
+    source: Source,
+    size: int,
+    *,
+    seed: int,
+    validation_fraction: float = 0.15,
+    test_fraction: float = 0.25,
+    train_per_class: int | None = None,
+    folder: Path | None = None,
+    memory_limit: int = MEMORY_LIMIT,
+    on_image=lambda done, total: None,
+) -> Images:
+    """Decode every image once, leave out what is unreadable, and split.
+
+    Raises:
+        UserError: more than 5 % unreadable, a class too small for the split, or an empty split.
+    """
+    store = PixelStore(len(source.items), size, folder, memory_limit)
+    hashes, reasons = decode_all(source, store, on_image)
+    skipped = [f"{source.item_names[i]}: {reason}" for i, reason in sorted(reasons.items())]
+    if len(skipped) > MAX_UNREADABLE * len(source.items):
+        raise UserError(
+            f"{len(skipped)} of {len(source.items)} images cannot be read, more than {MAX_UNREADABLE:.0%} "
+            f"(first: {skipped[0]}); repair or remove them"
+        )
+    readable = np.array([i for i in range(len(source.items)) if i not in reasons])
+    train, validation, test = split(source, readable, seed, validation_fraction, test_fraction)
+    held_out = {hashes[i] for i in np.concatenate([validation, test])}
+    copies = [i for i in train if hashes[i] in held_out]
+    train = np.setdiff1d(train, copies)
+    if train_per_class:
+        train = few_per_class(train, source.labels, train_per_class, seed)
+    digest = hashlib.sha256("".join(f"{hashes[i]}{source.labels[i]}" for i in readable).encode()).hexdigest()
+    _check_split(source, {"train": train, "validation": validation, "test": test})
+    return Images(source, store, train, validation, test, digest, skipped, [source.item_names[i] for i in copies])
+
+
+def decode_all(source: Source, store: PixelStore, on_image) -> tuple[dict[int, str], dict[int, str]]:
+    """Fill the store; content hash of each readable image, and the reason for each that is not, by index."""
+    hashes, reasons = {}, {}
+
+    def one(i: int) -> None:
+        item = source.items[i]
+        try:
+            content = item if isinstance(item, np.ndarray) else read_bytes(item)
+            store.write(i, decode(content, store.size))
+            raw = content.tobytes() if isinstance(content, np.ndarray) else content
+            hashes[i] = hashlib.sha256(raw).hexdigest()
+        except UnreadableImage as error:
+            reasons[i] = str(error)
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        total, waiting = len(source.items), iter(range(len(source.items)))
+        done = 0
+        while chunk := list(islice(waiting, 256)):  # bounded, so that Ctrl-C and errors come through promptly
+            list(pool.map(one, chunk))
+            done += len(chunk)
+            on_image(done, total)
+    return hashes, reasons
+
+
+def split(
+    source: Source, readable: np.ndarray, seed: int, validation_fraction: float, test_fraction: float
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Indices of train, validation and test: as the data give them, the rest stratified and seeded."""
+    strata = source.labels if source.strata is None else source.strata
+    if source.given is None:
+        _check_classes(source, readable)
+        rest, test = _stratified(readable, strata, test_fraction, seed)
+    else:
+        given = source.given[readable]
+        rest, test = readable[given != "test"], readable[given == "test"]
+    if source.given is not None and "validation" in source.given:
+        held = source.given[rest] == "validation"
+        train, validation = rest[~held], rest[held]
+    else:
+        train, validation = _stratified(rest, strata, validation_fraction, seed + 1)
+    return train, validation, test
+
+
+def _stratified(indices: np.ndarray, strata: np.ndarray, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    from sklearn.model_selection import train_test_split
+
+    groups = strata[indices]
+    held = max(round(fraction * len(indices)), len(np.unique(groups)))
+    try:
+        first, second = train_test_split(indices, test_size=held, stratify=groups, random_state=seed)
+    except ValueError as error:
+        raise UserError(f"the images cannot be split: {error}; add images to the small classes") from error
+    return np.sort(first), np.sort(second)
+
+
+def _check_classes(source: Source, readable: np.ndarray) -> None:
+    counts = Counter(source.labels[readable].tolist())
+    for label, name in enumerate(source.classes):
+        if counts[label] < 4:
+            raise UserError(
+                f"class {name!r} has {counts[label]} readable image(s); train, validation and test together need at "
+                "least 4: add images or remove the class"
+            )
+
+
+def _check_split(source: Source, splits: dict[str, np.ndarray]) -> None:
+    for name, indices in splits.items():
+        if len(indices) == 0:
+            raise UserError(f"the {name} split of {source.name} is empty; add images to it")
+    present = set(source.labels[splits["train"]].tolist())
+    missing = [name for label, name in enumerate(source.classes) if label not in present]
+    if missing:
+        raise UserError(f"class {missing[0]!r} has no image left to train on; add images or remove the class")
+
+
+def few_per_class(train: np.ndarray, labels: np.ndarray, n: int, seed: int) -> np.ndarray:
+    """At most ``n`` training indices of each class."""
+    order = np.random.default_rng([seed, 2]).permutation(train)
+    return np.sort(np.concatenate([order[labels[order] == label][:n] for label in np.unique(labels[train])]))
+
+
+def batches(store: PixelStore, indices: np.ndarray, labels: np.ndarray, batch_size: int, drop_remainder=False):
+    """A ``tf.data.Dataset`` of ``(images uint8, labels int32)`` in the order of ``indices``, read ahead."""
+    import tensorflow as tf
+
+    def read(i):
+        images = tf.numpy_function(store.read, [i], tf.uint8)
+        images.set_shape((None, store.size, store.size, 3))
+        return images
+
+    dataset = tf.data.Dataset.from_tensor_slices((indices.astype(np.int64), labels[indices].astype(np.int32)))
+    dataset = dataset.batch(batch_size, drop_remainder=drop_remainder)
+    return dataset.map(lambda i, y: (read(i), y), num_parallel_calls=2).prefetch(2)

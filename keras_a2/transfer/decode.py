@@ -1,0 +1,89 @@
+"""Any image file to upright RGB of the model's size, defended against hostile files."""
+
+from __future__ import annotations
+
+import io
+import warnings
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageFile, ImageOps
+
+EXTENSIONS = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp"}
+FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP")
+MAX_PIXELS = 100_000_000  # 300 MB as RGB; a larger header is taken for a decompression bomb
+MAX_BYTES = 200 * 2**20
+
+ImageFile.LOAD_TRUNCATED_IMAGES = False
+
+
+class UnreadableImage(ValueError):
+    """The reason why a file is not an image that can be used, in a few words."""
+
+
+def read_bytes(path: Path) -> bytes:
+    """The content of a regular file of at most ``MAX_BYTES``.
+
+    Raises:
+        UnreadableImage: no regular file, too large, empty, or not permitted.
+    """
+    try:
+        if not path.is_file():
+            raise UnreadableImage("not a regular file")
+        size = path.stat().st_size
+        if size == 0:
+            raise UnreadableImage("empty file")
+        if size > MAX_BYTES:
+            raise UnreadableImage(f"file of {size / 2**20:.0f} MB")
+        return path.read_bytes()
+    except OSError as error:
+        raise UnreadableImage(error.strerror or "cannot be read") from error
+
+
+def decode(content: bytes | np.ndarray, size: int | None) -> np.ndarray:
+    """Decode an image file's content (or take an array) and squash it to a square.
+
+    Args:
+        content: the bytes of a JPEG, PNG, BMP, GIF (first frame) or WebP file, or an array
+            ``(height, width[, 1 or 3])`` of uint8.
+        size: pixels of the square's side; None keeps the image's own size.
+
+    Returns:
+        uint8 array ``(size, size, 3)``, resized with an antialiased triangle filter as ``tf.image.resize`` does.
+
+    Raises:
+        UnreadableImage: not an image, truncated, or with more than ``MAX_PIXELS`` pixels.
+    """
+    if isinstance(content, np.ndarray):
+        return _square(Image.fromarray(np.squeeze(content)).convert("RGB"), size)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            image = Image.open(io.BytesIO(content), formats=FORMATS)
+            if image.width * image.height > MAX_PIXELS:
+                raise UnreadableImage(f"{image.width} x {image.height} pixels")
+            if size and image.format == "JPEG":
+                image.draft(None, (2 * size, 2 * size))  # libjpeg decodes a large photo at 1/2, 1/4 or 1/8
+            return _square(_to_rgb(ImageOps.exif_transpose(image)), size)
+    except UnreadableImage:
+        raise
+    except Exception as error:  # Pillow raises a dozen types on damaged files, all of them mean 'unreadable'
+        raise UnreadableImage("not a readable image") from error
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
+        # convert() would clip 16-bit values at 255 instead of scaling them.
+        values = np.asarray(image, dtype=np.float64)
+        image = Image.fromarray((values / 257 if values.max() > 255 else values).clip(0, 255).astype(np.uint8))
+    if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
+        image = image.convert("RGBA")
+        white = Image.new("RGBA", image.size, "white")
+        return Image.alpha_composite(white, image).convert("RGB")
+    return image.convert("RGB")
+
+
+def _square(image: Image.Image, size: int | None) -> np.ndarray:
+    if size and image.size != (size, size):
+        image = image.resize((size, size), Image.Resampling.BILINEAR)
+    return np.asarray(image, dtype=np.uint8)

@@ -1,0 +1,106 @@
+"""Pictures of a transfer run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+import numpy as np
+from sklearn.metrics import confusion_matrix, f1_score
+
+from keras_a2.transfer.data import Images
+from keras_a2.transfer.train import Arm
+
+COLOURS = {"pretrained": "#0f62a8", "scratch": "#b8561c"}
+READABLE_CLASSES = 25  # more get no numbers in the cells and only some tick labels
+
+
+def learning_curves(arms: dict[str, Arm], path: Path) -> None:
+    """Validation accuracy by epoch, the phase boundary marked."""
+    figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
+    for name, arm in arms.items():
+        start = 0
+        for phase in arm.phases:
+            rows = phase.history.rows
+            x = [start + row["epoch"] for row in rows]
+            style = "-" if phase.name != "head" else "--"
+            axes.plot(
+                x, [100 * row["validation_accuracy"] for row in rows], style, color=COLOURS[name], marker=".",
+                label=f"{name}: {phase.name.replace('_', ' ')}",
+            )  # fmt: skip
+            best = phase.history.best_epoch
+            axes.plot(
+                x[best], 100 * rows[best]["validation_accuracy"], "o", color=COLOURS[name], fillstyle="none", ms=10
+            )
+            start = x[-1]
+            if phase.name == "head":
+                axes.axvline(start, color="grey", lw=0.8, ls=":")
+                axes.annotate(" unfrozen", (start, 0.02), xycoords=("data", "axes fraction"), color="grey")
+    axes.set(xlabel="epoch", ylabel="validation accuracy (%)", title="Learning curves (circle: the epoch kept)")
+    axes.legend(frameon=False)
+    _save(figure, path)
+
+
+def confusion(labels: np.ndarray, predicted: np.ndarray, classes: list[str], path: Path) -> None:
+    """Confusion matrix in per cent of the true class; readable at 2 and at 100 classes."""
+    n = len(classes)
+    counts = confusion_matrix(labels, predicted, labels=np.arange(n))
+    share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    side = float(np.clip(0.45 * n + 2.5, 4, 14))
+    figure, axes = plt.subplots(figsize=(side, side), layout="constrained")
+    axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
+    every = 1 if n <= 100 else int(np.ceil(n / 100))
+    size = 9 if n <= READABLE_CLASSES else 5
+    ticks = np.arange(0, n, every)
+    axes.set_xticks(ticks, [classes[i] for i in ticks], rotation=90 if n > 4 else 0, fontsize=size)
+    axes.set_yticks(ticks, [classes[i] for i in ticks], fontsize=size)
+    if n <= READABLE_CLASSES:
+        for i, j in np.ndindex(n, n):
+            if counts[i, j]:
+                colour = "white" if share[i, j] > 0.5 else "black"
+                axes.text(j, i, counts[i, j], ha="center", va="center", fontsize=8, color=colour)
+    axes.set(xlabel="predicted", ylabel="true", title="Confusion matrix, test split")
+    _save(figure, path)
+
+
+def mistakes(images: Images, probability: np.ndarray, path: Path, rows: int = 3, columns: int = 6) -> None:
+    """The most confident mistakes on the test split, as a picture sheet."""
+    labels, predicted = images.labels[images.test], probability.argmax(axis=1)
+    wrong = np.flatnonzero(predicted != labels)
+    worst = wrong[np.argsort(-probability[wrong, predicted[wrong]])][: rows * columns]
+    figure, axes = plt.subplots(rows, columns, figsize=(2 * columns, 2.4 * rows), layout="constrained", squeeze=False)
+    for axis in axes.flat:
+        axis.axis("off")
+    pictures = images.store.read(images.test[worst])
+    for axis, i, picture in zip(axes.flat, worst, pictures, strict=False):
+        axis.imshow(picture)
+        said, truth = images.classes[predicted[i]], images.classes[labels[i]]
+        axis.set_title(f"{truth}\nsaid {said} {probability[i, predicted[i]]:.0%}", fontsize=8)
+    figure.suptitle("Most confident mistakes (true class above)" if len(wrong) else "No mistakes on the test split")
+    _save(figure, path)
+
+
+def per_class_f1(labels: np.ndarray, predictions: dict[str, np.ndarray], classes: list[str], path: Path) -> None:
+    """F1 of every class, both arms, sorted by the first arm."""
+    scores = {
+        name: f1_score(labels, predicted, labels=np.arange(len(classes)), average=None, zero_division=0)
+        for name, predicted in predictions.items()
+    }
+    order = np.argsort(next(iter(scores.values())))
+    figure, axes = plt.subplots(figsize=(6, float(np.clip(0.22 * len(classes) + 1.5, 2.5, 16))), layout="constrained")
+    for name, values in scores.items():
+        axes.plot(values[order], np.arange(len(classes)), "o", color=COLOURS[name], label=name, ms=5)
+    size = 9 if len(classes) <= READABLE_CLASSES else 6
+    axes.set_yticks(np.arange(len(classes)), [classes[i] for i in order], fontsize=size)
+    axes.set(xlabel="F1", xlim=(-0.02, 1.02), title="F1 by class, test split")
+    axes.grid(axis="x", alpha=0.3)
+    axes.legend(frameon=False)
+    _save(figure, path)
+
+
+def _save(figure, path: Path) -> None:
+    figure.savefig(path, dpi=120)
+    plt.close(figure)

@@ -1,0 +1,123 @@
+"""A published classifier in use: paths or arrays in, classes out, streaming."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from keras_a2.errors import UserError
+from keras_a2.saved_model import SavedModel
+from keras_a2.transfer.decode import EXTENSIONS, UnreadableImage, decode, read_bytes
+
+BATCH = 32
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """One image's classes, most probable first; or why it could not be read."""
+
+    file: str
+    classes: tuple[str, ...] = ()
+    probabilities: tuple[float, ...] = ()
+    error: str = ""
+
+
+class Classifier:
+    """A published image classifier: ``classes``, ``version``, ``image_size`` and ``predict``."""
+
+    def __init__(self, saved: SavedModel):
+        self.saved = saved
+        self.card = saved.card
+        self.version = saved.version
+        self.classes: list[str] = saved.field("classes", list)
+        self.image_size: int = saved.field("image_size", int)
+
+    def predict(self, images: np.ndarray | str | Path | Sequence[str | Path]) -> np.ndarray | pd.DataFrame:
+        """Class probabilities of an array of images, or a table for files and folders.
+
+        Args:
+            images: uint8 ``(batch, height, width, 3)`` or ``(height, width, 3)``; or paths of images or folders.
+
+        Returns:
+            ``(batch, classes)`` for arrays; for paths a table with file, class, probability and error.
+        """
+        if isinstance(images, np.ndarray):
+            if images.dtype != np.uint8 or images.ndim not in (3, 4) or images.shape[-1] != 3:
+                raise UserError(
+                    f"images must be uint8 (batch, height, width, 3), not {images.dtype} {images.shape}; "
+                    "pixels run from 0 to 255"
+                )
+            return self.saved(images[np.newaxis] if images.ndim == 3 else images)
+        paths = [images] if isinstance(images, str | Path) else list(images)
+        rows = [
+            {
+                "file": p.file,
+                "class": p.classes[0] if p.classes else None,
+                "probability": p.probabilities[0] if p.classes else None,
+                "error": p.error,
+            }
+            for p in self.stream(find_images(paths))
+        ]
+        return pd.DataFrame(rows, columns=["file", "class", "probability", "error"])
+
+    def stream(self, files: Sequence[Path], top: int = 1) -> Iterator[Prediction]:
+        """Predictions in the order of ``files``; the next batch is decoded while the model works on this one."""
+        waiting = iter(files)
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            ahead = [(path, pool.submit(self._decode, path)) for path in islice(waiting, 2 * BATCH)]
+            while ahead:
+                batch, ahead = ahead[:BATCH], ahead[BATCH:]
+                decoded = [(path, future.result()) for path, future in batch]
+                ahead += [(path, pool.submit(self._decode, path)) for path in islice(waiting, BATCH)]
+                yield from self._predict_decoded(decoded, top)
+
+    def _decode(self, path: Path) -> np.ndarray | str:
+        try:
+            return decode(read_bytes(path), self.image_size)
+        except UnreadableImage as error:
+            return str(error)
+
+    def _predict_decoded(self, decoded: list[tuple[Path, np.ndarray | str]], top: int) -> Iterator[Prediction]:
+        images = [image for _, image in decoded if not isinstance(image, str)]
+        answers = iter(self.saved(np.stack(images)) if images else [])
+        for path, image in decoded:
+            if isinstance(image, str):
+                yield Prediction(str(path), error=image)
+                continue
+            probability = next(answers)
+            best = np.argsort(-probability)[:top]
+            yield Prediction(
+                str(path), tuple(self.classes[i] for i in best), tuple(float(probability[i]) for i in best)
+            )
+
+
+def find_images(paths: Sequence[str | Path]) -> list[Path]:
+    """The files named, and every image below the folders named, sorted within each.
+
+    Raises:
+        UserError: a path that does not exist, or a folder without images.
+    """
+    found: list[Path] = []
+    for path in map(Path, paths):
+        if path.is_dir():
+            inside = sorted(
+                Path(parent, name)
+                for parent, _, names in os.walk(path, followlinks=False)
+                for name in names
+                if Path(name).suffix.lower() in EXTENSIONS
+            )
+            if not inside:
+                raise UserError(f"{path} holds no image ({', '.join(sorted(EXTENSIONS))})")
+            found += inside
+        elif path.exists():
+            found.append(path)
+        else:
+            raise UserError(f"no such file or folder: {path}")
+    return found

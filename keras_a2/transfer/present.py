@@ -1,0 +1,122 @@
+"""A transfer run's result in words: the table on the screen and the report page."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rich.table import Table as RichTable
+
+from keras_a2 import report
+from keras_a2.console import console
+from keras_a2.transfer.data import Images
+
+
+def result_rows(metrics: dict) -> tuple[list[str], list[list[str]]]:
+    """The comparison as texts: header and one row per arm and baseline."""
+    header = ["", "test accuracy", "95 % interval", "balanced", "macro F1", "calibration error", "seconds"]
+    rows = []
+    for name, arm in metrics["arms"].items():
+        test = arm["test"]
+        label = "pretrained" if name == "pretrained" else "scratch (random weights)"
+        rows.append(
+            [
+                label,
+                report.percent(test["accuracy"]),
+                report.interval(test["accuracy_ci95"]),
+                report.percent(test["balanced_accuracy"]),
+                f"{test['macro_f1']:.3f}",
+                f"{test['ece']:.3f}",
+                f"{arm['seconds']:.0f}",
+            ]
+        )
+    labels = {"pixels": "logistic regression on pixels", "majority": "majority class"}
+    for name, label in labels.items():
+        rows.append([label, report.percent(metrics["baselines"][name]["test"]["accuracy"]), "", "", "", "", ""])
+    return header, rows
+
+
+def headline(metrics: dict) -> str:
+    """The result in one or two sentences, with what it started from."""
+    arm = metrics["arms"]["pretrained"]
+    text = (
+        f"From {arm['weights']['origin']} weights: {report.percent(arm['test']['accuracy'])} of {arm['test']['n']} "
+        f"test images right (95 % interval {report.interval(arm['test']['accuracy_ci95'])})."
+    )
+    if "difference" in metrics:
+        d = metrics["difference"]
+        verdict = (
+            "better than" if d["ci95"][0] > 0 else "worse than" if d["ci95"][1] < 0 else "not shown to differ from"
+        )
+        text += (
+            f" That is {verdict} random initialisation: {100 * d['accuracy']:+.1f} points "
+            f"({report.interval(d['ci95'], unit='')}; McNemar p {report.p_text(d['p_value'])})."
+        )
+    return text
+
+
+def show(metrics: dict, reports: dict[str, str]) -> None:
+    header, rows = result_rows(metrics)
+    table = RichTable(*header, title=f"{metrics['data']['name']}: test split, read once")
+    for row in rows:
+        table.add_row(*row)
+    for name, text in reports.items():
+        console.print(f"\nclassification report, {name}\n{text}", markup=False)
+    console.print(table)
+    console.print(headline(metrics))
+
+
+def page(config, name: str, images: Images, metrics: dict, reports: dict[str, str], pictures, path: Path) -> None:
+    header, rows = result_rows(metrics)
+    compared = {"scratch": metrics.get("difference"), **metrics["difference_to_baselines"]}
+    differences = [
+        [
+            f"pretrained less {other}",
+            f"{100 * d['accuracy']:+.1f}",
+            report.interval(d["ci95"], unit=""),
+            report.p_text(d["p_value"]),
+        ]
+        for other, d in compared.items()
+        if d
+    ]
+    phases = [
+        [
+            arm_name,
+            phase["name"].replace("_", " "),
+            str(phase["epochs"]),
+            str(phase["best_epoch"]),
+            report.percent(phase["validation_accuracy"]),
+            f"{phase['seconds']:.1f}",
+            phase["note"],
+        ]
+        for arm_name, arm in metrics["arms"].items()
+        for phase in arm["phases"]
+    ]
+    content = report.Page(
+        title=f"Transfer on {images.name}",
+        headline=headline(metrics),
+        tables=[
+            report.Table("Result on the test split", header, rows, "Intervals: Wilson. The test split was read once."),
+            report.Table(
+                "Differences on the same images",
+                ["", "points", "95 % interval", "McNemar p"],
+                differences,
+                "Paired bootstrap over test images; McNemar's exact test.",
+            ),
+            report.Table(
+                "Phases", ["arm", "phase", "epochs", "kept", "validation accuracy", "seconds", "note"], phases,
+                "Epoch 0 is the state before the phase; the epoch kept is the best on validation.",
+            ),
+        ],
+        figures=pictures,
+        texts=[(f"Classification report, {arm}", text) for arm, text in reports.items()],
+        commands=[
+            ("Run it again", metrics["environment"]["command"]),
+            ("Predict", f"python experiments/predict.py {config.output / name} IMAGE_OR_FOLDER"),
+        ],
+        facts=[
+            ("Data", report.flatten(metrics["data"])),
+            ("Configuration", report.flatten(metrics["config"])),
+            ("Environment", report.flatten(metrics["environment"])),
+        ],
+    )  # fmt: skip
+    report.write(content, path)

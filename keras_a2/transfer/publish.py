@@ -1,0 +1,224 @@
+"""From trained arms to a published version: figures, metrics, card, predictions, SavedModel, report."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from rich.progress import Progress
+
+from keras_a2 import report, runs, saved_model, training
+from keras_a2.console import console
+from keras_a2.transfer import data, evaluate, export, figures, present
+from keras_a2.transfer.sources import Source
+from keras_a2.transfer.train import Arm, Settings
+
+VERIFIED_ITEMS = 64
+# Softmax through another resize order differs in the last digits of float32 only.
+TOLERANCE = 1e-3
+
+
+def tell(line: str) -> None:
+    console.print(f"note: {line}")
+
+
+def load_images(source: Source, config, run: runs.Run) -> data.Images:
+    """Decode and split, with a progress bar, and say what was found."""
+    with Progress(console=console, transient=True) as bar:
+        task = bar.add_task(f"reading {source.name}", total=len(source.items))
+        images = data.load(
+            source,
+            config.image_size,
+            seed=config.seed,
+            validation_fraction=config.validation_fraction,
+            test_fraction=config.test_fraction,
+            train_per_class=config.train_per_class,
+            folder=run.work,
+            on_image=lambda done, _: bar.update(task, completed=done),
+        )
+    console.print(
+        f"{images.name}: {len(images.classes)} classes; {len(images.train)} images to train on, "
+        f"{len(images.validation)} for validation, {len(images.test)} for the test"
+    )
+    if images.skipped:
+        tell(f"{len(images.skipped)} unreadable file(s) skipped (first: {images.skipped[0]}); the report names them")
+    if images.duplicates:
+        tell(f"{len(images.duplicates)} training image(s) removed: identical to a validation or test image")
+    return images
+
+
+def settings(config, source: Source, seed: int) -> Settings:
+    """The part of the script's configuration that the phases need, for one seed."""
+    values = {f.name: getattr(config, f.name) for f in dataclasses.fields(Settings)}
+    if values["scratch_epochs"] is None:
+        values["scratch_epochs"] = config.head_epochs + config.fine_tune_epochs
+    if values["augment"] == "auto":
+        values["augment"] = source.augment
+    return Settings(**values | {"seed": seed})
+
+
+def stage_files(run: runs.Run, config, seed: int) -> tuple[Callable[[str], Path], Callable | None]:
+    """Where each stage of one seed keeps its state, and its TensorBoard log."""
+
+    def state(stage: str) -> Path:
+        return run.state(f"seed{seed}-{stage}")
+
+    if not config.tensorboard:
+        return state, None
+    import tensorflow as tf
+
+    writers: dict[str, object] = {}
+
+    def log(stage: str, row: dict) -> None:
+        folder = run.work / "logs" / f"seed{seed}-{stage}"
+        writer = writers.setdefault(stage, tf.summary.create_file_writer(str(folder)))
+        with writer.as_default(step=row["epoch"]):
+            for name, value in row.items():
+                if name != "epoch":
+                    tf.summary.scalar(name, value)
+        writer.flush()
+
+    return state, log
+
+
+def publish(
+    run: runs.Run,
+    config,
+    images: data.Images,
+    arms: list[dict[str, Arm]],
+    probabilities: list[dict[str, np.ndarray]],
+    baselines: dict[str, np.ndarray],
+) -> None:
+    """Print the result and publish it, whole, as the next version.
+
+    Args:
+        arms: for each seed, arm name -> trained arm.
+        probabilities: the same shape, ``(test images, classes)``.
+        baselines: name -> predicted classes of the test images.
+    """
+    metrics = _metrics(config, images, arms, probabilities, baselines)
+    labels = images.labels[images.test]
+    reports = {name: evaluate.report(labels, p, images.classes) for name, p in probabilities[0].items()}
+    present.show(metrics, reports)
+    best = max(range(len(arms)), key=lambda i: arms[i]["pretrained"].phases[-1].history.best["validation_accuracy"])
+    arm, probability = arms[best]["pretrained"], probabilities[best]["pretrained"]
+    with run.publishing() as folder:
+        model = export.assemble(arm, config.image_size)
+        saved_model.export(model, export.endpoints(model, config.image_size), folder)
+        metrics["saved_model_check"] = _verify(folder, model, images, probability)
+        runs.write_json(folder / "metrics.json", metrics)
+        runs.write_json(folder / "model.json", _card(run, config, images, arm, metrics))
+        _predictions(images, probability).to_csv(folder / "predictions.csv", index=False)
+        _history(arms).to_csv(folder / "history.csv", index=False)
+        pictures = _figures(folder / "figures", images, arms[0], probabilities[0])
+        present.page(config, run.name, images, metrics, reports, pictures, folder / "report.html")
+        if (run.work / "logs").exists():
+            (run.work / "logs").rename(folder / "logs")
+    console.print(f"published {run.version} (open {run.version / 'report.html'})")
+
+
+def _metrics(config, images, arms, probabilities, baselines) -> dict:
+    labels = images.labels[images.test]
+    summary = {
+        "experiment": "transfer",
+        "config": dataclasses.asdict(config) | {"output": str(config.output)},
+        "environment": runs.environment(),
+        "data": images.summary(),
+        "baselines": {name: {"test": {"accuracy": float((p == labels).mean())}} for name, p in baselines.items()},
+        "arms": {},
+    }
+    for name, arm in arms[0].items():
+        tests = [evaluate.metrics(labels, p[name]) for p in probabilities]
+        summary["arms"][name] = {
+            "weights": {"origin": arm.weights.origin, "alpha": arm.weights.alpha, "sha256": arm.weights.sha256},
+            "seconds": sum(trained[name].seconds for trained in arms),
+            "phases": [phase.summary() for phase in arm.phases],
+            "batch_statistics_accuracy": evaluate.batch_statistics_accuracy(arm, images),
+            "test": training.over_seeds(tests),
+        }
+    first = probabilities[0]["pretrained"].argmax(axis=1)
+    if "scratch" in arms[0]:
+        summary["difference"] = training.over_seeds(
+            [
+                evaluate.compare(labels, p["pretrained"].argmax(axis=1), p["scratch"].argmax(axis=1))
+                for p in probabilities
+            ]
+        )
+    summary["difference_to_baselines"] = {name: evaluate.compare(labels, first, p) for name, p in baselines.items()}
+    return summary
+
+
+def _verify(folder: Path, model, images: data.Images, probability: np.ndarray) -> dict:
+    """The published model, in a fresh process, on test images: as the run saw them, and from their own size."""
+    some = images.test[:VERIFIED_ITEMS]
+    pixels = images.store.read(some)
+    check = saved_model.verify(folder, [pixels], [probability[: len(some)]], TOLERANCE)
+    whole, kept = [], []
+    for i, item in enumerate(images.source.items[j] for j in some[:16]):
+        content = item if isinstance(item, np.ndarray) else data.read_bytes(item)
+        whole.append(np.asarray(model(data.decode(content, None)[np.newaxis], training=False))[0])
+        kept.append(probability[i])
+    gap = float(np.abs(np.array(whole) - np.array(kept)).max())
+    return check | {"own_size_items": len(whole), "own_size_max_difference": gap}
+
+
+def _card(run: runs.Run, config, images, arm: Arm, metrics: dict) -> dict:
+    test = metrics["arms"]["pretrained"]["test"]
+    return {
+        "experiment": "transfer",
+        "task": "image classification",
+        "name": run.name,
+        "classes": images.classes,
+        "input": "uint8 images of any size (batch, height, width, 3), or encoded image files through serve_bytes",
+        "output": "class probabilities (batch, classes)",
+        "image_size": config.image_size,
+        "data": {"name": images.name, "sha256": images.sha256, "citation": images.source.citation},
+        "weights": {"origin": arm.weights.origin, "alpha": arm.weights.alpha, "sha256": arm.weights.sha256},
+        "headline": f"accuracy {report.percent(test['accuracy'])}",
+        "saved_model_check": metrics["saved_model_check"],
+        "environment": metrics["environment"],
+    }
+
+
+def _predictions(images: data.Images, probability: np.ndarray) -> pd.DataFrame:
+    names = np.array(images.classes)
+    predicted = probability.argmax(axis=1)
+    return pd.DataFrame(
+        {
+            "item": [images.source.item_names[i] for i in images.test],
+            "truth": names[images.labels[images.test]],
+            "prediction": names[predicted],
+            "probability": probability.max(axis=1),
+        }
+    )
+
+
+def _history(arms: list[dict[str, Arm]]) -> pd.DataFrame:
+    rows = [
+        {"seed": seed, "arm": name, "phase": phase.name, **row}
+        for seed, trained in enumerate(arms)
+        for name, arm in trained.items()
+        for phase in arm.phases
+        for row in phase.history.rows
+    ]
+    return pd.DataFrame(rows)
+
+
+def _figures(folder: Path, images: data.Images, arms: dict[str, Arm], probabilities: dict) -> list[tuple[str, Path]]:
+    folder.mkdir()
+    labels = images.labels[images.test]
+    predicted = {name: p.argmax(axis=1) for name, p in probabilities.items()}
+    pictures = [
+        ("Validation accuracy by epoch; the dotted line is where the backbone thaws", folder / "learning_curves.png"),
+        ("Confusion matrix of the pretrained arm on the test split", folder / "confusion.png"),
+        ("The pretrained arm's most confident mistakes on the test split", folder / "mistakes.png"),
+        ("F1 of each class on the test split", folder / "per_class_f1.png"),
+    ]
+    figures.learning_curves(arms, pictures[0][1])
+    figures.confusion(labels, predicted["pretrained"], images.classes, pictures[1][1])
+    figures.mistakes(images, probabilities["pretrained"], pictures[2][1])
+    figures.per_class_f1(labels, predicted, images.classes, pictures[3][1])
+    return pictures
