@@ -1,0 +1,133 @@
+"""Part 2: SimpleRNN, LSTM and GRU forecasters against the best naive baseline.
+
+python experiments/recurrent.py --cell gru                          the weather of New York, 24 hours ahead
+python experiments/recurrent.py --data sales.csv --target revenue   your own series
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+from keras_a2 import runs
+from keras_a2.errors import UserError
+
+
+@dataclass(frozen=True)
+class Config:
+    """Train Sequential recurrent forecasters, compare them with naive baselines, and publish them."""
+
+    cell: Literal["simple_rnn", "lstm", "gru", "all"] = "all"
+    """The recurrent layer; all trains the three, one published model each."""
+    data: str = "nyc_weather"
+    """nyc_weather, jena, or a .csv or .parquet file with one row per time step."""
+    target: str | None = None
+    """COLUMN[,COLUMN...] to forecast, or all; needed for a file."""
+    time: str | None = None
+    """Column with the times; found by itself where there is one."""
+    inputs: str | None = None
+    """COLUMN[,COLUMN...] to learn from beside the targets; by default every column."""
+    preset: Literal["none", "chollet"] = "none"
+    """chollet: the protocol of Deep Learning with Python for jena (hourly, 120 steps, 24 h ahead, 50/25/25)."""
+    split: str = "0.6,0.2,0.2"
+    """Train, validation, test in time order: three fractions or three row counts."""
+    every: int = 1
+    """Keep every so many rows."""
+    max_gap: int = 12
+    """Fill gaps of at most so many steps from the past; windows that touch longer ones are dropped."""
+    calendar: bool = True
+    """Add hour and day of the year as inputs where the data have times."""
+
+    look_back: int = 72
+    """Steps that the forecaster sees."""
+    horizon: int = 24
+    """Steps that it forecasts, all at once."""
+    season: int | None = None
+    """Steps per season of the seasonal naive; by default found in the training rows."""
+    units: int | None = None
+    """Width of the recurrent layer; by default 64, or 128 where channels are independent."""
+    layers: int = 1
+    """Recurrent layers on top of each other."""
+    dropout: float = 0.3
+    """Share of the recurrent layer's outputs dropped while training."""
+    segment: int | None = None
+    """Feed the recurrent layer so many steps at a time (SegRNN), a divisor of the look-back; 0 is step by step. By
+    default one season where channels are independent, else 0."""
+    channel_independent: bool | None = None
+    """Share one network over the targets, each seeing its own past only (SegRNN); by default with several targets."""
+
+    epochs: int | None = None
+    """Epochs at most; by default 20, or 10 where channels are independent (each window is then many samples)."""
+    patience: int = 8
+    """Stop after so many epochs without a better validation error."""
+    batch_size: int | None = None
+    """Windows per step; by default 128, or 512 where channels are independent."""
+    learning_rate: float | None = None
+    """Peak rate (Adam, warm-up, cosine decay); by default 2e-3, or 1e-3 where channels are independent."""
+    loss: Literal["mae", "mse"] = "mae"
+    """What training minimises, and what validation chooses the epoch by."""
+    ema: float = 0.98
+    """Decay of the moving average of the weights that is evaluated and kept; 0 turns it off."""
+    seed: int = 0
+    """Seed of the initialisation and of the order of windows."""
+    seeds: int = 1
+    """Repeat training with so many seeds and report the mean and every value."""
+    deterministic: bool = False
+    """Ask TensorFlow for deterministic kernels, where the machine's are not already."""
+    name: str | None = None
+    """Name to publish under; by default recurrent-<data>-<cell>."""
+    output: Path = Path("saved_models")
+    """Folder of published models."""
+    resume: bool = False
+    """Go on with a run of the same configuration that was killed."""
+
+
+def main(config: Config) -> None:
+    check(config)
+    runs.configure_tensorflow(config.seed, config.deterministic)
+    from keras_a2.recurrent import baselines, data, publish, sources, train  # TensorFlow: seconds, so after --help
+
+    table = sources.find(config.data, config.target, config.time, config.inputs)
+    windows = data.prepare(table, **publish.window_options(config))
+    publish.describe(windows)
+    season = config.season or baselines.find_season(windows)
+    settings = publish.settings(config, windows, season)
+    cells = ["simple_rnn", "lstm", "gru"] if config.cell == "all" else [config.cell]
+    name = config.name or f"recurrent-{windows.name}-{config.cell}"
+    with runs.Run(config, name, config.output, config.resume) as run:
+        ridge = baselines.Ridge(settings.channel_independent)
+        references = [baselines.Persistence(), baselines.SeasonalNaive(season), ridge]
+        for reference in references:
+            reference.fit(windows)
+
+        trained = {cell: [] for cell in cells}
+        for cell in cells:
+            for seed in range(config.seed, config.seed + config.seeds):
+                state = run.state(f"seed{seed}-{cell}")
+                trained[cell].append(train.train(cell, windows, replace(settings, seed=seed), state))
+
+        # Every choice is made: the test split is read here, once.
+        result = publish.measure(config, settings, windows, references, trained)
+        publish.publish(run, config, windows, trained, result)
+
+
+def check(config: Config) -> None:
+    """Refuse what cannot work before anything is loaded; None stands for a default that is resolved later."""
+    positive = ("look_back", "horizon", "units", "layers", "batch_size", "learning_rate", "seeds", "every", "patience")
+    for field in (*positive, "season"):
+        value = getattr(config, field)
+        if value is not None and not value > 0:
+            raise UserError(f"--{field.replace('_', '-')} is {value}; it must be above 0")
+    for field in ("epochs", "segment", "max_gap"):
+        if (getattr(config, field) or 0) < 0:
+            raise UserError(f"--{field.replace('_', '-')} is {getattr(config, field)}; it must not be negative")
+    for field in ("dropout", "ema"):
+        if not 0 <= getattr(config, field) < 1:
+            raise UserError(f"--{field} is {getattr(config, field)}; it must be at least 0 and below 1")
+    if config.segment and config.look_back % config.segment:
+        raise UserError(f"--segment {config.segment} does not divide --look-back {config.look_back}; choose a divisor")
+
+
+if __name__ == "__main__":
+    runs.command_line(Config, main)

@@ -1,0 +1,151 @@
+"""Forecasters that learn little or nothing, with the interface of the clever ones."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+from scipy.linalg import eigh
+from statsmodels.tsa.stattools import acf
+
+from keras_a2.recurrent.data import Windows
+
+RIDGE_STRENGTHS = tuple(10.0**k for k in range(-6, 2))  # per training window, on standardised inputs
+RIDGE_COLUMNS = 4096  # a wider flattened window keeps the targets' own past only
+CHUNK = 1024
+MAX_SEASON_SHARE = 3  # a season must fit this often into the training rows
+MAX_SEASON = 2016  # two weeks of 10-minute steps
+SEASON_PEAK = 0.7
+
+
+class Persistence:
+    """The last observed value, at every lead."""
+
+    name = "persistence"
+
+    def fit(self, windows: Windows) -> None:
+        pass
+
+    def forecast(self, windows: Windows, origins: np.ndarray) -> np.ndarray:
+        """Standardised forecasts ``(n, horizon, targets)``."""
+        last = windows.values[origins][:, windows.target_columns]
+        return np.repeat(last[:, np.newaxis], windows.horizon, axis=1)
+
+
+class SeasonalNaive:
+    """The value one season before each lead (for leads beyond a season: as many seasons as needed)."""
+
+    name = "seasonal_naive"
+
+    def __init__(self, season: int):
+        self.season = season
+
+    def fit(self, windows: Windows) -> None:
+        pass
+
+    def forecast(self, windows: Windows, origins: np.ndarray) -> np.ndarray:
+        leads = np.arange(1, windows.horizon + 1)
+        back = leads - self.season * np.ceil(leads / self.season).astype(int)
+        rows = np.maximum(origins[:, np.newaxis] + back, 0)
+        return windows.values[rows][..., windows.target_columns]
+
+
+class Ridge:
+    """Ridge regression from the flattened window to the change from the last value, all leads at once.
+
+    Fitted from the Gram matrix in chunks, so memory does not grow with the series; its strength is chosen on
+    validation. With ``channel_independent`` one regression is shared by the targets, each seeing its own past less its
+    last value.
+    """
+
+    name = "ridge"
+
+    def __init__(self, channel_independent: bool = False):
+        self.channel_independent = channel_independent
+        self.strength: float | None = None
+        self._kernel: np.ndarray | None = None
+
+    def fit(self, windows: Windows) -> None:
+        gram, cross, n = self._sums(windows, windows.origins["train"])
+        values, vectors = eigh(gram / n)
+        projected = vectors.T @ (cross / n)
+        validation = windows.origins["validation"]
+        kernels = [vectors @ (projected / (values + strength)[:, np.newaxis]) for strength in RIDGE_STRENGTHS]
+        errors = np.zeros(len(kernels))
+        for part in _chunks(validation):
+            x, y, _ = self._design(windows, part)
+            errors += [((x @ kernel - y) ** 2).sum() for kernel in kernels]
+        best = int(np.argmin(errors))
+        self.strength, self._kernel = RIDGE_STRENGTHS[best], kernels[best]
+
+    def forecast(self, windows: Windows, origins: np.ndarray) -> np.ndarray:
+        parts = []
+        for part in _chunks(origins):
+            x, _, last = self._design(windows, part)
+            change = x @ self._kernel
+            if self.channel_independent:
+                change = change.reshape(len(part), len(windows.targets), windows.horizon).transpose(0, 2, 1)
+            else:
+                change = change.reshape(len(part), windows.horizon, len(windows.targets))
+            parts.append(last[:, np.newaxis] + change)
+        return np.concatenate(parts).astype(np.float32)
+
+    def _sums(self, windows, origins) -> tuple[np.ndarray, np.ndarray, int]:
+        gram = cross = 0.0
+        n = 0
+        for part in _chunks(origins):
+            x, y, _ = self._design(windows, part)
+            gram, cross, n = gram + x.T @ x, cross + x.T @ y, n + len(x)
+        return gram, cross, n
+
+    def _design(self, windows: Windows, origins: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Regressors, changes from the last value, and the last values ``(n, targets)``."""
+        seen = windows.seen(origins).astype(np.float64)
+        last = seen[:, -1, windows.target_columns]
+        change = windows.wanted(origins) - last[:, np.newaxis]
+        if self.channel_independent:
+            own = (seen[..., windows.target_columns] - last[:, np.newaxis]).transpose(0, 2, 1)
+            return own.reshape(-1, windows.look_back), change.transpose(0, 2, 1).reshape(-1, windows.horizon), last
+        if seen[0].size > RIDGE_COLUMNS:
+            seen = seen[..., windows.target_columns]
+        x = np.hstack([seen.reshape(len(seen), -1), np.ones((len(seen), 1))])
+        return x, change.reshape(len(seen), -1), last
+
+
+def _chunks(origins: np.ndarray):
+    for start in range(0, len(origins), CHUNK):
+        yield origins[start : start + CHUNK]
+
+
+def find_season(windows: Windows) -> int:
+    """The season of the first target's training rows, by the autocorrelation of their changes.
+
+    Once the autocorrelation has fallen below zero, its peaks are candidates; of those that reach ``SEASON_PEAK`` of the
+    highest the shortest is the season, for the others repeat it. A day (for steps of a day: a week) is preferred to a
+    candidate that is hardly higher. Changes rather than levels are correlated, so that a trend is no season.
+
+    Returns:
+        steps per season; 1 when nothing repeats.
+    """
+    first, end = windows.bounds["train"]
+    series = pd.Series(windows.truth[first:end, 0]).ffill().bfill().to_numpy()
+    limit = min(len(series) // MAX_SEASON_SHARE, MAX_SEASON)
+    if limit < 4 or np.ptp(series) == 0:
+        return 1
+    correlation = acf(np.diff(series), nlags=limit, fft=True)
+    start = int(np.argmax(correlation < 0))
+    peaks = [k for k in range(max(start, 2), limit) if correlation[k] > max(correlation[k - 1], correlation[k + 1], 0)]
+    if not peaks:
+        return 1
+    highest = max(correlation[k] for k in peaks)
+    shortest = min(k for k in peaks if correlation[k] >= SEASON_PEAK * highest)
+    usual = _usual_season(windows.step)
+    if usual is not None and usual < limit and correlation[usual] >= 0.9 * correlation[shortest]:
+        return usual
+    return shortest
+
+
+def _usual_season(step: pd.Timedelta | None) -> int | None:
+    if step is None:
+        return None
+    day, week = pd.Timedelta("1D"), pd.Timedelta("7D")
+    return int(day / step) if step < day else int(week / step) if step < week else None

@@ -1,0 +1,129 @@
+"""Pictures of a recurrent run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+import numpy as np
+
+from keras_a2.recurrent.data import Windows
+from keras_a2.training import History
+
+COLOURS = {
+    "persistence": "#9aa3ab", "seasonal_naive": "#c9a227", "ridge": "#5f7d4f",
+    "simple_rnn": "#b8561c", "lstm": "#7a3e9d", "gru": "#0f62a8",
+}  # fmt: skip
+
+
+def error_by_lead(windows: Windows, by_lead: dict[str, list[float]], path: Path) -> None:
+    """MAE against lead for every model and baseline."""
+    figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
+    leads = np.arange(1, windows.horizon + 1)
+    for name, values in by_lead.items():
+        style = "--" if name in ("persistence", "seasonal_naive", "ridge") else "-"
+        axes.plot(leads, values, style, color=COLOURS[name], label=name.replace("_", " "))
+    axes.set(xlabel=f"lead ({_step(windows)})", ylabel=f"mean absolute error ({windows.unit})", ylim=(0, None))
+    axes.set_title("Error by lead, test split")
+    axes.grid(alpha=0.3)
+    axes.legend(frameon=False)
+    _save(figure, path)
+
+
+def forecasts(windows: Windows, predicted: dict[str, np.ndarray], path: Path) -> None:
+    """Best, typical and worst test window of the first model: what was seen, what came, what was forecast.
+
+    Args:
+        predicted: name -> standardised forecasts ``(n, horizon, targets)``.
+    """
+    origins = windows.origins["test"]
+    wanted = windows.wanted(origins)
+    first = next(iter(predicted.values()))
+    order = np.argsort(np.abs(first - wanted).mean(axis=(1, 2)))
+    cases = {"best": order[len(order) // 50], "typical": order[len(order) // 2], "worst": order[-1]}
+    figure, axes = plt.subplots(3, 1, figsize=(8, 8), layout="constrained")
+    for axis, (label, i) in zip(axes, cases.items(), strict=True):
+        past = np.arange(1 - windows.look_back, 1)
+        future = np.arange(1, windows.horizon + 1)
+        column = windows.target_columns[0]
+        axis.plot(
+            past,
+            windows.seen(origins[i : i + 1])[0, :, column] * windows.scale[column] + windows.mean[column],
+            color="black",
+            lw=1,
+        )
+        axis.plot(future, windows.to_unit(wanted[i])[:, 0], color="black", lw=2, label="truth")
+        for name, values in predicted.items():
+            axis.plot(future, windows.to_unit(values[i])[:, 0], color=COLOURS[name], label=name.replace("_", " "))
+        start = "" if windows.time is None else f", from {windows.time[origins[i]]:%Y-%m-%d %H:%M}"
+        axis.set(title=f"{label}{start}", ylabel=f"{windows.targets[0]} ({windows.unit})")
+        axis.axvline(0, color="grey", lw=0.8, ls=":")
+    axes[-1].set_xlabel(f"steps from the forecast's start ({_step(windows)})")
+    axes[0].legend(frameon=False, ncols=4)
+    _save(figure, path)
+
+
+def weeks(windows: Windows, predicted: dict[str, np.ndarray], path: Path, days: int = 21) -> None:
+    """A few weeks of the test split, forecast again at the end of every horizon."""
+    origins = windows.origins["test"]
+    steps = windows.horizon if windows.step is None else int(np.ceil(days * 86400 / windows.step.total_seconds()))
+    picked, last = [], -np.inf
+    for i, origin in enumerate(origins):
+        if origin >= last + windows.horizon and origin - origins[0] <= max(steps, windows.horizon):
+            picked.append(i)
+            last = origin
+    figure, axes = plt.subplots(figsize=(10, 3.6), layout="constrained")
+    wanted = windows.to_unit(windows.wanted(origins))
+    for k, i in enumerate(picked):
+        x = origins[i] + np.arange(1, windows.horizon + 1)
+        x = x if windows.time is None else windows.time[x]
+        axes.plot(x, wanted[i, :, 0], color="black", lw=1.6, label="truth" if k == 0 else None)
+        for name, values in predicted.items():
+            label = name.replace("_", " ") if k == 0 else None
+            axes.plot(x, windows.to_unit(values[i])[:, 0], color=COLOURS[name], lw=1, label=label)
+    axes.set(
+        ylabel=f"{windows.targets[0]} ({windows.unit})",
+        title=f"Forecasts made every {windows.horizon} steps, test split",
+    )
+    axes.legend(frameon=False, ncols=4)
+    figure.autofmt_xdate() if windows.time is not None else None
+    _save(figure, path)
+
+
+def learning_curves(histories: dict[str, History], path: Path) -> None:
+    """Validation error by epoch; the circle is the epoch kept."""
+    figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
+    for name, history in histories.items():
+        values = [row["validation_mae"] for row in history.rows]
+        axes.plot(values, color=COLOURS[name], marker=".", label=name.replace("_", " "))
+        axes.plot(history.best_epoch, values[history.best_epoch], "o", color=COLOURS[name], fillstyle="none", ms=10)
+    axes.set(xlabel="epoch (0: before training)", ylabel="validation MAE (standardised)", title="Learning curves")
+    axes.legend(frameon=False)
+    _save(figure, path)
+
+
+def residuals_by_hour(windows: Windows, error: np.ndarray, path: Path) -> None:
+    """Distribution of forecast less truth by hour of the day."""
+    rows = windows.origins["test"][:, np.newaxis] + np.arange(1, windows.horizon + 1)
+    hours = windows.time.hour.to_numpy()[rows].ravel()
+    raw = (error * windows.target_scale)[:, :, 0].ravel()
+    figure, axes = plt.subplots(figsize=(8, 3.6), layout="constrained")
+    present = np.unique(hours)
+    axes.boxplot([raw[hours == h] for h in present], positions=present, showfliers=False, widths=0.6)
+    axes.axhline(0, color="grey", lw=0.8)
+    axes.set(
+        xlabel="hour of the day", ylabel=f"forecast less truth ({windows.unit})", title="Residuals by hour, test split"
+    )
+    _save(figure, path)
+
+
+def _step(windows: Windows) -> str:
+    return "steps" if windows.step is None else f"steps of {windows.step}".replace("0 days ", "")
+
+
+def _save(figure, path: Path) -> None:
+    figure.savefig(path, dpi=120)
+    plt.close(figure)

@@ -1,0 +1,99 @@
+"""The Sequential forecasters, and the exported model around them: raw units in, raw units out."""
+
+from __future__ import annotations
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_a2.errors import UserError
+from keras_a2.recurrent.data import CALENDAR, Windows
+
+CELLS = {"simple_rnn": keras.layers.SimpleRNN, "lstm": keras.layers.LSTM, "gru": keras.layers.GRU}
+
+
+def build(
+    cell: str,
+    *,
+    look_back: int,
+    features: int,
+    outputs: int,
+    units: int,
+    layers: int = 1,
+    dropout: float = 0.0,
+    segment: int = 0,
+    portable: bool = False,
+) -> keras.Sequential:
+    """A Sequential network from standardised windows ``(batch, look_back, features)`` to ``(batch, outputs)``.
+
+    Args:
+        segment: feed the recurrent layer so many steps at a time, through a dense layer (SegRNN, arXiv 2308.11200,
+            section 4.1); 0 feeds single steps.
+        portable: use no kernel that only a GPU has, so that the saved model runs anywhere.
+
+    Raises:
+        UserError: the look-back is not a multiple of the segment.
+    """
+    network = keras.Sequential([keras.Input((look_back, features))], name=cell)
+    if segment:
+        if look_back % segment:
+            raise UserError(f"--segment {segment} does not divide the look-back of {look_back}; choose a divisor")
+        network.add(keras.layers.Reshape((look_back // segment, segment * features)))
+        network.add(keras.layers.Dense(units, activation="relu"))
+    options = {"use_cudnn": False} if portable and cell != "simple_rnn" else {}
+    for number in range(layers):
+        network.add(CELLS[cell](units, return_sequences=number < layers - 1, **options))
+    network.add(keras.layers.Dropout(dropout))
+    # A zero kernel forecasts no change: training starts as persistence.
+    network.add(keras.layers.Dense(outputs, kernel_initializer="zeros" if not segment else "glorot_uniform"))
+    return network
+
+
+def relative(seen, windows: Windows):
+    """Each measured column as its difference from the last row, beside the last row itself: shape and level apart.
+
+    Args:
+        seen: standardised inputs ``(batch, look_back, inputs)``.
+
+    Returns:
+        ``(batch, look_back, 2 * inputs)``; calendar columns stay as they are.
+    """
+    last = seen[:, -1:, :]
+    measured = np.array([name not in CALENDAR for name in windows.inputs], np.float32)
+    return ops.concatenate([seen - last * measured, ops.repeat(last, windows.look_back, axis=1)], axis=-1)
+
+
+def assemble(network: keras.Sequential, windows: Windows, channel_independent: bool, options: dict) -> keras.Model:
+    """The model that is saved: raw windows ``(batch, look_back, inputs)`` to forecasts in the targets' units.
+
+    Returns ``(batch, horizon)`` for one target, else ``(batch, horizon, targets)``. Scaling, the last value and its
+    addition are inside; only layers and operations of Keras are used.
+    """
+    portable = build(**options, portable=True)
+    portable.set_weights(network.get_weights())
+    columns = windows.target_columns.tolist()
+    raw = keras.Input((windows.look_back, len(windows.inputs)), name="windows")
+    scaled = keras.layers.Rescaling(1 / windows.scale, -windows.mean / windows.scale, name="standardise")(raw)
+    last = ops.take(scaled[:, -1:, :], columns, axis=-1)  # (batch, 1, targets)
+    if channel_independent:
+        own = ops.transpose(ops.take(scaled, columns, axis=-1) - last, (0, 2, 1))
+        change = portable(ops.reshape(own, (-1, windows.look_back, 1)))
+        change = ops.transpose(ops.reshape(change, (-1, len(columns), windows.horizon)), (0, 2, 1))
+    else:
+        change = keras.layers.Reshape((windows.horizon, len(columns)))(portable(relative(scaled, windows)))
+    forecast = keras.layers.Rescaling(windows.target_scale, windows.target_mean, name="to_unit")(last + change)
+    if len(columns) == 1:
+        forecast = keras.layers.Reshape((windows.horizon,), name="forecast")(forecast)
+    return keras.Model(raw, forecast, name="forecaster")
+
+
+def parameters(network: keras.Model) -> int:
+    return int(sum(np.prod(w.shape) for w in network.trainable_weights))
+
+
+def endpoints(model: keras.Model, windows: Windows) -> dict:
+    """Signature of the SavedModel: ``serve`` takes raw windows."""
+    import tensorflow as tf
+
+    shape = (None, windows.look_back, len(windows.inputs))
+    return {"serve": (lambda seen: model(seen, training=False), [tf.TensorSpec(shape, tf.float32, name="windows")])}

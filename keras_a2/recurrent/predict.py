@@ -1,0 +1,108 @@
+"""A published forecaster in use: the last rows of a series in, the forecast with its times out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+import pandas as pd
+
+from keras_a2.errors import UserError
+from keras_a2.recurrent import sources
+from keras_a2.recurrent.data import CALENDAR, calendar_columns, to_grid
+from keras_a2.saved_model import SavedModel
+
+
+class Forecaster:
+    """A published forecaster: ``inputs``, ``targets``, ``unit``, ``look_back``, ``horizon``, ``predict``."""
+
+    def __init__(self, saved: SavedModel):
+        self.saved = saved
+        self.card = saved.card
+        self.version = saved.version
+        self.inputs: list[str] = saved.field("inputs", list)
+        self.targets: list[str] = saved.field("targets", list)
+        self.unit: str = saved.field("unit", str)
+        self.look_back: int = saved.field("look_back", int)
+        self.horizon: int = saved.field("horizon", int)
+        seconds = saved.card.get("spacing_seconds")
+        self.step = None if seconds is None else pd.Timedelta(seconds=seconds)
+
+    def predict(
+        self, series: pd.DataFrame | np.ndarray | str | Path, time: str | None = None
+    ) -> pd.DataFrame | np.ndarray:
+        """Forecast the steps after the last row.
+
+        Args:
+            series: a file, or a table whose index or column ``time`` holds the times, with the columns that the model
+                was trained on in any order and at least ``look_back`` rows; or raw windows
+                ``(batch, look_back, inputs)``, the calendar columns included.
+
+        Returns:
+            For a table or file: a table ``lead``, then one column per target in its unit, indexed by time (or by lead).
+            For windows: ``(batch, horizon)`` or ``(batch, horizon, targets)``.
+
+        Raises:
+            UserError: a missing column, too few rows, another spacing, or values missing in the last rows.
+        """
+        if isinstance(series, np.ndarray):
+            return self.saved(series.astype(np.float32))
+        window, last = self._window(self._table(series, time))
+        forecast = self.saved(window[np.newaxis].astype(np.float32))[0].reshape(self.horizon, len(self.targets))
+        leads = np.arange(1, self.horizon + 1)
+        index = (
+            pd.Index(leads, name="step") if last is None else pd.DatetimeIndex(last + leads * self.step, name="time")
+        )
+        return pd.DataFrame(forecast, columns=self.targets, index=index).assign(lead=leads)[["lead", *self.targets]]
+
+    def _table(self, series: pd.DataFrame | str | Path, time: str | None) -> sources.Table:
+        if isinstance(series, str | Path):
+            measured = ",".join(self._measured())
+            return sources.from_file(Path(series), time, target=measured, inputs=measured)
+        frame = series.copy()
+        stamps = pd.DatetimeIndex(frame.pop(time)) if time else frame.index
+        stamps = stamps.tz_localize(None) if isinstance(stamps, pd.DatetimeIndex) else None
+        return sources.Table("the series", frame.reset_index(drop=True), stamps, [])
+
+    def _measured(self) -> list[str]:
+        return [name for name in self.inputs if name not in CALENDAR]
+
+    def _window(self, table: sources.Table) -> tuple[np.ndarray, pd.Timestamp | None]:
+        """The last ``look_back`` rows ``(look_back, inputs)`` and the time of the last one."""
+        missing = [name for name in self._measured() if name not in table.frame.columns]
+        if missing:
+            raise UserError(f"{table.name} has no column {missing[0]!r}; the model needs {', '.join(self._measured())}")
+        frame, stamps, step = to_grid(table)
+        if self.step is not None:
+            if stamps is None:
+                raise UserError(f"{table.name} has no times; the model was trained on steps of {self.step}")
+            if step != self.step:
+                raise UserError(f"{table.name} has steps of {step}; the model was trained on steps of {self.step}")
+        if len(frame) < self.look_back:
+            raise UserError(f"{table.name} has {len(frame)} rows; the model needs its last {self.look_back}")
+        if self.step is not None:
+            frame = frame.join(calendar_columns(stamps, step))
+        rows = frame[self.inputs].ffill(limit=self.card.get("max_gap") or None).iloc[-self.look_back :]
+        if rows.isna().any().any():
+            bad = rows.columns[rows.isna().any()][0]
+            raise UserError(
+                f"{table.name}: column {bad!r} has a gap in the last {self.look_back} rows that is too long to fill"
+            )
+        return rows.to_numpy(np.float64), None if stamps is None else stamps[-1]
+
+
+def draw(model: Forecaster, table: pd.DataFrame, path: Path) -> None:
+    """The forecast as a picture."""
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(8, 3.6), layout="constrained")
+    for name in model.targets[:6]:
+        axes.plot(table.index, table[name], marker=".", label=name)
+    axes.set(ylabel=model.unit, title=f"Forecast, {model.horizon} steps")
+    axes.legend(frameon=False)
+    if isinstance(table.index, pd.DatetimeIndex):
+        figure.autofmt_xdate()
+    figure.savefig(path, dpi=120)
+    plt.close(figure)

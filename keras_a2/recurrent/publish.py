@@ -1,0 +1,230 @@
+"""From trained forecasters to published versions: metrics, figures, card, predictions, SavedModel, report."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from keras_a2 import report, runs, saved_model, training
+from keras_a2.console import console
+from keras_a2.recurrent import evaluate, figures, present
+from keras_a2.recurrent import model as models
+from keras_a2.recurrent.data import CALENDAR, Windows
+from keras_a2.recurrent.train import Forecaster, Settings
+
+VERIFIED_WINDOWS = 64
+TOLERANCE = 1e-4
+MAX_PREDICTIONS = 3_000_000  # numbers in predictions.csv; more are thinned to forecasts that do not overlap
+
+
+def window_options(config) -> dict:
+    """How the script's configuration cuts windows; ``--preset chollet`` overrides it."""
+    names = ("look_back", "horizon", "split", "max_gap", "calendar", "every")
+    options = {name: getattr(config, name) for name in names}
+    if config.preset == "chollet":  # listings 13.5-13.8 of the third edition: hourly, 5 days, one day ahead
+        options |= {"look_back": 120, "horizon": 24, "split": "0.5,0.25,0.25", "every": 6, "calendar": False}
+    return options
+
+
+def settings(config, windows: Windows, season: int) -> Settings:
+    """The part of the script's configuration that training needs, its defaults resolved for these windows."""
+    values = {f.name: getattr(config, f.name) for f in dataclasses.fields(Settings)}
+    shared = config.channel_independent
+    shared = len(windows.targets) > 1 if shared is None else shared
+    whole_seasons = shared and windows.look_back % season == 0 and windows.look_back >= 2 * season
+    defaults = {
+        "channel_independent": shared,
+        "segment": season if whole_seasons and season > 1 else 0,
+        "units": 128 if shared else 64,
+        "epochs": 10 if shared else 20,
+        "batch_size": 512 if shared else 128,
+        "learning_rate": 1e-3 if shared else 2e-3,
+    }
+    return Settings(**{name: defaults[name] if value is None else value for name, value in values.items()})
+
+
+def describe(windows: Windows) -> None:
+    """Say what was found, and what was filled or dropped."""
+    facts = windows.facts
+    console.print(
+        f"{windows.name}: {len(windows.values)} rows, {len(windows.inputs)} inputs, "
+        f"target {', '.join(windows.targets[:8])}; "
+        + ", ".join(f"{len(windows.origins[split])} {split}" for split in windows.origins)
+        + " windows"
+    )
+    if facts["missing_values"] or facts["windows_dropped"]:
+        console.print(
+            f"note: {facts['missing_values']} missing values, {facts['grid_rows_added']} absent rows; gaps of at most "
+            f"{facts['max_gap']} steps were filled from the past, {facts['windows_dropped']} windows dropped"
+        )
+
+
+@dataclasses.dataclass
+class Result:
+    """Everything measured on the test split, read once."""
+
+    metrics: dict
+    errors: dict[str, np.ndarray]  # name -> standardised test errors (n, horizon, targets)
+    predicted: dict[str, np.ndarray]  # trained models only: standardised forecasts of the first seed
+
+
+def measure(
+    config, settings: Settings, windows: Windows, baselines: list, trained: dict[str, list[Forecaster]]
+) -> Result:
+    """Choose the naive on validation, then read the test split: errors, skill and significance of everything.
+
+    Args:
+        baselines: fitted; the naive ones among them compete for being the reference.
+        trained: cell -> one forecaster per seed.
+    """
+    naive = [b for b in baselines if b.name != "ridge"]
+    validation = {
+        b.name: evaluate.errors(windows, b.forecast(windows, windows.origins["validation"]), "validation")
+        for b in naive
+    }
+    best = evaluate.best_by_lead(validation)
+    overall = min(validation, key=lambda name: np.abs(validation[name]).mean())
+
+    test = windows.origins["test"]
+    errors = {b.name: evaluate.errors(windows, b.forecast(windows, test), "test") for b in baselines}
+    reference = evaluate.merge_by_lead(errors, best)
+    summary = {
+        "experiment": "recurrent",
+        "config": dataclasses.asdict(config)
+        | dataclasses.asdict(settings)
+        | {"seed": config.seed, "output": str(config.output)},
+        "environment": runs.environment(),
+        "data": windows.summary(),
+        "baselines": {name: {"test": evaluate.metrics(windows, error)} for name, error in errors.items()},
+        "best_naive": overall,
+        "best_naive_by_lead": best,
+        "best_naive_test": evaluate.metrics(windows, reference),
+        "models": {},
+    }
+    summary["baselines"]["ridge"]["test"] |= evaluate.against(windows, errors["ridge"], reference)
+    predicted, names = {}, list(summary["baselines"])
+    for cell, seeds in trained.items():
+        forecasts = [f.forecast(windows, test) for f in seeds]
+        tests = []
+        for forecast in forecasts:
+            error = evaluate.errors(windows, forecast, "test")
+            others = {f"against_{name}": evaluate.against(windows, error, errors[name]) for name in names}
+            tests.append(evaluate.metrics(windows, error) | evaluate.against(windows, error, reference) | others)
+        predicted[cell] = forecasts[0]
+        errors[cell] = evaluate.errors(windows, forecasts[0], "test")
+        summary["models"][cell] = {
+            "seconds": sum(f.seconds for f in seeds),
+            "epochs": seeds[0].history.epochs,
+            "best_epoch": seeds[0].history.best_epoch,
+            "parameters": seeds[0].parameters,
+            "test": training.over_seeds(tests),
+            "mae_by_hour": evaluate.by_time(windows, errors[cell], "hour"),
+            "mae_by_month": evaluate.by_time(windows, errors[cell], "month"),
+        }
+    return Result(summary, errors, predicted)
+
+
+def publish(run: runs.Run, config, windows: Windows, trained: dict[str, list[Forecaster]], result: Result) -> None:
+    """Print the comparison and publish one version per cell."""
+    present.show(result.metrics)
+    for cell, seeds in trained.items():
+        best = min(seeds, key=lambda f: f.history.best["validation_mae"])
+        name = config.name or f"recurrent-{windows.name}-{cell}"
+        if config.name and len(trained) > 1:
+            name = f"{config.name}-{cell}"
+        with run.publishing(name) as folder:
+            _fill(folder, config, windows, cell, seeds, best, result, name)
+        console.print(f"published {run.version} (open {run.version / 'report.html'})")
+
+
+def _fill(folder: Path, config, windows, cell, seeds, best: Forecaster, result: Result, name: str) -> None:
+    model = models.assemble(best.network, windows, best.channel_independent, best.options)
+    saved_model.export(model, models.endpoints(model, windows), folder)
+    some = windows.origins["test"][:VERIFIED_WINDOWS]
+    expected = windows.to_unit(best.forecast(windows, some))
+    expected = expected[..., 0] if len(windows.targets) == 1 else expected
+    check = saved_model.verify(folder, [windows.raw(some)], [expected], TOLERANCE)
+    metrics = result.metrics | {"saved_model_check": check}
+    runs.write_json(folder / "metrics.json", metrics)
+    runs.write_json(folder / "model.json", _card(windows, cell, metrics, name))
+    _predictions(windows, result.predicted[cell]).to_csv(folder / "predictions.csv", index=False, float_format="%.5g")
+    _example(windows).to_csv(folder / "example.csv", index=windows.time is not None)
+    rows = [{"seed": k, "model": cell, **row} for k, f in enumerate(seeds) for row in f.history.rows]
+    pd.DataFrame(rows).to_csv(folder / "history.csv", index=False)
+    pictures = _figures(folder / "figures", windows, cell, seeds[0], result)
+    present.page(config, windows, cell, name, metrics, pictures, folder / "report.html")
+
+
+def _card(windows: Windows, cell: str, metrics: dict, name: str) -> dict:
+    test = metrics["models"][cell]["test"]
+    return {
+        "experiment": "recurrent",
+        "task": "forecasting",
+        "name": name,
+        "cell": cell,
+        "inputs": windows.inputs,
+        "targets": windows.targets,
+        "unit": windows.unit,
+        "look_back": windows.look_back,
+        "horizon": windows.horizon,
+        "max_gap": windows.facts["max_gap"],
+        "spacing_seconds": None if windows.step is None else windows.step.total_seconds(),
+        "input": "float32 windows in the columns' own units (batch, look_back, inputs), oldest row first",
+        "output": "forecasts in the targets' units (batch, horizon) or (batch, horizon, targets)",
+        "data": {"name": windows.name, "sha256": windows.sha256, "citation": windows.facts["citation"]},
+        "weights": {"origin": "random"},
+        "headline": f"MAE {test['mae']:.3g} {windows.unit}, skill {report.percent(test['skill'])}",
+        "saved_model_check": metrics["saved_model_check"],
+        "environment": metrics["environment"],
+    }
+
+
+def _example(windows: Windows) -> pd.DataFrame:
+    """The last window of the test split in its own units: an input to try the published model on."""
+    origin = windows.origins["test"][-1:]
+    measured = [name for name in windows.inputs if name not in CALENDAR]
+    frame = pd.DataFrame(windows.raw(origin)[0], columns=windows.inputs)[measured]
+    if windows.time is not None:
+        frame.index = windows.time[origin[0] + 1 - windows.look_back : origin[0] + 1].rename("time")
+    return frame
+
+
+def _predictions(windows: Windows, forecast: np.ndarray) -> pd.DataFrame:
+    """One row per test window and target: the origin, each lead's truth and each lead's forecast, in units."""
+    origins = windows.origins["test"]
+    keep = np.arange(len(origins))
+    if forecast.size * 2 > MAX_PREDICTIONS:
+        keep = keep[:: windows.horizon]
+    wanted, got = windows.to_unit(windows.wanted(origins[keep])), windows.to_unit(forecast[keep])
+    start = origins[keep] if windows.time is None else windows.time[origins[keep]].astype(str)
+    leads = range(1, windows.horizon + 1)
+    frames = []
+    for k, target in enumerate(windows.targets):
+        frame = pd.DataFrame({"origin": start, "target": target})
+        truth = pd.DataFrame(wanted[:, :, k], columns=[f"truth_{lead}" for lead in leads])
+        predicted = pd.DataFrame(got[:, :, k], columns=[f"forecast_{lead}" for lead in leads])
+        frames.append(pd.concat([frame, truth, predicted], axis=1))
+    return pd.concat(frames)
+
+
+def _figures(
+    folder: Path, windows: Windows, cell: str, forecaster: Forecaster, result: Result
+) -> list[tuple[str, Path]]:
+    folder.mkdir()
+    by_lead = {name: np.abs(e * windows.target_scale).mean(axis=(0, 2)).tolist() for name, e in result.errors.items()}
+    shown = {cell: result.predicted[cell]}
+    pictures = [("Error by lead of every model and baseline", folder / "error_by_lead.png")]
+    figures.error_by_lead(windows, by_lead, pictures[0][1])
+    pictures.append(("Three weeks of forecasts against truth", folder / "weeks.png"))
+    figures.weeks(windows, shown, pictures[-1][1])
+    pictures.append(("Best, typical and worst test window", folder / "forecasts.png"))
+    figures.forecasts(windows, shown, pictures[-1][1])
+    pictures.append(("Validation error by epoch", folder / "learning_curves.png"))
+    figures.learning_curves({cell: forecaster.history}, pictures[-1][1])
+    if windows.time is not None and windows.step < pd.Timedelta("1D"):
+        pictures.append(("Residuals by hour of the day", folder / "residuals_by_hour.png"))
+        figures.residuals_by_hour(windows, result.errors[cell], pictures[-1][1])
+    return pictures

@@ -1,0 +1,201 @@
+"""Training on windows gathered inside the compiled step, from the one array of rows."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from keras_a2 import training
+from keras_a2.averaging import Average
+from keras_a2.recurrent import model as models
+from keras_a2.recurrent.data import Windows
+
+EVALUATION_BATCH = 1024
+# Whether XLA makes a training step of this cell faster on a CPU (measured by experiments/benchmark.py).
+COMPILE = {"simple_rnn": True, "lstm": False, "gru": True}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What training needs to know; the script's configuration fills it."""
+
+    units: int
+    layers: int
+    dropout: float
+    segment: int
+    channel_independent: bool
+    epochs: int
+    patience: int
+    batch_size: int
+    learning_rate: float
+    loss: str
+    ema: float
+    seed: int
+
+
+@dataclass
+class Forecaster:
+    """A trained network with the interface of the baselines."""
+
+    name: str
+    network: keras.Sequential
+    options: dict
+    channel_independent: bool
+    predict: Callable
+    history: training.History
+    seconds: float
+
+    @property
+    def parameters(self) -> int:
+        return models.parameters(self.network)
+
+    def forecast(self, windows: Windows, origins: np.ndarray) -> np.ndarray:
+        """Standardised forecasts ``(n, horizon, targets)``."""
+        return forecast(self.predict, windows, origins)
+
+
+def train(cell: str, windows: Windows, settings: Settings, state: Path | None = None, log=None) -> Forecaster:
+    """Train one cell with early stopping; the epoch with the lowest validation error is kept."""
+    started = time.perf_counter()
+    keras.utils.set_random_seed(settings.seed)
+    shared = settings.channel_independent
+    options = {
+        "cell": cell,
+        "look_back": windows.look_back,
+        "features": 1 if shared else 2 * len(windows.inputs),
+        "outputs": windows.horizon * (1 if shared else len(windows.targets)),
+        "units": settings.units,
+        "layers": settings.layers,
+        "dropout": settings.dropout,
+        "segment": settings.segment,
+    }
+    network = models.build(**options)
+    samples = sample_list(windows, "train", shared)
+    steps = max(len(samples) // settings.batch_size, 1)
+    schedule = keras.optimizers.schedules.CosineDecay(
+        0.0,
+        max(settings.epochs * steps - steps, 1),
+        warmup_target=settings.learning_rate,
+        warmup_steps=steps,
+        alpha=0.01,
+    )
+    optimizer = keras.optimizers.Adam(schedule, clipnorm=1.0)
+    optimizer.build(network.trainable_variables)
+    average = Average(network, settings.ema)
+    step = make_step(network, optimizer, windows, settings, average)
+    predict = make_predict(network, windows, shared)
+
+    def train_epoch(epoch: int, report) -> float:
+        order = np.random.default_rng([settings.seed, epoch]).permutation(samples)
+        size = min(settings.batch_size, len(order))
+        losses = []
+        for start in range(0, len(order) - size + 1, size):
+            losses.append(step(tf.constant(order[start : start + size])))
+            if len(losses) % 8 == 0:
+                report((start + size) / len(order))
+        return float(np.mean([float(loss) for loss in losses]))
+
+    def validate() -> dict:
+        with average.swapped_in():
+            error = forecast(predict, windows, windows.origins["validation"]) - windows.wanted(
+                windows.origins["validation"]
+            )
+        with np.errstate(over="ignore"):  # a diverged forecast is reported by the loop
+            squared = np.square(error).mean()
+        return {"validation_mae": float(np.abs(error).mean()), "validation_mse": float(squared)}
+
+    monitored = f"validation_{settings.loss}"
+    history = training.fit(
+        cell,
+        train_epoch=train_epoch,
+        validate=validate,
+        score=lambda row: -row[monitored],
+        weights=average.shown,
+        state=[*network.weights, *optimizer.variables, *training.random_states(network), average.count],
+        epochs=settings.epochs,
+        patience=settings.patience,
+        path=state,
+        on_epoch=log and (lambda row: log(cell, row)),
+    )
+    average.copy_to_model()
+    return Forecaster(cell, network, options, shared, predict, history, time.perf_counter() - started)
+
+
+def sample_list(windows: Windows, split: str, channel_independent: bool) -> np.ndarray:
+    """Training samples ``(n, 2)``: origin, and target number (0 throughout when all targets are forecast together)."""
+    origins = windows.origins[split].astype(np.int32)
+    numbers = range(len(windows.targets)) if channel_independent else [0]
+    return np.concatenate([np.stack([origins, np.full_like(origins, k)], axis=1) for k in numbers])
+
+
+def make_step(network, optimizer, windows: Windows, settings: Settings, average: Average):
+    """One compiled training step on samples ``(batch, 2)``; it gathers the windows itself."""
+    gather = _gather_own if settings.channel_independent else _gather_joint
+    values, truth = tf.constant(windows.values), tf.constant(windows.truth)
+    variables = network.trainable_variables
+
+    @tf.function(jit_compile=COMPILE[network.name])
+    def step(samples):
+        seen, change = gather(values, truth, samples, windows)
+        with tf.GradientTape() as tape:
+            error = network(seen, training=True) - change
+            loss = tf.reduce_mean(tf.abs(error) if settings.loss == "mae" else tf.square(error))
+        optimizer.apply(tape.gradient(loss, variables), variables)
+        average.update()
+        return loss
+
+    return step
+
+
+def _gather_joint(values, truth, samples, windows: Windows):
+    """Relative inputs ``(batch, look_back, 2 * inputs)`` and changes ``(batch, horizon * targets)``."""
+    origins = samples[:, :1]
+    seen = tf.gather(values, origins + tf.range(1 - windows.look_back, 1))
+    last = tf.gather(seen[:, -1:], windows.target_columns, axis=2)
+    change = tf.gather(truth, origins + tf.range(1, windows.horizon + 1)) - last
+    return models.relative(seen, windows), tf.reshape(change, (-1, windows.horizon * len(windows.targets)))
+
+
+def _gather_own(values, truth, samples, windows: Windows):
+    """One target's own past less its last value ``(batch, look_back, 1)``, and its change ``(batch, horizon)``."""
+    origins, numbers = samples[:, :1], samples[:, 1:]
+    columns = tf.gather(tf.constant(windows.target_columns, tf.int32), numbers)
+    past = origins + tf.range(1 - windows.look_back, 1)
+    future = origins + tf.range(1, windows.horizon + 1)
+    seen = tf.gather_nd(values, tf.stack([past, tf.broadcast_to(columns, tf.shape(past))], axis=-1))
+    wanted = tf.gather_nd(truth, tf.stack([future, tf.broadcast_to(numbers, tf.shape(future))], axis=-1))
+    last = seen[:, -1:]
+    return (seen - last)[..., tf.newaxis], wanted - last
+
+
+def make_predict(network, windows: Windows, channel_independent: bool):
+    """Origins ``(batch,)`` to standardised forecasts ``(batch, horizon, targets)``."""
+    values = tf.constant(windows.values)
+    columns, n = windows.target_columns, len(windows.targets)
+
+    @tf.function(input_signature=[tf.TensorSpec((None,), tf.int32)])
+    def predict(origins):
+        seen = tf.gather(values, origins[:, tf.newaxis] + tf.range(1 - windows.look_back, 1))
+        own = tf.gather(seen, columns, axis=2)
+        last = own[:, -1:]
+        if channel_independent:
+            flat = tf.reshape(tf.transpose(own - last, (0, 2, 1)), (-1, windows.look_back, 1))
+            change = tf.transpose(tf.reshape(network(flat, training=False), (-1, n, windows.horizon)), (0, 2, 1))
+        else:
+            change = tf.reshape(network(models.relative(seen, windows), training=False), (-1, windows.horizon, n))
+        return last + change
+
+    return predict
+
+
+def forecast(predict, windows: Windows, origins: np.ndarray) -> np.ndarray:
+    """Run ``predict`` over all origins in batches: ``(n, horizon, targets)`` float32."""
+    origins = origins.astype(np.int32)
+    parts = [np.asarray(predict(origins[i : i + EVALUATION_BATCH])) for i in range(0, len(origins), EVALUATION_BATCH)]
+    return np.concatenate(parts)
