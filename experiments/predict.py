@@ -1,0 +1,74 @@
+"""Use a published model: classes of images, or the forecast of a series.
+
+python experiments/predict.py saved_models/transfer-elpv photo.png folder/ --top 2
+python experiments/predict.py saved_models/recurrent-nyc_weather-gru series.csv --figure forecast.png
+python experiments/predict.py --list
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from keras_a2 import runs
+from keras_a2.errors import UserError
+
+
+@dataclass(frozen=True)
+class Config:
+    """Load a published model and predict, or list the published models."""
+
+    model: Annotated[Path | None, tyro.conf.Positional] = None
+    """Folder of a published model, or of one of its versions."""
+    items: Annotated[tuple[Path, ...], tyro.conf.Positional] = field(default=())
+    """Images or folders of images; for a forecaster one .csv or .parquet file."""
+    top: int = 1
+    """Classes to give per image, the most probable first."""
+    output: Path | None = None
+    """Write a .csv or .jsonl file instead of a table on the screen."""
+    figure: Path | None = None
+    """Forecasters: draw the forecast into this .png file."""
+    time: str | None = None
+    """Forecasters: the column with the times; found by itself where there is one."""
+    list: bool = False
+    """Print every published model with its headline figure, data, date and size."""
+    models: Path = Path("saved_models")
+    """Where --list looks."""
+
+
+def main(config: Config) -> None:
+    check(config)
+    from keras_a2 import inference
+
+    if config.list:
+        inference.print_models(config.models)
+        return
+    model = inference.load(config.model)
+    if model.card["experiment"] == "transfer":
+        inference.classify(model, list(config.items), config.top, config.output)
+    else:
+        inference.forecast(model, config.items[0], config.time, config.output, config.figure)
+
+
+def check(config: Config) -> None:
+    """Refuse what cannot work before anything is loaded."""
+    if config.list:
+        return
+    if config.model is None:
+        raise UserError("no model given; name a folder of saved_models, or use --list to see what there is")
+    if not config.items:
+        raise UserError("nothing to predict on; give images, folders of images, or a .csv or .parquet file")
+    if config.top < 1:
+        raise UserError(f"--top is {config.top}; it must be at least 1")
+    for path in (config.output, config.figure):
+        if path is not None and not path.resolve().parent.is_dir():
+            raise UserError(f"no such folder: {path.resolve().parent}; create it first")
+    if config.output is not None and config.output.suffix not in (".csv", ".jsonl"):
+        raise UserError(f"--output {config.output} must end in .csv or .jsonl")
+
+
+if __name__ == "__main__":
+    runs.command_line(Config, main)

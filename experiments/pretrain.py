@@ -1,0 +1,113 @@
+"""How the bundled backbone was made: MobileNetV3Small trained on a folder of classes, taught by another network.
+
+python experiments/pretrain.py --data tiny-imagenet-200/train --teacher weights.h5 --name tiny_imagenet
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from keras_a2 import runs
+from keras_a2.errors import UserError
+
+
+@dataclass(frozen=True)
+class Config:
+    """Pretrain MobileNetV3Small (alpha 1.0) and write its weights and their card."""
+
+    data: Path
+    """Folder of images, one folder per class."""
+    teacher: Path | None = None
+    """MobileNetV3Small weights whose features to learn, such as Keras's ImageNet file; without: labels only."""
+    name: str | None = None
+    """The file is called mobilenet_v3_small_<name>.weights.h5; by default the data's folder name."""
+    licence: str = "see the data's own page"
+    """Licence of the data, for the card."""
+    held_out_per_class: int = 25
+    """Images of each class kept for validation."""
+    image_size: int = 64
+    """Pixels of the first epochs' images, and of the decoded store."""
+    epochs: int = 18
+    """Epochs at image_size."""
+    late_image_size: int = 96
+    """Pixels of the last epochs' images: features then also fit larger objects."""
+    late_epochs: int = 6
+    """Epochs at late_image_size."""
+    teacher_size: int = 160
+    """Pixels at which the teacher sees each crop."""
+    views: int = 6
+    """Crops of each image, used in turn; the teacher's features of each are computed once."""
+    batch_size: int = 256
+    """Images per step."""
+    learning_rate: float = 4e-3
+    """Peak rate (AdamW, one epoch of warm-up, cosine decay)."""
+    weight_decay: float = 0.01
+    """AdamW's decay of kernels."""
+    feature_weight: float = 3.0
+    """Weight of the squared error to the teacher's standardised features."""
+    label_weight: float = 0.1
+    """Weight of the labels' cross-entropy; few images per class are soon learnt by heart, features are not."""
+    seed: int = 0
+    """Seed of the split, the crops, the initialisation and the order."""
+    output: Path = Path("keras_a2/weights")
+    """Folder of the weights and their card."""
+    work: Path = Path("build")
+    """Folder for the state of a run that can be taken up again."""
+    resume: bool = False
+    """Go on with a run of the same configuration that was killed."""
+
+
+def main(config: Config) -> None:
+    for field in ("held_out_per_class", "image_size", "epochs", "views", "batch_size", "learning_rate"):
+        if not getattr(config, field) > 0:
+            raise UserError(f"--{field.replace('_', '-')} is {getattr(config, field)}; it must be above 0")
+    if not config.output.is_dir():
+        raise UserError(f"no such folder: {config.output}; give an existing one with --output")
+    runs.configure_tensorflow(config.seed)
+    from rich.progress import Progress
+
+    from keras_a2.console import console
+    from keras_a2.transfer import backbone, distill, sources
+
+    name = config.name or config.data.resolve().name
+    source = sources.folder(config.data)
+    teacher = backbone.find_weights(str(config.teacher), None) if config.teacher else None
+    values = {k: v for k, v in asdict(config).items() if k in distill.Settings.__dataclass_fields__}
+    sizes = (config.image_size,) * config.epochs + (config.late_image_size,) * config.late_epochs
+    settings = distill.Settings(sizes=sizes, **values)
+    started = time.perf_counter()
+    with runs.Run(config, f"pretrain-{name}", config.work, config.resume) as run:
+        with Progress(console=console, transient=True) as bar:
+            task = bar.add_task("reading images")
+            pool = distill.load(
+                source, config.image_size, config.held_out_per_class, config.views, config.seed,
+                lambda done, total: bar.update(task, completed=done, total=total),
+            )  # fmt: skip
+            features = None
+            if teacher:
+                task = bar.add_task("teacher's features")
+                features = distill.teacher_features(
+                    teacher, pool, settings, run.work, lambda done, total: bar.update(task, completed=done, total=total)
+                )
+        network, history = distill.pretrain(pool, features, settings, run.state("pretrain"))
+        path = config.output / f"mobilenet_v3_small_{name}.weights.h5"
+        distill.save_half(network, path)
+    card = {
+        "architecture": "keras.applications.MobileNetV3Small, alpha 1.0, without top",
+        "data": {"name": name, "images": len(pool.train), "classes": pool.classes, "licence": config.licence},
+        "teacher": None if teacher is None else {"file": config.teacher.name, "sha256": teacher.sha256},
+        "config": asdict(config) | {"data": config.data.name, "teacher": config.teacher and config.teacher.name},
+        "hours_since_start": (time.perf_counter() - started) / 3600,
+        "cpus": os.cpu_count(),
+        "history": history.rows,
+        "sha256": backbone.sha256(path),
+    }
+    runs.write_json(path.with_suffix("").with_suffix(".json"), card)
+    console.print(f"wrote {path} and its card")
+
+
+if __name__ == "__main__":
+    runs.command_line(Config, main)
