@@ -1,0 +1,53 @@
+"""Small data that every test file can ask for, and the one start of TensorFlow."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from keras_a2 import runs
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="session", autouse=True)
+def tensorflow():
+    """Start TensorFlow once, quietly."""
+    runs.configure_tensorflow(0)
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    """Two classes of twelve 40x50 pictures: bright on the left, bright on the right."""
+    rng = np.random.default_rng(0)
+    for name, side in (("left", slice(0, 20)), ("right", slice(30, 50))):
+        folder = tmp_path / "photos" / name
+        folder.mkdir(parents=True)
+        for i in range(12):
+            pixels = rng.integers(0, 90, (40, 50, 3), np.uint8)
+            pixels[:, side] += 150
+            Image.fromarray(pixels).save(folder / f"{i}.png")
+    return tmp_path / "photos"
+
+
+@pytest.fixture
+def series(tmp_path: Path) -> Path:
+    """Twenty days of hourly rows: a daily wave, a noisy copy of it, and a constant column."""
+    rng = np.random.default_rng(0)
+    time = pd.date_range("2024-01-01", periods=480, freq="h")
+    wave = 10 + 5 * np.sin(2 * np.pi * np.arange(480) / 24) + rng.normal(0, 0.4, 480)
+    frame = pd.DataFrame({"date": time, "load": wave, "other": wave + rng.normal(0, 1, 480), "fixed": 3.0})
+    frame.to_csv(tmp_path / "series.csv", index=False)
+    return tmp_path / "series.csv"
+
+
+def run_script(name: str, *arguments, cwd: Path | None = None, timeout: float = 280) -> subprocess.CompletedProcess:
+    """Run one of the experiments as a person would."""
+    command = [sys.executable, str(ROOT / "experiments" / f"{name}.py"), *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, timeout=timeout)

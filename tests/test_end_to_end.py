@@ -1,0 +1,226 @@
+"""The real scripts on tiny data: published, loaded elsewhere, predicted with, killed and taken up again."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import ROOT, run_script
+from PIL import Image
+
+import keras_a2
+from keras_a2 import inference
+
+TRANSFER = ["--image-size", 32, "--head-epochs", 2, "--fine-tune-epochs", 1, "--views", 2, "--batch-size", 8]
+RECURRENT = ["--target", "load", "--look-back", 24, "--horizon", 6, "--units", 8, "--epochs", 2]
+FILES = ["saved_model.pb", "model.keras", "model.json", "metrics.json", "report.html", "predictions.csv", "history.csv"]
+
+ELSEWHERE = """
+import sys
+import numpy as np, tensorflow as tf
+model = tf.saved_model.load(sys.argv[1])
+print(model.serve_bytes(tf.constant([open(sys.argv[2], "rb").read()])).shape)
+assert not [m for m in sys.modules if m.startswith("keras_a2")]
+"""
+
+
+@pytest.fixture(scope="module")
+def published(tmp_path_factory) -> Path:
+    """One transfer run and one recurrent run with the real scripts."""
+    root = tmp_path_factory.mktemp("published")
+    rng = np.random.default_rng(0)
+    for name, side in (("left", slice(0, 20)), ("right", slice(30, 50))):
+        (root / "photos" / name).mkdir(parents=True)
+        for i in range(16):
+            pixels = rng.integers(0, 90, (40, 50, 3), np.uint8)
+            pixels[:, side] += 150
+            Image.fromarray(pixels).save(root / "photos" / name / f"{i}.png")
+    when = pd.date_range("2024-01-01", periods=480, freq="h")
+    wave = 10 + 5 * np.sin(2 * np.pi * np.arange(480) / 24) + rng.normal(0, 0.4, 480)
+    pd.DataFrame({"date": when, "load": wave, "other": -wave}).to_csv(root / "series.csv", index=False)
+    models = root / "models"
+    runs = [
+        ("transfer", "--data", root / "photos", "--weights", "bundled", *TRANSFER),
+        ("recurrent", "--data", root / "series.csv", "--cell", "gru", *RECURRENT),
+    ]
+    for script, *arguments in runs:
+        answer = run_script(script, *arguments, "--output", models, cwd=root)
+        assert answer.returncode == 0, answer.stderr
+    return root
+
+
+@pytest.mark.parametrize("name", ["transfer-photos", "recurrent-series-gru"])
+def test_everything_is_published(published, name):
+    version = published / "models" / name / "1"
+    assert [f for f in FILES if not (version / f).is_file()] == []
+    assert (version / "variables").is_dir()
+    assert (version / "assets").is_dir()
+    assert list((version / "figures").glob("*.png"))
+    assert [p.name for p in version.parent.iterdir()] == ["1"]
+    page = (version / "report.html").read_text(encoding="utf-8")
+    assert 'src="data:image/png' in page
+    assert "http://" not in page
+    assert "<script" not in page
+
+
+def test_transfer_metrics_are_those_of_the_predictions(published):
+    version = published / "models" / "transfer-photos" / "1"
+    metrics = json.loads((version / "metrics.json").read_text())
+    rows = pd.read_csv(version / "predictions.csv")
+    test = metrics["arms"]["pretrained"]["test"]
+    assert test["n"] == len(rows) == metrics["data"]["test"]
+    assert test["accuracy"] == pytest.approx((rows["truth"] == rows["prediction"]).mean())
+    assert set(metrics["arms"]) == {"pretrained", "scratch"}
+    assert {"accuracy", "ci95", "p_value"} <= set(metrics["difference"])
+    assert set(metrics["baselines"]) == {"majority", "pixels"}
+    assert metrics["arms"]["pretrained"]["weights"]["origin"] == "bundled"
+
+
+def test_recurrent_metrics_are_those_of_the_predictions(published):
+    version = published / "models" / "recurrent-series-gru" / "1"
+    metrics = json.loads((version / "metrics.json").read_text())
+    rows = pd.read_csv(version / "predictions.csv")
+    truth, forecast = (rows.filter(regex=f"^{kind}_").to_numpy() for kind in ("truth", "forecast"))
+    assert metrics["models"]["gru"]["test"]["mae"] == pytest.approx(np.abs(truth - forecast).mean(), rel=1e-3)
+    assert set(metrics["baselines"]) == {"persistence", "seasonal_naive", "ridge"}
+
+
+def test_the_classifier_needs_tensorflow_only(published):
+    version = published / "models" / "transfer-photos" / "1"
+    picture = published / "photos" / "left" / "0.png"
+    answer = subprocess.run(
+        [sys.executable, "-I", "-c", ELSEWHERE, version, picture], capture_output=True, text=True, cwd=published
+    )
+    assert answer.returncode == 0, answer.stderr
+    assert answer.stdout.strip() == "(1, 2)"
+
+
+def test_the_keras_file_loads_safely(published):
+    import keras
+
+    for name in ("transfer-photos", "recurrent-series-gru"):
+        keras.saving.load_model(published / "models" / name / "1" / "model.keras", safe_mode=True)
+
+
+def test_the_classifier_in_python(published):
+    model = keras_a2.load(published / "models" / "transfer-photos")
+    assert (model.classes, model.version) == (["left", "right"], 1)
+    table = model.predict(published / "photos" / "left")
+    assert len(table) == 16
+    assert set(table["class"]) <= {"left", "right"}
+    probability = model.predict(np.zeros((2, 30, 20, 3), np.uint8))
+    np.testing.assert_allclose(probability.sum(axis=1), 1, rtol=1e-5)
+    with pytest.raises(keras_a2.UserError, match="uint8"):
+        model.predict(np.zeros((2, 30, 20, 3)))
+
+
+def test_the_forecaster_in_python(published):
+    model = keras_a2.load(published / "models" / "recurrent-series-gru")
+    assert model.targets == ["load"]
+    frame = pd.read_csv(published / "series.csv")
+    answer = model.predict(published / "series.csv")
+    assert answer.index[0] == pd.Timestamp("2024-01-21 00:00")
+    assert answer["lead"].tolist() == [1, 2, 3, 4, 5, 6]
+    shuffled = frame.assign(date=pd.to_datetime(frame["date"]))[["other", "load", "date"]]
+    pd.testing.assert_frame_equal(model.predict(shuffled.tail(24), time="date"), answer, check_index_type=False)
+    with pytest.raises(keras_a2.UserError, match="no column 'other'"):
+        model.predict(shuffled[["load", "date"]], time="date")
+    with pytest.raises(keras_a2.UserError, match="needs its last 24"):
+        model.predict(shuffled.tail(20), time="date")
+    with pytest.raises(keras_a2.UserError, match="steps of"):
+        model.predict(shuffled.iloc[::2], time="date")
+
+
+def test_predict_streams_a_folder_with_a_broken_file(published, tmp_path, capsys):
+    (tmp_path / "in").mkdir()
+    for i in range(70):
+        (tmp_path / "in" / f"{i:02d} ö'.png").symlink_to(published / "photos" / "left" / "0.png")
+    (tmp_path / "in" / "broken.png").write_bytes(b"no")
+    model = inference.load(published / "models" / "transfer-photos")
+    inference.classify(model, [tmp_path / "in"], 1, tmp_path / "out.csv")
+    rows = pd.read_csv(tmp_path / "out.csv")
+    assert len(rows) == 71
+    assert rows["error"].notna().sum() == 1
+    assert rows["probability"].dropna().nunique() == 1
+    inference.classify(model, [tmp_path / "in"], 2, tmp_path / "out.jsonl")
+    lines = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+    assert sum(p["probability"] for p in lines[0]["predictions"]) == pytest.approx(1, abs=1e-5)
+
+
+def test_predict_and_list_from_the_command_line(published, tmp_path):
+    answer = run_script(
+        "predict", published / "models" / "recurrent-series-gru", published / "series.csv",
+        "--output", tmp_path / "f.csv", "--figure", tmp_path / "f.png",
+    )  # fmt: skip
+    assert answer.returncode == 0, answer.stderr
+    assert len(pd.read_csv(tmp_path / "f.csv")) == 6
+    assert Image.open(tmp_path / "f.png").width > 100
+    listed = run_script("predict", "--list", "--models", published / "models")
+    assert "transfer-photos" in listed.stdout
+    assert "recurrent-series-gru" in listed.stdout
+
+
+@pytest.mark.parametrize("damage", ["card", "types", "variables", "file"])
+def test_damaged_models_are_one_clear_error(published, tmp_path, damage):
+    import shutil
+
+    copy = tmp_path / "model" / "1"
+    shutil.copytree(published / "models" / "transfer-photos" / "1", copy)
+    if damage == "card":
+        (copy / "model.json").write_text("{")
+    elif damage == "types":
+        card = json.loads((copy / "model.json").read_text())
+        (copy / "model.json").write_text(json.dumps(card | {"classes": {"../../x": 1}}))
+    elif damage == "variables":
+        next((copy / "variables").glob("*.data*")).unlink()
+    else:
+        shutil.rmtree(copy)
+        copy.write_text("x")
+    with pytest.raises(keras_a2.UserError) as error:
+        keras_a2.load(tmp_path / "model")
+    assert "\n" not in str(error.value)
+
+
+def test_killed_and_resumed_gives_the_uninterrupted_figures(published, tmp_path):
+    command = [
+        sys.executable,
+        ROOT / "experiments" / "recurrent.py",
+        "--data",
+        published / "series.csv",
+        "--cell",
+        "gru",
+    ]
+    command += [*map(str, RECURRENT), "--epochs", "40", "--patience", "40", "--resume", "--output"]
+    process = subprocess.Popen([*command, tmp_path / "killed"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 60
+    while not list(tmp_path.glob("killed/*/.work-*/*.npz")) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not list(tmp_path.glob("killed/*/[0-9]*"))
+    figures = []
+    for folder in ("killed", "whole"):
+        answer = subprocess.run([*command, tmp_path / folder], capture_output=True, text=True)
+        assert answer.returncode == 0, answer.stderr
+        metrics = json.loads((tmp_path / folder / "recurrent-series-gru" / "1" / "metrics.json").read_text())
+        figures.append(metrics["models"]["gru"]["test"])
+    assert figures[0] == figures[1]
+    assert not list(tmp_path.glob("*/*/.work*"))
+
+
+def test_divergence_is_one_line_and_leaves_nothing(published, tmp_path):
+    answer = run_script(
+        "recurrent", "--data", published / "series.csv", "--cell", "simple_rnn", *RECURRENT, "--loss", "mse",
+        "--learning-rate", 1e30, "--output", tmp_path / "models",
+    )  # fmt: skip
+    assert answer.returncode == 2
+    assert "diverged in epoch" in answer.stderr
+    assert len(answer.stderr.strip().splitlines()) == 1
+    assert not (tmp_path / "models").exists()

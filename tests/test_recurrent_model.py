@@ -1,0 +1,131 @@
+"""Forecasters, the exported model, and the statistics, against Keras, statsmodels and cases worked by hand."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import statsmodels.api as sm
+from scipy import stats
+
+from keras_a2.recurrent import data, evaluate, model, sources, train
+
+SETTINGS = train.Settings(
+    units=8, layers=1, dropout=0.1, segment=0, channel_independent=False, epochs=2, patience=5, batch_size=32,
+    learning_rate=1e-2, loss="mae", ema=0.9, seed=0,
+)  # fmt: skip
+
+
+@pytest.fixture
+def windows(series):
+    return data.prepare(sources.find(str(series), "load", None, None), look_back=24, horizon=6)
+
+
+@pytest.mark.parametrize("cell", ["simple_rnn", "lstm", "gru"])
+def test_an_untrained_forecaster_is_persistence(windows, cell):
+    network = model.build(cell, look_back=24, features=2 * len(windows.inputs), outputs=6, units=8)
+    predict = train.make_predict(network, windows, False)
+    origins = windows.origins["test"]
+    expected = np.repeat(windows.values[origins][:, None, windows.target_columns], 6, axis=1)
+    np.testing.assert_allclose(train.forecast(predict, windows, origins), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize(("shared", "segment", "layers"), [(False, 0, 1), (True, 6, 1), (False, 6, 2)])
+def test_the_exported_model_gives_the_forecasts_in_units(series, shared, segment, layers):
+    from dataclasses import replace
+
+    windows = data.prepare(sources.find(str(series), "load,other", None, None), look_back=24, horizon=6)
+    settings = replace(SETTINGS, epochs=1, channel_independent=shared, segment=segment, layers=layers)
+    forecaster = train.train("gru", windows, settings)
+    exported = model.assemble(forecaster.network, windows, shared, forecaster.options)
+    some = windows.origins["test"][:7]
+    expected = windows.to_unit(forecaster.forecast(windows, some))
+    np.testing.assert_allclose(exported(windows.raw(some), training=False), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_training_beats_persistence_on_a_wave_and_is_repeatable(windows):
+    from dataclasses import replace
+
+    settings = replace(SETTINGS, epochs=6)
+    first, second = (train.train("gru", windows, settings) for _ in range(2))
+    assert first.history.rows == second.history.rows
+    assert first.history.best["validation_mae"] < 0.7 * first.history.rows[0]["validation_mae"]
+
+
+def test_the_test_rows_choose_nothing(series):
+    answers = []
+    for poison in (False, True):
+        table = sources.find(str(series), "load", None, None)
+        if poison:
+            table.frame.iloc[-90:] *= -3
+        windows = data.prepare(table, look_back=24, horizon=6)
+        answers.append(train.train("simple_rnn", windows, SETTINGS).history.rows)
+    assert answers[0] == answers[1]
+
+
+def test_a_resumed_training_ends_like_the_uninterrupted_one(windows, tmp_path):
+    from dataclasses import replace
+
+    settings = replace(SETTINGS, epochs=4, dropout=0.3)
+    whole = train.train("gru", windows, settings)
+
+    class Killed(Exception):
+        pass
+
+    def kill(_, row):
+        if row["epoch"] == 3:  # after epoch 2 was saved, before epoch 3 is
+            raise Killed
+
+    with pytest.raises(Killed):
+        train.train("gru", windows, settings, tmp_path / "s.npz", log=kill)
+    resumed = train.train("gru", windows, settings, tmp_path / "s.npz")
+    assert resumed.history.rows == whole.history.rows
+    for a, b in zip(resumed.network.get_weights(), whole.network.get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_metrics_by_hand(windows):
+    error = np.zeros((4, 6, 1))
+    error[:, 0] = 2.0
+    result = evaluate.metrics(windows, error)
+    scale = windows.target_scale[0]
+    assert result["mae_standardized"] == pytest.approx(2 / 6)
+    assert result["mse"] == pytest.approx(4 / 6 * scale**2)
+    assert result["mae_by_lead"] == pytest.approx([2 * scale, 0, 0, 0, 0, 0])
+
+
+def test_diebold_mariano_is_the_hac_regression_with_the_small_sample_factor():
+    rng = np.random.default_rng(3)
+    n, lags = 200, 4
+    noise = np.convolve(rng.normal(size=n + lags), np.ones(lags), "valid")[:n]  # autocorrelated up to lags - 1
+    a, b = 1 + np.abs(noise), 1.3 + np.abs(rng.normal(size=n))
+    fit = sm.OLS(a - b, np.ones(n)).fit(
+        cov_type="HAC", cov_kwds={"maxlags": lags - 1, "kernel": "uniform", "use_correction": False}
+    )
+    factor = np.sqrt((n + 1 - 2 * lags + lags * (lags - 1) / n) / n)  # Harvey, Leybourne & Newbold 1997
+    expected = 2 * stats.t.sf(abs(fit.tvalues[0]) * factor, n - 1)
+    assert evaluate.diebold_mariano(a, b, lags) == pytest.approx(expected, rel=1e-6)
+
+
+def test_diebold_mariano_at_one_step_is_a_t_test():
+    rng = np.random.default_rng(0)
+    a, b = rng.normal(1, 1, 50) ** 2, rng.normal(1.2, 1, 50) ** 2
+    assert evaluate.diebold_mariano(a, b, 1) == pytest.approx(stats.ttest_rel(a, b).pvalue, rel=1e-9)
+
+
+def test_skill_interval_covers_zero_between_equals_and_not_between_unequals():
+    rng = np.random.default_rng(0)
+    a, b = rng.normal(size=(400, 6, 1)), rng.normal(size=(400, 6, 1))
+    low, high = evaluate.skill(a, b, 24)["skill_ci95"]
+    assert low < 0 < high
+    result = evaluate.skill(a * 0.5, b, 24)
+    assert result["skill"] == pytest.approx(0.5, abs=0.05)
+    assert result["skill_ci95"][0] > 0.4
+
+
+def test_the_best_naive_is_chosen_per_lead():
+    near, far = np.ones((5, 2, 1)), np.ones((5, 2, 1))
+    near[:, 1], far[:, 0] = 3, 3
+    errors = {"persistence": near, "seasonal_naive": far}
+    best = evaluate.best_by_lead(errors)
+    assert best == ["persistence", "seasonal_naive"]
+    assert (evaluate.merge_by_lead(errors, best) == 1).all()

@@ -1,0 +1,122 @@
+"""Working folders, versions, errors: what a run may leave behind."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from conftest import run_script
+
+from keras_a2 import runs
+from keras_a2.errors import UserError
+
+
+@dataclass(frozen=True)
+class Config:
+    size: int = 1
+    output: Path = Path()
+    resume: bool = False
+
+
+def publish(output: Path, size: int = 1, wait=None) -> int:
+    with runs.Run(Config(size), "thing", output) as run:
+        if wait is not None:
+            wait.wait()
+        with run.publishing() as folder:
+            (folder / "model.json").write_text(json.dumps({"size": size}))
+    return int(run.version.name)
+
+
+def test_versions_count_up_and_carry_their_number(tmp_path):
+    assert [publish(tmp_path) for _ in range(3)] == [1, 2, 3]
+    assert json.loads((tmp_path / "thing" / "3" / "model.json").read_text())["version"] == 3
+    assert sorted(p.name for p in (tmp_path / "thing").iterdir()) == ["1", "2", "3"]
+
+
+def _publish_together(output: Path, size: int, barrier, answers) -> None:
+    answers.put(publish(output, size, barrier))
+
+
+def test_eight_runs_at_once_get_eight_versions(tmp_path):
+    context = multiprocessing.get_context("fork")
+    barrier, answers = context.Barrier(8), context.Queue()
+    workers = [context.Process(target=_publish_together, args=(tmp_path, 1, barrier, answers)) for _ in range(8)]
+    for worker in workers:
+        worker.start()
+    versions = sorted(answers.get(timeout=30) for _ in workers)
+    for worker in workers:
+        worker.join()
+    assert versions == list(range(1, 9))
+    cards = [json.loads((tmp_path / "thing" / str(v) / "model.json").read_text())["version"] for v in versions]
+    assert cards == versions
+    assert not [p for p in (tmp_path / "thing").iterdir() if p.name.startswith(".")]
+
+
+def test_a_killed_run_is_taken_up_only_by_the_same_configuration(tmp_path):
+    first = runs.Run(Config(1), "thing", tmp_path)
+    first.state("head").write_bytes(b"progress")
+    first._lock.release()  # what a kill does
+    other = runs.Run(Config(2), "thing", tmp_path, resume=True)
+    assert not other.resumed
+    again = runs.Run(Config(1), "thing", tmp_path, resume=True)
+    assert again.resumed
+    assert again.state("head").read_bytes() == b"progress"
+    again._lock.release()
+    fresh = runs.Run(Config(1), "thing", tmp_path)
+    assert not fresh.state("head").exists()
+
+
+def test_a_refused_run_leaves_nothing(tmp_path):
+    with pytest.raises(UserError), runs.Run(Config(), "thing", tmp_path / "new" / "deep"):
+        raise UserError("no good")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["../up", "a/b", "", ".hidden"])
+def test_a_name_must_be_a_folder_name(tmp_path, name):
+    with pytest.raises(UserError, match="cannot be a folder"):
+        runs.Run(Config(), name, tmp_path)
+
+
+def test_output_that_is_a_file_is_refused_at_once(tmp_path):
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(UserError, match="cannot write"):
+        runs.Run(Config(), "thing", tmp_path / "file")
+
+
+def test_json_refuses_nan(tmp_path):
+    with pytest.raises(ValueError, match="JSON"):
+        runs.write_json(tmp_path / "m.json", {"loss": float("nan")})
+    assert not (tmp_path / "m.json").exists()
+
+
+@pytest.mark.parametrize("script", ["transfer", "recurrent", "predict", "pretrain"])
+def test_help_needs_no_tensorflow(script, tmp_path):
+    answer = run_script(script, "--help", cwd=tmp_path, timeout=20)
+    assert answer.returncode == 0
+    assert "usage" in answer.stdout
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("script", "arguments", "message"),
+    [
+        ("transfer", ["--data", "nowhere"], "no such folder"),
+        ("transfer", ["--image-size", "8"], "--image-size is 8"),
+        ("recurrent", ["--look-back", "0"], "--look-back is 0"),
+        ("recurrent", ["--data", "nowhere.csv"], "no such file"),
+        ("recurrent", ["--segment", "7"], "does not divide"),
+        ("predict", ["nowhere", "x.png"], "no such model folder"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_2(script, arguments, message, tmp_path):
+    answer = run_script(script, *arguments, cwd=tmp_path, timeout=60)
+    assert answer.returncode == 2
+    last = answer.stderr.strip().splitlines()
+    assert len(last) == 1, answer.stderr
+    assert last[0].startswith("error: ")
+    assert message in last[0]
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,205 @@
+"""Images of every kind to arrays, and splits that do not leak."""
+
+from __future__ import annotations
+
+import io
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from keras_a2.errors import UserError
+from keras_a2.transfer import augment, data, sources
+from keras_a2.transfer.decode import UnreadableImage, decode, read_bytes
+
+
+def encoded(image: Image.Image, kind: str, **options) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+RED = Image.new("RGB", (20, 10), (200, 0, 0))
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "BMP", "GIF", "WEBP"])
+def test_every_format_comes_out_red(kind):
+    pixels = decode(encoded(RED, kind), 8)
+    assert pixels.shape == (8, 8, 3)
+    assert pixels.dtype == np.uint8
+    np.testing.assert_allclose(pixels.mean(axis=(0, 1)), [200, 0, 0], atol=6)
+
+
+@pytest.mark.parametrize("mode", ["L", "1", "P", "RGBA", "LA", "CMYK", "I;16"])
+def test_every_mode_comes_out_as_rgb_of_the_right_brightness(mode):
+    grey = Image.new("L", (20, 10), 255)
+    if mode == "I;16":
+        image, kind = Image.fromarray(np.full((10, 20), 65535, np.uint16)), "PNG"
+    elif mode == "CMYK":
+        image, kind = grey.convert("RGB").convert("CMYK"), "JPEG"
+    else:
+        image, kind = grey.convert(mode), "PNG"
+    assert decode(encoded(image, kind), None).min() >= 250
+
+
+def test_sixteen_bits_are_scaled_not_clipped():
+    image = Image.fromarray(np.full((4, 4), 32768, np.uint16))
+    assert abs(int(decode(encoded(image, "PNG"), None)[0, 0, 0]) - 127) <= 1
+
+
+def test_exif_rotation_is_undone():
+    image = Image.new("RGB", (20, 10))
+    image.paste((255, 255, 255), (0, 0, 20, 5))  # bright top
+    exif = image.getexif()
+    exif[0x0112] = 6  # shown turned by a quarter: the stored top is the shown right
+    pixels = decode(encoded(image, "JPEG", exif=exif, quality=95), None)
+    assert pixels.shape[:2] == (20, 10)
+    assert pixels[:, -3:].mean() > 200 > 50 > pixels[:, :3].mean()
+
+
+def test_transparent_pixels_are_white():
+    assert decode(encoded(Image.new("RGBA", (4, 4), (0, 0, 0, 0)), "PNG"), None).min() == 255
+
+
+def test_resize_is_that_of_the_saved_model():
+    import tensorflow as tf
+
+    pixels = np.random.default_rng(0).integers(0, 256, (90, 70, 3), np.uint8)
+    ours = decode(pixels, 32).astype(float)
+    exported = tf.image.resize(pixels, (32, 32), antialias=True).numpy()
+    assert np.abs(ours - exported).max() <= 1.5
+
+
+def header_of(width: int, height: int) -> bytes:
+    """A PNG whose header claims a size and whose data are not there."""
+    content = bytearray(encoded(RED, "PNG"))
+    content[16:24] = width.to_bytes(4, "big") + height.to_bytes(4, "big")
+    import zlib
+
+    content[29:33] = zlib.crc32(bytes(content[12:29])).to_bytes(4, "big")
+    return bytes(content)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"not an image", encoded(RED, "PNG")[:40], encoded(RED, "JPEG")[:200], header_of(50_000, 50_000)],
+    ids=["empty", "text", "cut png", "cut jpeg", "bomb"],
+)
+def test_damaged_content_is_unreadable(content):
+    with pytest.raises(UnreadableImage):
+        decode(content, 8)
+
+
+def test_a_folder_or_a_loop_is_no_image(tmp_path):
+    (tmp_path / "loop.png").symlink_to(tmp_path / "loop.png")
+    for path in (tmp_path, tmp_path / "loop.png", tmp_path / "absent.png"):
+        with pytest.raises(UnreadableImage):
+            read_bytes(path)
+
+
+def test_split_is_disjoint_complete_stratified_and_seeded(photos):
+    source = sources.folder(photos)
+    images = data.load(source, 16, seed=3)
+    parts = [set(images.train), set(images.validation), set(images.test)]
+    assert len(set.union(*parts)) == sum(map(len, parts)) == 24
+    assert all(np.ptp(np.bincount(images.labels[list(part)])) <= 1 for part in parts)
+    again = data.load(source, 16, seed=3)
+    assert (again.test == images.test).all()
+    assert again.sha256 == images.sha256
+    assert (data.load(source, 16, seed=4).test != images.test).any()
+
+
+def test_identical_files_leave_train(photos):
+    for i in range(4):  # four copies of one picture: the split must part some of them
+        shutil.copy(photos / "left" / "0.png", photos / "left" / f"copy{i}.png")
+    images = data.load(sources.folder(photos), 16, seed=0)
+    kept = {images.source.item_names[i] for i in images.train}
+    held = {images.source.item_names[i] for i in np.concatenate([images.validation, images.test])}
+    copies = {"left/0.png", *(f"left/copy{i}.png" for i in range(4))}
+    assert images.duplicates
+    assert not (kept & copies and held & copies)
+
+
+def test_given_splits_are_kept(photos, tmp_path):
+    root = tmp_path / "given"
+    for split, files in {"train": range(0, 7), "val": range(7, 9), "test": range(9, 12)}.items():
+        for name in ("left", "right"):
+            (root / split / name).mkdir(parents=True)
+            for i in files:
+                shutil.copy(photos / name / f"{i}.png", root / split / name)
+    images = data.load(sources.folder(root), 16, seed=0)
+    assert [len(images.train), len(images.validation), len(images.test)] == [14, 4, 6]
+    assert all(images.source.item_names[i].startswith("test/") for i in images.test)
+
+
+def test_one_unreadable_file_in_many_is_named_and_many_are_an_error(photos):
+    for i in range(12, 40):
+        shutil.copy(photos / "left" / "0.png", photos / "left" / f"{i}.png")
+    (photos / "left" / "broken.png").write_bytes(b"no")
+    images = data.load(sources.folder(photos), 16, seed=0)
+    assert images.skipped == ["left/broken.png: not a readable image"]
+    for i in range(5):
+        (photos / "left" / f"broken{i}.png").write_bytes(b"no")
+    with pytest.raises(UserError, match="cannot be read"):
+        data.load(sources.folder(photos), 16, seed=0)
+
+
+@pytest.mark.parametrize("damage", ["absent", "one class", "small class", "train only"])
+def test_folders_that_cannot_be_used(photos, damage):
+    if damage == "absent":
+        shutil.rmtree(photos)
+    elif damage == "one class":
+        shutil.rmtree(photos / "left")
+    elif damage == "small class":
+        for i in range(3, 12):
+            (photos / "left" / f"{i}.png").unlink()
+    else:
+        (photos / "left").rename(photos / "train")
+        (photos / "right").rename(photos / "val")
+    with pytest.raises(UserError):
+        data.load(sources.folder(photos), 16, seed=0)
+
+
+def test_few_shot_takes_so_many_of_each_class(photos):
+    images = data.load(sources.folder(photos), 16, seed=0, train_per_class=2)
+    assert np.bincount(images.labels[images.train]).tolist() == [2, 2]
+
+
+def test_a_store_on_disk_gives_what_the_store_in_memory_gives(photos, tmp_path):
+    source = sources.folder(photos)
+    small = data.load(source, 16, seed=0)
+    large = data.load(source, 16, seed=0, folder=tmp_path, memory_limit=0)
+    assert large.store._array is None
+    order = np.array([5, 1, 20])
+    assert (large.store.read(order) == small.store.read(order)).all()
+
+
+def test_elpv_is_the_published_data_set():
+    pytest.importorskip("elpv_dataset")
+    source = sources.elpv(4)
+    assert np.bincount(source.labels).tolist() == [1508, 295, 106, 715]
+    assert np.bincount(sources.elpv(2).labels).tolist() == [1803, 821]  # 68.7 % functional
+
+
+def test_boxes_stay_inside_and_flip():
+    rng = np.random.default_rng(0)
+    boxes = augment.boxes("flips", 500, rng)
+    assert boxes.min() >= 0
+    assert boxes.max() <= 1 + 1e-6
+    assert 100 < (boxes[:, 1] > boxes[:, 3]).sum() < 400
+    assert not (augment.boxes("shift", 500, rng)[:, 1] > augment.boxes("shift", 500, rng)[:, 3]).all()
+
+
+def test_the_whole_box_is_the_whole_image():
+    images = np.random.default_rng(0).integers(0, 256, (2, 8, 8, 3), np.uint8)
+    whole = augment.boxes("none", 2, np.random.default_rng(0))
+    np.testing.assert_allclose(augment.crop(images, whole, 8), images, atol=1e-3)
+    np.testing.assert_allclose(augment.crop(images, whole[:, [0, 3, 2, 1]], 8), images[:, :, ::-1], atol=1e-3)
+
+
+def test_labels_of_cifar_are_a_hundred_sorted_names():
+    assert len(sources.CIFAR100) == 100
+    assert sorted(sources.CIFAR100) == sources.CIFAR100
+    assert Path("x").suffix not in sources.EXTENSIONS

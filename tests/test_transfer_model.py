@@ -1,0 +1,200 @@
+"""Backbone, head, phases and evaluation, against Keras, scikit-learn and cases worked by hand."""
+
+from __future__ import annotations
+
+import keras
+import numpy as np
+import pytest
+from scipy.stats import binomtest
+from sklearn.linear_model import LogisticRegression
+
+from keras_a2.errors import UserError
+from keras_a2.transfer import backbone, data, evaluate, features, head, optimize, sources, train
+
+RANDOM = backbone.Weights("random", None, 0.75)
+
+
+@pytest.fixture(scope="module")
+def network():
+    keras.utils.set_random_seed(0)
+    return backbone.build(RANDOM, momentum=0.9)
+
+
+def test_the_training_backbone_is_kerass_own(network):
+    own = backbone.plain(0.75)
+    own.set_weights(network.get_weights())
+    pixels = np.random.default_rng(0).uniform(0, 255, (2, 32, 32, 3)).astype("float32")
+    np.testing.assert_allclose(network(pixels, training=False), own(pixels, training=False), atol=1e-5)
+
+
+def test_fused_batch_norm_is_kerass_batch_norm():
+    inputs = np.random.default_rng(0).normal(2, 3, (16, 5, 5, 4)).astype("float32")
+    ours, theirs = backbone.FusedBatchNormalization(momentum=0.9), keras.layers.BatchNormalization(momentum=0.9)
+    np.testing.assert_allclose(ours(inputs, training=True), theirs(inputs, training=True), atol=1e-4)
+    for a, b in zip(ours.get_weights(), theirs.get_weights(), strict=True):
+        np.testing.assert_allclose(a, b, rtol=5e-3)  # the fused kernel's variance is the unbiased one
+
+
+@pytest.mark.parametrize(("steps", "momentum"), [(10, 0.9), (50, 0.9), (200, 0.95), (1000, 0.99)])
+def test_momentum_rule(steps, momentum):
+    assert backbone.momentum_for(steps) == pytest.approx(max(1 - 10 / steps, 0.9)) == pytest.approx(momentum)
+
+
+def test_weight_files_are_recognised_or_refused(tmp_path):
+    good = tmp_path / "good.weights.h5"
+    backbone.plain(0.75).save_weights(good)
+    assert backbone.find_weights(str(good), None).alpha == 0.75
+    with pytest.raises(UserError, match=r"alpha 0\.75, not 1\.0"):
+        backbone.find_weights(str(good), 1.0)
+    (tmp_path / "cut.weights.h5").write_bytes(good.read_bytes()[:400_000])
+    with pytest.raises(UserError, match="not a readable HDF5"):
+        backbone.find_weights(str(tmp_path / "cut.weights.h5"), None)
+    other = tmp_path / "other.weights.h5"
+    keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)]).save_weights(other)
+    with pytest.raises(UserError, match="not those of MobileNetV3Small"):
+        backbone.find_weights(str(other), None)
+    with pytest.raises(UserError, match="no such weights file"):
+        backbone.find_weights(str(tmp_path / "absent.h5"), None)
+
+
+def no_network(monkeypatch, tmp_path):
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path))
+
+    def fail(*_, **__):
+        raise ConnectionError("no network")
+
+    monkeypatch.setattr(keras.applications, "MobileNetV3Small", fail)
+
+
+def test_imagenet_without_network_names_file_folder_and_checksum(monkeypatch, tmp_path):
+    no_network(monkeypatch, tmp_path)
+    with pytest.raises(UserError) as error:
+        backbone.find_weights("imagenet", 1.0)
+    for part in (*backbone.IMAGENET_FILES[1.0], str(tmp_path)):
+        assert part in str(error.value)
+
+
+def test_auto_without_network_says_so_and_takes_the_bundled_weights(monkeypatch, tmp_path):
+    no_network(monkeypatch, tmp_path)
+    said = []
+    weights = backbone.find_weights("auto", None, tell=said.append)
+    assert weights.origin == "bundled"
+    assert len(said) == 1
+    assert "bundled" in said[0]
+
+
+def test_cached_features_are_the_models(network, photos):
+    images = data.load(sources.folder(photos), 32, seed=0)
+    cached = features.extract(network, images, images.train, views=2, augment="crop", seed=0)
+    pixels = images.store.read(images.train).astype("float32")
+    expected = np.asarray(network(pixels, training=False))
+    np.testing.assert_allclose(cached[0], expected, atol=1e-3 * np.abs(expected).max())
+    assert cached.shape == (2, len(images.train), 432)
+
+
+def test_a_wrong_extractor_is_noticed(network, photos, monkeypatch):
+    images = data.load(sources.folder(photos), 32, seed=0)
+    monkeypatch.setattr(features.Extractor, "__call__", lambda self, x: np.ones((len(x), 432), np.float32))
+    with pytest.raises(UserError, match="differs from the Keras model"):
+        features.extract(network, images, images.train)
+
+
+@pytest.mark.parametrize("classes", [2, 4])
+def test_the_solved_head_is_logistic_regression(classes):
+    rng = np.random.default_rng(0)
+    labels = rng.integers(classes, size=300)
+    x = (rng.normal(size=(300, 6)) + np.eye(classes, 6)[labels] * 2).astype(np.float32)
+    kernel, bias, strength = head.solve(x[:200], labels[:200], x[200:], labels[200:])
+    reference = LogisticRegression(C=1 / (strength * 200), tol=1e-8, max_iter=1000).fit(x[:200], labels[:200])
+    logits = x[200:] @ kernel + bias
+    probability = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    np.testing.assert_allclose(probability, reference.predict_proba(x[200:]), atol=2e-2)
+
+
+def test_block_numbers_follow_kerass_layer_names(network):
+    numbers = [optimize.block_number(layer.name) for layer in network.layers if layer.weights]
+    assert numbers == sorted(numbers)
+    assert set(numbers) == set(range(13))
+
+
+def test_unfreeze_leaves_only_the_last_blocks():
+    model = backbone.build(RANDOM)
+    train.freeze_all_but(model, 2)
+    trained = {optimize.block_number(layer.name) for layer in model.layers if layer.trainable_weights}
+    assert trained == {11, 12}
+
+
+def test_layerwise_rates_move_later_blocks_more():
+    model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1, use_bias=False), keras.layers.Dense(1)])
+    optimizer = optimize.LayerwiseAdamW([0.1, 1.0, 1.0], learning_rate=0.01, weight_decay=0.0)
+    optimizer.build(model.trainable_variables)
+    before = [np.array(v) for v in model.trainable_variables]
+    optimizer.apply([np.ones_like(b) for b in before], model.trainable_variables)
+    moved = [np.abs(np.array(v) - b).max() for v, b in zip(model.trainable_variables, before, strict=True)]
+    np.testing.assert_allclose(moved, [0.001, 0.01, 0.01], rtol=1e-3)
+
+
+def test_wilson_interval_of_the_courseworks_ten_of_twelve():
+    labels = np.zeros(12, int)
+    probability = np.tile([0.9, 0.1], (12, 1))
+    probability[:2] = [0.1, 0.9]
+    result = evaluate.metrics(labels, probability)
+    assert result["accuracy"] == pytest.approx(10 / 12)
+    published = binomtest(10, 12).proportion_ci(method="wilson")  # the 55-95 % of issue and README
+    assert result["accuracy_ci95"] == pytest.approx([published.low, published.high], abs=1e-9)
+    assert [round(100 * end) for end in result["accuracy_ci95"]] == [55, 95]
+
+
+def test_calibration_error_by_hand():
+    # Two images at 0.8, one right: gap 0.3; two at 0.6, both right: gap 0.4; mean 0.35.
+    probability = np.array([[0.8, 0.2], [0.8, 0.2], [0.6, 0.4], [0.6, 0.4]])
+    assert evaluate.expected_calibration_error(np.array([0, 1, 0, 0]), probability) == pytest.approx(0.35)
+
+
+def test_mcnemar_and_difference_by_hand():
+    # 15 images only the first gets right, 5 only the second: exact p = 2 * P(B(20, 1/2) <= 5) = 0.0414.
+    labels = np.zeros(100, int)
+    first, second = np.zeros(100, int), np.zeros(100, int)
+    second[:15], first[15:20] = 1, 1
+    result = evaluate.compare(labels, first, second)
+    assert result["accuracy"] == pytest.approx(0.10)
+    assert result["p_value"] == pytest.approx(0.0414, abs=1e-4)
+    # Normal approximation of the paired difference: 0.10 +- 1.96 * sqrt((20 - 100 * 0.01) / 100**2) = 0.015 .. 0.185
+    assert result["ci95"] == pytest.approx([0.015, 0.185], abs=0.015)
+
+
+def test_equal_arms_differ_by_nothing():
+    result = evaluate.compare(np.zeros(9, int), np.zeros(9, int), np.zeros(9, int))
+    assert (result["accuracy"], result["ci95"], result["p_value"]) == (0.0, [0.0, 0.0], 1.0)
+
+
+def test_pixels_baseline_reads_an_easy_set_and_not_a_shuffled_one(photos):
+    images = data.load(sources.folder(photos), 32, seed=0)
+    truth = images.labels[images.test]
+    assert (evaluate.pixels(images) == truth).all()
+    images.source.labels = np.random.default_rng(5).permutation(images.labels)
+    assert (evaluate.pixels(images) == images.labels[images.test]).mean() < 1
+
+
+def test_the_test_labels_choose_nothing(network, photos):
+    """Head, strength and kept epoch are the same whatever the test labels are."""
+    answers = []
+    for change in (False, True):
+        images = data.load(sources.folder(photos), 32, seed=0)
+        if change:
+            images.source.labels = images.labels.copy()
+            images.source.labels[images.test] = 1 - images.source.labels[images.test]
+        keras.utils.set_random_seed(0)
+        arm = train.Arm("pretrained", RANDOM, network, head.build(432, 2, 0.2))
+        phase = train.train_head(arm, images, SETTINGS, None)
+        answers.append((phase.history.rows, arm.head.get_weights()))
+    assert answers[0][0] == answers[1][0]
+    for a, b in zip(answers[0][1], answers[1][1], strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+SETTINGS = train.Settings(
+    batch_size=8, learning_rate=1e-3, head_learning_rate=1e-3, scratch_learning_rate=1e-3, head_epochs=2,
+    fine_tune_epochs=1, scratch_epochs=1, batch_norm="frozen", views=2, augment="none", dropout=0.2,
+    label_smoothing=0.1, layer_decay=0.9, ema=0.9, weight_decay=0.01, unfreeze=None, seed=0,
+)  # fmt: skip
