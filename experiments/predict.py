@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import tyro
 
@@ -37,6 +37,8 @@ class Config:
     """Print every published model with its headline figure, data, date and size."""
     models: Path = Path("saved_models")
     """Where --list looks."""
+    export: Literal["none", "litert"] = "none"
+    """litert: write model.tflite and model.int8.tflite into the version's folder, measured on the items given."""
 
 
 def main(config: Config) -> None:
@@ -47,7 +49,9 @@ def main(config: Config) -> None:
         inference.print_models(config.models)
         return
     model = inference.load(config.model)
-    if model.card["experiment"] == "transfer":
+    if config.export == "litert":
+        inference.export_litert(model, list(config.items), config.time)
+    elif model.card["experiment"] == "transfer":
         inference.classify(model, list(config.items), config.top, config.output)
     else:
         inference.forecast(model, config.items[0], config.time, config.output, config.figure)

@@ -75,6 +75,8 @@ class Config:
     """Repeat training with so many seeds and report the mean and every value."""
     deterministic: bool = False
     """Ask TensorFlow for deterministic kernels, where the machine's are not already."""
+    litert: bool = False
+    """Also write model.tflite and model.int8.tflite, measured against the SavedModel on test items."""
     name: str | None = None
     """Name to publish under; by default recurrent-<data>-<cell>."""
     output: Path = Path("saved_models")

@@ -79,6 +79,8 @@ class Config:
     """Ask TensorFlow for deterministic kernels, where the machine's are not already."""
     tensorboard: bool = False
     """Write TensorBoard logs to logs/ in the published folder."""
+    litert: bool = False
+    """Also write model.tflite and model.int8.tflite, measured against the SavedModel on test items."""
     name: str | None = None
     """Name to publish under; by default transfer-<data>."""
     output: Path = Path("saved_models")

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from keras_a2.recurrent.predict import Forecaster
     from keras_a2.transfer.predict import Classifier
 
+MEASURED_ITEMS = 64
 SHOWN_ROWS = 200  # a longer table is for --output
 
 
@@ -102,6 +103,22 @@ def forecast(model: Forecaster, series: Path, time: str | None, output: Path | N
     table = Table(answer.index.name, "lead", *(f"{name} ({model.unit})" for name in shown))
     for when, row in answer.iterrows():
         table.add_row(str(when), f"{row['lead']:.0f}", *(f"{row[name]:.2f}" for name in shown))
+    console.print(table)
+
+
+def export_litert(model: Classifier | Forecaster, items: list[Path], time: str | None) -> None:
+    """Add LiteRT files to a published version, measured on up to ``MEASURED_ITEMS`` of the items given."""
+    from keras_a2 import litert, runs
+
+    inputs = model.litert_inputs(items, MEASURED_ITEMS, time)
+    facts = litert.export(model.saved.folder, inputs)
+    runs.write_json(model.saved.folder / "model.json", {**model.card, "litert": facts})
+    table = Table("file", "size", "largest difference", "same largest output", "one item")
+    for name, f in facts.items():
+        table.add_row(
+            name, f"{f['bytes'] / 2**20:.2f} MB", f"{f['max_difference']:.2g}", f"{f['same_largest_output']:.1%}",
+            f"{f['median_milliseconds']:.2f} ms",
+        )  # fmt: skip
     console.print(table)
 
 

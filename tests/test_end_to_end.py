@@ -138,6 +138,20 @@ def test_the_forecaster_in_python(published):
         model.predict(shuffled.iloc[::2], time="date")
 
 
+def test_litert_files_agree_with_the_model(published, tmp_path):
+    import shutil
+
+    items = {"transfer-photos": published / "photos", "recurrent-series-gru": published / "series.csv"}
+    for name, item in items.items():
+        shutil.copytree(published / "models" / name, tmp_path / name)
+        inference.export_litert(inference.load(tmp_path / name), [item], None)
+        facts = json.loads((tmp_path / name / "1" / "model.json").read_text())["litert"]
+        assert facts["model.tflite"]["max_difference"] < 1e-3
+        if name == "transfer-photos":  # the tiny forecaster has no tensor large enough to quantise
+            assert facts["model.int8.tflite"]["bytes"] < 0.6 * facts["model.tflite"]["bytes"]
+        assert (tmp_path / name / "1" / "model.int8.tflite").stat().st_size == facts["model.int8.tflite"]["bytes"]
+
+
 def test_predict_streams_a_folder_with_a_broken_file(published, tmp_path, capsys):
     (tmp_path / "in").mkdir()
     for i in range(70):

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parent.parent / "keras_a2"
-FLOOR = ["averaging", "console", "downloads", "errors", "report", "runs", "saved_model", "training"]
+FLOOR = ["averaging", "console", "downloads", "errors", "litert", "report", "runs", "saved_model", "training"]
 
 
 def imports(path: Path) -> set[str]:

@@ -56,6 +56,17 @@ class Forecaster:
         )
         return pd.DataFrame(forecast, columns=self.targets, index=index).assign(lead=leads)[["lead", *self.targets]]
 
+    def litert_inputs(self, items: list[Path], limit: int, time: str | None = None) -> np.ndarray:
+        """Up to ``limit`` raw windows from the end of a series ``(n, look_back, inputs)``."""
+        rows, _ = self._rows(self._table(items[0], time))
+        windows = np.lib.stride_tricks.sliding_window_view(rows, self.look_back, axis=0).transpose(0, 2, 1)[-limit:]
+        whole = windows[np.isfinite(windows).all(axis=(1, 2))]
+        if len(whole) == 0:
+            raise UserError(
+                f"{items[0]} holds no whole window of {self.look_back} rows to measure the exported model on"
+            )
+        return whole.astype(np.float32)
+
     def _table(self, series: pd.DataFrame | str | Path, time: str | None) -> sources.Table:
         if isinstance(series, str | Path):
             measured = ",".join(self._measured())
@@ -70,6 +81,18 @@ class Forecaster:
 
     def _window(self, table: sources.Table) -> tuple[np.ndarray, pd.Timestamp | None]:
         """The last ``look_back`` rows ``(look_back, inputs)`` and the time of the last one."""
+        rows, stamps = self._rows(table)
+        window = rows[-self.look_back :]
+        missing = np.isnan(window).any(axis=0)
+        if missing.any():
+            name = self.inputs[int(np.argmax(missing))]
+            raise UserError(
+                f"{table.name}: column {name!r} has a gap in the last {self.look_back} rows, too long to fill"
+            )
+        return window, None if stamps is None else stamps[-1]
+
+    def _rows(self, table: sources.Table) -> tuple[np.ndarray, pd.DatetimeIndex | None]:
+        """All rows on the model's grid, inputs in its order, short gaps filled; and their times."""
         missing = [name for name in self._measured() if name not in table.frame.columns]
         if missing:
             raise UserError(f"{table.name} has no column {missing[0]!r}; the model needs {', '.join(self._measured())}")
@@ -83,13 +106,8 @@ class Forecaster:
             raise UserError(f"{table.name} has {len(frame)} rows; the model needs its last {self.look_back}")
         if self.step is not None:
             frame = frame.join(calendar_columns(stamps, step))
-        rows = frame[self.inputs].ffill(limit=self.card.get("max_gap") or None).iloc[-self.look_back :]
-        if rows.isna().any().any():
-            bad = rows.columns[rows.isna().any()][0]
-            raise UserError(
-                f"{table.name}: column {bad!r} has a gap in the last {self.look_back} rows that is too long to fill"
-            )
-        return rows.to_numpy(np.float64), None if stamps is None else stamps[-1]
+        rows = frame[self.inputs].ffill(limit=self.card.get("max_gap") or None)
+        return rows.to_numpy(np.float64), stamps
 
 
 def draw(model: Forecaster, table: pd.DataFrame, path: Path) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from keras_a2 import report, runs, saved_model, training
+from keras_a2 import litert, report, runs, saved_model, training
 from keras_a2.console import console
 from keras_a2.recurrent import evaluate, figures, present
 from keras_a2.recurrent import model as models
@@ -149,7 +149,10 @@ def _fill(folder: Path, config, windows, cell, seeds, best: Forecaster, result: 
     check = saved_model.verify(folder, [windows.raw(some)], [expected], TOLERANCE)
     metrics = result.metrics | {"saved_model_check": check}
     runs.write_json(folder / "metrics.json", metrics)
-    runs.write_json(folder / "model.json", _card(windows, cell, metrics, name))
+    card = _card(windows, cell, metrics, name)
+    if config.litert:
+        card["litert"] = litert.export(folder, windows.raw(some))
+    runs.write_json(folder / "model.json", card)
     _predictions(windows, result.predicted[cell]).to_csv(folder / "predictions.csv", index=False, float_format="%.5g")
     _example(windows).to_csv(folder / "example.csv", index=windows.time is not None)
     rows = [{"seed": k, "model": cell, **row} for k, f in enumerate(seeds) for row in f.history.rows]

@@ -78,6 +78,14 @@ class Classifier:
                 ahead += [(path, pool.submit(self._decode, path)) for path in islice(waiting, BATCH)]
                 yield from self._predict_decoded(decoded, top)
 
+    def litert_inputs(self, items: Sequence[Path], limit: int, _time: str | None = None) -> np.ndarray:
+        """Up to ``limit`` readable images at the model's size ``(n, size, size, 3)``."""
+        decoded = (self._decode(path) for path in find_images(items))
+        images = list(islice((image for image in decoded if not isinstance(image, str)), limit))
+        if not images:
+            raise UserError("none of the items is a readable image to measure the exported model on")
+        return np.stack(images)
+
     def _decode(self, path: Path) -> np.ndarray | str:
         try:
             return decode(read_bytes(path), self.image_size)

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from rich.progress import Progress
 
-from keras_a2 import report, runs, saved_model, training
+from keras_a2 import litert, report, runs, saved_model, training
 from keras_a2.console import console
 from keras_a2.transfer import data, evaluate, export, figures, present
 from keras_a2.transfer.sources import Source
@@ -110,7 +110,10 @@ def publish(
         saved_model.export(model, export.endpoints(model, config.image_size), folder)
         metrics["saved_model_check"] = _verify(folder, model, images, probability)
         runs.write_json(folder / "metrics.json", metrics)
-        runs.write_json(folder / "model.json", _card(run, config, images, arm, metrics))
+        card = _card(run, config, images, arm, metrics)
+        if config.litert:
+            card["litert"] = litert.export(folder, images.store.read(images.test[:VERIFIED_ITEMS]))
+        runs.write_json(folder / "model.json", card)
         _predictions(images, probability).to_csv(folder / "predictions.csv", index=False)
         _history(arms).to_csv(folder / "history.csv", index=False)
         pictures = _figures(folder / "figures", images, arms[0], probabilities[0])

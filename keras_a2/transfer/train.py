@@ -22,6 +22,7 @@ from keras_a2.transfer.optimize import LayerwiseAdamW, block_number, rate_multip
 
 HEAD_BATCH = 256
 EVALUATION_BATCH = 64
+ADAPTATION_STEPS, ADAPTATION_BATCH = 30, 64
 
 
 @dataclass(frozen=True)
@@ -88,6 +89,8 @@ def train_pretrained(
     """Phase ``head`` on cached features, then phase ``fine_tune``; the better of the two by validation is kept."""
     steps = max(len(images.train) // settings.batch_size, 1)
     network = backbones.build(weights, momentum=backbones.momentum_for(steps))
+    if settings.batch_norm == "train":
+        adapt_statistics(network, images, settings)
     arm = Arm("pretrained", weights, network, _new_head(network, images, settings))
     arm.phases.append(train_head(arm, images, settings, state("head"), log))
     if settings.fine_tune_epochs:
@@ -108,6 +111,18 @@ def train_scratch(images: Images, alpha: float, settings: Settings, state: Calla
     )
     arm.phases.append(Phase("scratch", history, time.perf_counter() - started))
     return arm
+
+
+def adapt_statistics(network: keras.Model, images: Images, settings: Settings) -> None:
+    """Estimate batch norm's statistics again on the training images (AdaBN: Li et al. 2016, arXiv 1603.04779).
+
+    A head that was fitted under another data set's statistics would be thrown off by the first step in training mode.
+    """
+    backbones.set_batch_norm(network, "train")
+    rng = np.random.default_rng([settings.seed, 6])
+    for _ in range(ADAPTATION_STEPS):
+        rows = rng.choice(images.train, min(ADAPTATION_BATCH, len(images.train)), replace=False)
+        network(images.store.read(rows).astype(np.float32), training=True)
 
 
 def _new_head(network: keras.Model, images: Images, settings: Settings) -> keras.Model:
