@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import keras
 import numpy as np
 import pytest
@@ -11,6 +13,8 @@ from sklearn.linear_model import LogisticRegression
 from keras_a2.errors import UserError
 from keras_a2.transfer import backbone, data, evaluate, features, head, optimize, sources, train
 
+FEATURES = [-0.0366, -0.0410, 0.0959, -0.2423, -0.0466, -0.1641]  # of the bundled backbone on the fixed image
+MEAN_FEATURE = 0.1949
 RANDOM = backbone.Weights("random", None, 0.75)
 
 
@@ -198,3 +202,19 @@ SETTINGS = train.Settings(
     fine_tune_epochs=1, scratch_epochs=1, batch_norm="frozen", views=2, augment="none", dropout=0.2,
     label_smoothing=0.1, layer_decay=0.9, ema=0.9, weight_decay=0.01, unfreeze=None, seed=0,
 )  # fmt: skip
+
+
+def test_the_bundled_file_is_the_one_on_its_card():
+    card = json.loads(backbone.BUNDLED.with_suffix("").with_suffix(".json").read_text())
+    assert backbone.sha256(backbone.BUNDLED) == card["sha256"]
+    assert backbone.BUNDLED.stat().st_size <= 4 * 10**6
+
+
+def test_the_bundled_features_of_a_fixed_image_have_not_changed():
+    network = backbone.build(backbone.find_weights("bundled", None))
+    y, x = np.mgrid[0:96, 0:96]
+    image = np.stack([x * 2.5, y * 2.5, (x + y) % 64 * 4], axis=-1)[np.newaxis].astype("float32")
+    found = np.asarray(network(image, training=False))[0]
+    assert found.shape == (576,)
+    np.testing.assert_allclose(found[:6], FEATURES, atol=2e-3)
+    assert float(np.abs(found).mean()) == pytest.approx(MEAN_FEATURE, abs=1e-3)

@@ -18,6 +18,27 @@ COLOURS = {"pretrained": "#0f62a8", "scratch": "#b8561c"}
 READABLE_CLASSES = 25  # more get no numbers in the cells and only some tick labels
 
 
+def comparison(metrics: dict, path: Path) -> None:
+    """Test accuracy of both arms with its interval, and of the baselines."""
+    bars = [
+        (name, arm["test"]["accuracy"], arm["test"]["accuracy_ci95"], COLOURS[name])
+        for name, arm in metrics["arms"].items()
+    ]
+    names = {"pixels": "logistic regression\non pixels", "majority": "majority class"}
+    bars += [(label, metrics["baselines"][name]["test"]["accuracy"], None, "#9aa3ab") for name, label in names.items()]
+    figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
+    for k, (_, value, ends, colour) in enumerate(bars):
+        axes.barh(k, 100 * value, color=colour, height=0.6)
+        if ends:
+            axes.plot([100 * end for end in ends], [k, k], color="black", lw=2)
+        right = 100 * (ends[1] if ends else value)
+        axes.text(right + 1, k, f"{100 * value:.1f}", va="center")
+    axes.set_yticks(range(len(bars)), [bar[0] for bar in bars])
+    axes.invert_yaxis()
+    axes.set(xlabel="test accuracy (%), black: 95 % interval", xlim=(0, 109), title=metrics["data"]["name"])
+    _save(figure, path)
+
+
 def learning_curves(arms: dict[str, Arm], path: Path) -> None:
     """Validation accuracy by epoch, the phase boundary marked."""
     figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")

@@ -116,7 +116,7 @@ def publish(
         runs.write_json(folder / "model.json", card)
         _predictions(images, probability).to_csv(folder / "predictions.csv", index=False)
         _history(arms).to_csv(folder / "history.csv", index=False)
-        pictures = _figures(folder / "figures", images, arms[0], probabilities[0])
+        pictures = _figures(folder / "figures", images, arms[0], probabilities[0], metrics)
         present.page(config, run.name, images, metrics, reports, pictures, folder / "report.html")
         if (run.work / "logs").exists():
             (run.work / "logs").rename(folder / "logs")
@@ -210,18 +210,20 @@ def _history(arms: list[dict[str, Arm]]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def _figures(folder: Path, images: data.Images, arms: dict[str, Arm], probabilities: dict) -> list[tuple[str, Path]]:
+def _figures(folder: Path, images: data.Images, arms: dict[str, Arm], probabilities: dict, metrics: dict) -> list:
     folder.mkdir()
     labels = images.labels[images.test]
     predicted = {name: p.argmax(axis=1) for name, p in probabilities.items()}
     pictures = [
+        ("Test accuracy of both arms and the baselines", folder / "comparison.png"),
         ("Validation accuracy by epoch; the dotted line is where the backbone thaws", folder / "learning_curves.png"),
         ("Confusion matrix of the pretrained arm on the test split", folder / "confusion.png"),
         ("The pretrained arm's most confident mistakes on the test split", folder / "mistakes.png"),
         ("F1 of each class on the test split", folder / "per_class_f1.png"),
     ]
-    figures.learning_curves(arms, pictures[0][1])
-    figures.confusion(labels, predicted["pretrained"], images.classes, pictures[1][1])
-    figures.mistakes(images, probabilities["pretrained"], pictures[2][1])
-    figures.per_class_f1(labels, predicted, images.classes, pictures[3][1])
+    figures.comparison(metrics, pictures[0][1])
+    figures.learning_curves(arms, pictures[1][1])
+    figures.confusion(labels, predicted["pretrained"], images.classes, pictures[2][1])
+    figures.mistakes(images, probabilities["pretrained"], pictures[3][1])
+    figures.per_class_f1(labels, predicted, images.classes, pictures[4][1])
     return pictures
