@@ -22,7 +22,7 @@ AUGMENTATIONS = {
     "shift": Augmentation(area=(0.8, 1.0)),  # writing and scans: a flip changes the class
     "crop": Augmentation(area=(0.35, 1.0), aspect=4 / 3, flip_x=True),  # photographs
     "wide_crop": Augmentation(area=(0.25, 1.0), aspect=4 / 3, flip_x=True),  # pretraining: many images, small objects
-    "flips": Augmentation(area=(0.8, 1.0), flip_x=True, flip_y=True),  # microscopes, cells, satellites: no up or down
+    "flips": Augmentation(flip_x=True, flip_y=True),  # microscopes, cells, satellites: no up or down
 }
 
 

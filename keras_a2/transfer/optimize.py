@@ -1,20 +1,37 @@
-"""What the fine-tune phase adds to Keras's optimisers: rates by depth."""
+"""What the fine-tune phase adds to Keras's optimisers: rates by depth, and one kernel per variable."""
 
 from __future__ import annotations
 
 import keras
+import tensorflow as tf
 
 
 class LayerwiseAdamW(keras.optimizers.AdamW):
-    """AdamW (Loshchilov & Hutter 2019) with one rate multiplier per variable, in the order it was built with."""
+    """AdamW (Loshchilov & Hutter 2019) with one rate multiplier per variable, in the order it was built with.
+
+    Each variable is updated by TensorFlow's fused Adam kernel: Keras's dozen small operations for each of 150 variables
+    take longer than the arithmetic of a small batch. The numbers are the same.
+    """
 
     def __init__(self, multipliers: list[float], **options):
         super().__init__(**options)
         self._multipliers = multipliers
 
     def update_step(self, gradient, variable, learning_rate):
-        multiplier = self._multipliers[self._get_variable_index(variable)]
-        super().update_step(gradient, variable, learning_rate * multiplier)
+        index = self._get_variable_index(variable)
+        step = tf.cast(self.iterations.value, tf.float32) + 1
+        tf.raw_ops.ResourceApplyAdam(
+            var=variable.handle,
+            m=self._momentums[index].value.handle,
+            v=self._velocities[index].value.handle,
+            beta1_power=tf.pow(self.beta_1, step),
+            beta2_power=tf.pow(self.beta_2, step),
+            lr=tf.cast(learning_rate, tf.float32) * self._multipliers[index],
+            beta1=self.beta_1,
+            beta2=self.beta_2,
+            epsilon=self.epsilon,
+            grad=gradient,
+        )
 
 
 def rate_multipliers(backbone: keras.Model, head: keras.Model, decay: float) -> list[float]:
