@@ -33,7 +33,7 @@ class Config:
     split: str = "0.6,0.2,0.2"
     """Train, validation, test in time order: three fractions or three row counts."""
     every: int = 1
-    """Keep every so many rows."""
+    """Rows from one step of a window to the next (6: hourly windows from 10-minute rows)."""
     max_gap: int = 12
     """Fill gaps of at most so many steps from the past; windows that touch longer ones are dropped."""
     calendar: bool = True
@@ -43,6 +43,8 @@ class Config:
     """Steps that the forecaster sees."""
     horizon: int = 24
     """Steps that it forecasts, all at once."""
+    first_lead: int = 1
+    """The first step ahead that is forecast."""
     season: int | None = None
     """Steps per season of the seasonal naive; by default found in the training rows."""
     units: int | None = None
@@ -116,8 +118,8 @@ def main(config: Config) -> None:
 
 def check(config: Config) -> None:
     """Refuse what cannot work before anything is loaded; None stands for a default that is resolved later."""
-    positive = ("look_back", "horizon", "units", "layers", "batch_size", "learning_rate", "seeds", "every", "patience")
-    for field in (*positive, "season"):
+    sizes = ("look_back", "horizon", "first_lead", "every", "season", "units", "layers", "batch_size")
+    for field in (*sizes, "learning_rate", "patience", "seeds"):
         value = getattr(config, field)
         if value is not None and not value > 0:
             raise UserError(f"--{field.replace('_', '-')} is {value}; it must be above 0")

@@ -44,7 +44,7 @@ class Config:
     """Epochs of the scratch control; by default head epochs + fine-tune epochs."""
     batch_size: int = 32
     """Images per step of the fine-tune phase and of the scratch control."""
-    learning_rate: float = 5e-4
+    learning_rate: float = 1e-3
     """Peak rate of the fine-tune phase (AdamW, warm-up, cosine decay)."""
     head_learning_rate: float = 1e-4
     """Rate of the head phase (Adam); small, because it starts at the optimum for the cached features."""

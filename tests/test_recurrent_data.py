@@ -30,6 +30,18 @@ def test_windows_are_the_rows_they_say():
     )
 
 
+def test_the_book_s_protocol_sees_hourly_rows_and_one_day_ahead():
+    t = table(6000, 1, "10min")
+    windows = data.prepare(t, look_back=120, horizon=1, first_lead=24, every=6, split="0.5,0.25,0.25", calendar=False)
+    origin = windows.origins["validation"][:1]
+    row = int(origin[0])
+    np.testing.assert_allclose(windows.raw(origin)[0, :, 0], t.frame["c0"][row - 119 * 6 : row + 1 : 6], rtol=1e-5)
+    assert windows.to_unit(windows.wanted(origin))[0, 0, 0] == pytest.approx(t.frame["c0"][row + 144], rel=1e-5)
+    assert row + 144 == 3000  # the first target is the first row of the split
+    naive = baselines.Persistence().forecast(windows, origin)
+    assert windows.to_unit(naive)[0, 0, 0] == pytest.approx(t.frame["c0"][row], rel=1e-5)
+
+
 @pytest.mark.parametrize("split", ["0.6,0.2,0.2", "50,20,20"])
 def test_no_later_row_enters_an_earlier_split(split):
     clean = data.prepare(table(), look_back=5, horizon=3, split=split)

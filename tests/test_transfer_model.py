@@ -218,3 +218,20 @@ def test_the_bundled_features_of_a_fixed_image_have_not_changed():
     assert found.shape == (576,)
     np.testing.assert_allclose(found[:6], FEATURES, atol=2e-3)
     assert float(np.abs(found).mean()) == pytest.approx(MEAN_FEATURE, abs=1e-3)
+
+
+def test_the_fused_kernel_is_kerass_adamw():
+    def trained(make):
+        keras.utils.set_random_seed(0)
+        model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])
+        optimizer = make()
+        optimizer.build(model.trainable_variables)
+        for k in range(5):
+            gradients = [np.full(v.shape, 0.3 * k - 0.5, "float32") for v in model.trainable_variables]
+            optimizer.apply(gradients, model.trainable_variables)
+        return model.get_weights()
+
+    options = {"learning_rate": 0.01, "weight_decay": 0.1}
+    ours = trained(lambda: optimize.LayerwiseAdamW([1.0, 1.0], **options))
+    for a, b in zip(ours, trained(lambda: keras.optimizers.AdamW(**options)), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7)

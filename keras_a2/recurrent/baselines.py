@@ -43,8 +43,7 @@ class SeasonalNaive:
         pass
 
     def forecast(self, windows: Windows, origins: np.ndarray) -> np.ndarray:
-        leads = np.arange(1, windows.horizon + 1)
-        back = leads - self.season * np.ceil(leads / self.season).astype(int)
+        back = windows.future - self.season * np.ceil(windows.future / self.season).astype(int)
         rows = np.maximum(origins[:, np.newaxis] + back, 0)
         return windows.values[rows][..., windows.target_columns]
 

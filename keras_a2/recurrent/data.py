@@ -21,7 +21,8 @@ YEAR = pd.Timedelta("365.2425D")
 class Windows:
     """A series ready for training: one array of rows, and the rows at which each split's windows begin to forecast.
 
-    A window with origin ``t`` sees rows ``t - look_back + 1 .. t`` and forecasts rows ``t + 1 .. t + horizon``. Its
+    A window with origin ``t`` sees the rows ``t + past`` and forecasts the rows ``t + future``: without ``every`` and
+    ``first_lead`` the ``look_back`` rows up to ``t`` and the ``horizon`` rows after it. Its
     targets lie wholly in its split; what it sees may reach back into the split before, as it would in use.
     """
 
@@ -40,7 +41,24 @@ class Windows:
     step: pd.Timedelta | None
     unit: str
     sha256: str
+    every: int = 1  # rows from one step of a window to the next
+    first_lead: int = 1
     facts: dict = field(default_factory=dict)
+
+    @property
+    def past(self) -> np.ndarray:
+        """Rows that a window sees, relative to its origin ``(look_back,)``."""
+        return self.every * np.arange(1 - self.look_back, 1)
+
+    @property
+    def leads(self) -> np.ndarray:
+        """Steps ahead that are forecast ``(horizon,)``."""
+        return self.first_lead + np.arange(self.horizon)
+
+    @property
+    def future(self) -> np.ndarray:
+        """Rows that are forecast, relative to the origin ``(horizon,)``."""
+        return self.every * self.leads
 
     @property
     def target_columns(self) -> np.ndarray:
@@ -57,11 +75,11 @@ class Windows:
 
     def seen(self, origins: np.ndarray) -> np.ndarray:
         """Standardised inputs ``(n, look_back, inputs)``."""
-        return self.values[origins[:, np.newaxis] + np.arange(1 - self.look_back, 1)]
+        return self.values[origins[:, np.newaxis] + self.past]
 
     def wanted(self, origins: np.ndarray) -> np.ndarray:
         """Standardised targets ``(n, horizon, targets)``."""
-        return self.truth[origins[:, np.newaxis] + np.arange(1, self.horizon + 1)]
+        return self.truth[origins[:, np.newaxis] + self.future]
 
     def raw(self, origins: np.ndarray) -> np.ndarray:
         """Inputs in their own units ``(n, look_back, inputs)``: what the exported model takes."""
@@ -94,21 +112,21 @@ def prepare(
     max_gap: int = 12,
     calendar: bool = True,
     every: int = 1,
+    first_lead: int = 1,
 ) -> Windows:
     """Put the table on its grid, fill short gaps from the past, add the calendar, scale by train, and cut windows.
 
     Args:
         split: three fractions or three row counts, ``train,validation,test``, in time order.
         max_gap: gaps of at most so many steps are filled; windows that touch a longer one are dropped.
-        every: keep every so many rows of the grid (10-minute data to hourly: 6).
+        every: rows from one step of a window to the next (hourly windows from 10-minute data: 6); windows still begin
+            at every row.
+        first_lead: the first step ahead that is forecast.
 
     Raises:
         UserError: irregular, unsorted or duplicate times; a bad split; or too few rows for one window per split.
     """
     frame, time, step = to_grid(table)
-    if every > 1:
-        frame, step = frame.iloc[::every], None if step is None else step * every
-        time = None if time is None else time[::every]
     missing = frame.isna().to_numpy()
     filled = frame.ffill(limit=max_gap) if max_gap else frame
     inputs = filled.to_numpy(np.float64)
@@ -116,11 +134,12 @@ def prepare(
     if calendar and time is not None:
         extra = calendar_columns(time, step)
         inputs, names = np.hstack([inputs, extra.to_numpy()]), names + list(extra.columns)
-    bounds = split_bounds(split, len(inputs), look_back, horizon)
+    sees, ahead = every * (look_back - 1) + 1, every * (first_lead + horizon - 1)
+    bounds = split_bounds(split, len(inputs), sees, ahead)
     mean, scale = _scaling(inputs[: bounds["train"][1]], names)
     columns = [names.index(name) for name in table.target]
     truth = np.where(missing[:, [frame.columns.get_loc(t) for t in table.target]], np.nan, inputs[:, columns])
-    origins, dropped = _origins(inputs, truth, bounds, look_back, horizon)
+    origins, dropped = _origins(inputs, truth, bounds, sees, ahead, every * first_lead)
     for name, rows in origins.items():
         if len(rows) == 0:
             raise UserError(
@@ -143,9 +162,11 @@ def prepare(
         step=step,
         unit=table.unit or "units of the column",
         sha256=hashlib.sha256(np.ascontiguousarray(frame.to_numpy(np.float64)).tobytes()).hexdigest(),
+        every=every,
+        first_lead=first_lead,
         facts={
             "missing_values": int(missing.sum()),
-            "grid_rows_added": len(frame) - len(table.frame) if every == 1 else 0,
+            "grid_rows_added": len(frame) - len(table.frame),
             "windows_dropped": dropped,
             "max_gap": max_gap,
             "citation": table.citation,
@@ -199,8 +220,12 @@ def calendar_columns(time: pd.DatetimeIndex, step: pd.Timedelta | None) -> pd.Da
     return pd.DataFrame({name: np.asarray(values, float) for name, values in columns.items()}, index=time)
 
 
-def split_bounds(split: str, rows: int, look_back: int, horizon: int) -> dict[str, tuple[int, int]]:
-    """Rows of each split, in time order, from fractions or counts; rows after the last split are left out."""
+def split_bounds(split: str, rows: int, sees: int, ahead: int) -> dict[str, tuple[int, int]]:
+    """Rows of each split, in time order, from fractions or counts; rows after the last split are left out.
+
+    Args:
+        sees, ahead: rows that one window spans up to its origin, and after it.
+    """
     try:
         parts = [float(part) for part in split.split(",")]
     except ValueError:
@@ -220,13 +245,13 @@ def split_bounds(split: str, rows: int, look_back: int, horizon: int) -> dict[st
     starts = [0, *counts[:2]]
     bounds = {name: (a, b) for name, a, b in zip(SPLITS, starts, counts, strict=True)}
     for name, (first, end) in bounds.items():
-        needed = look_back + horizon if name == "train" else horizon
+        needed = sees + ahead if name == "train" else ahead
         if end - first < needed:
             share = (end - first) / max(rows, 1)
-            total = int(np.ceil(needed / share)) if share else look_back + 3 * horizon
+            total = int(np.ceil(needed / share)) if share else sees + 3 * ahead
             raise UserError(
-                f"the {name} split has {end - first} rows; one window needs {needed} (look-back {look_back}, horizon "
-                f"{horizon}): give a series of at least {total} rows, or shorten --look-back and --horizon"
+                f"the {name} split has {end - first} rows; one window needs {needed} (it sees {sees} and "
+                f"looks {ahead} ahead): give a series of at least {total} rows, or shorten --look-back and --horizon"
             )
     return bounds
 
@@ -241,15 +266,15 @@ def _scaling(train: np.ndarray, names: list[str]) -> tuple[np.ndarray, np.ndarra
     return mean, np.where(scale > 1e-12 * np.maximum(np.abs(mean), 1), scale, 1.0)  # a constant column stays constant
 
 
-def _origins(inputs, truth, bounds, look_back, horizon) -> tuple[dict[str, np.ndarray], int]:
+def _origins(inputs, truth, bounds, sees: int, ahead: int, first: int) -> tuple[dict[str, np.ndarray], int]:
     """Origins whose inputs are all there and whose targets are all measured, per split; and how many were not."""
     absent_inputs = np.concatenate([[0], np.cumsum(np.isnan(inputs).any(axis=1))])
     absent_truth = np.concatenate([[0], np.cumsum(np.isnan(truth).any(axis=1))])
     origins, dropped = {}, 0
-    for name, (first, end) in bounds.items():
-        rows = np.arange(max(first - 1, look_back - 1), end - horizon)
-        whole = absent_inputs[rows + 1] == absent_inputs[rows + 1 - look_back]
-        whole &= absent_truth[rows + 1 + horizon] == absent_truth[rows + 1]
+    for name, (start, end) in bounds.items():
+        rows = np.arange(max(start - first, sees - 1), end - ahead)
+        whole = absent_inputs[rows + 1] == absent_inputs[rows + 1 - sees]
+        whole &= absent_truth[rows + 1 + ahead] == absent_truth[rows + first]
         origins[name] = rows[whole]
         dropped += int((~whole).sum())
     return origins, dropped

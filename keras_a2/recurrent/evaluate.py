@@ -85,16 +85,17 @@ def diebold_mariano(model: np.ndarray, naive: np.ndarray, lags: int) -> float:
 def against(windows: Windows, model: np.ndarray, naive: np.ndarray) -> dict:
     """Skill, its interval and the Diebold-Mariano p-value of ``model`` against ``naive`` on the test windows."""
     day = 1 if windows.step is None else int(np.ceil(pd.Timedelta("1D") / windows.step))
-    block = max(2 * windows.horizon, day)
+    ahead = int(windows.future[-1])  # forecasts so many rows apart do not overlap
+    block = max(2 * ahead, day)
     loss, reference = (np.abs(e).mean(axis=(1, 2)) for e in (model, naive))
-    return skill(model, naive, block) | {"dm_p_value": diebold_mariano(loss, reference, windows.horizon)}
+    return skill(model, naive, block) | {"dm_p_value": diebold_mariano(loss, reference, ahead)}
 
 
 def by_time(windows: Windows, error: np.ndarray, part: str) -> dict[str, float]:
     """MAE in the target's unit by ``hour`` of the day or ``month`` of the forecast time; empty without times."""
     if windows.time is None:
         return {}
-    rows = windows.origins["test"][:, np.newaxis] + np.arange(1, windows.horizon + 1)
+    rows = windows.origins["test"][:, np.newaxis] + windows.future
     when = getattr(windows.time, part).to_numpy()[rows].ravel()
     raw = np.abs(error * windows.target_scale).mean(axis=2).ravel()
     return {str(key): float(value) for key, value in pd.Series(raw).groupby(when).mean().items()}

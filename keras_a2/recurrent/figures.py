@@ -22,10 +22,10 @@ COLOURS = {
 def error_by_lead(windows: Windows, by_lead: dict[str, list[float]], path: Path) -> None:
     """MAE against lead for every model and baseline."""
     figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
-    leads = np.arange(1, windows.horizon + 1)
+    leads, marker = windows.leads, "o" if windows.horizon == 1 else None
     for name, values in by_lead.items():
         style = "--" if name in ("persistence", "seasonal_naive", "ridge") else "-"
-        axes.plot(leads, values, style, color=COLOURS[name], label=name.replace("_", " "))
+        axes.plot(leads, values, style, marker=marker, color=COLOURS[name], label=name.replace("_", " "))
     axes.set(xlabel=f"lead ({_step(windows)})", ylabel=f"mean absolute error ({windows.unit})", ylim=(0, None))
     axes.set_title("Error by lead, test split")
     axes.grid(alpha=0.3)
@@ -46,8 +46,8 @@ def forecasts(windows: Windows, predicted: dict[str, np.ndarray], path: Path) ->
     cases = {"best": order[len(order) // 50], "typical": order[len(order) // 2], "worst": order[-1]}
     figure, axes = plt.subplots(3, 1, figsize=(8, 8), layout="constrained")
     for axis, (label, i) in zip(axes, cases.items(), strict=True):
-        past = np.arange(1 - windows.look_back, 1)
-        future = np.arange(1, windows.horizon + 1)
+        past = windows.past
+        future = windows.future
         column = windows.target_columns[0]
         axis.plot(
             past,
@@ -70,15 +70,15 @@ def weeks(windows: Windows, predicted: dict[str, np.ndarray], path: Path, days: 
     """A few weeks of the test split, forecast again at the end of every horizon."""
     origins = windows.origins["test"]
     steps = windows.horizon if windows.step is None else int(np.ceil(days * 86400 / windows.step.total_seconds()))
-    picked, last = [], -np.inf
+    picked, last, ahead = [], -np.inf, int(windows.future[-1])
     for i, origin in enumerate(origins):
-        if origin >= last + windows.horizon and origin - origins[0] <= max(steps, windows.horizon):
+        if origin >= last + ahead and origin - origins[0] <= max(steps, ahead):
             picked.append(i)
             last = origin
     figure, axes = plt.subplots(figsize=(10, 3.6), layout="constrained")
     wanted = windows.to_unit(windows.wanted(origins))
     for k, i in enumerate(picked):
-        x = origins[i] + np.arange(1, windows.horizon + 1)
+        x = origins[i] + windows.future
         x = x if windows.time is None else windows.time[x]
         axes.plot(x, wanted[i, :, 0], color="black", lw=1.6, label="truth" if k == 0 else None)
         for name, values in predicted.items():
@@ -86,7 +86,7 @@ def weeks(windows: Windows, predicted: dict[str, np.ndarray], path: Path, days: 
             axes.plot(x, windows.to_unit(values[i])[:, 0], color=COLOURS[name], lw=1, label=label)
     axes.set(
         ylabel=f"{windows.targets[0]} ({windows.unit})",
-        title=f"Forecasts made every {windows.horizon} steps, test split",
+        title=f"Forecasts made every {ahead} rows, test split",
     )
     axes.legend(frameon=False, ncols=4)
     figure.autofmt_xdate() if windows.time is not None else None
@@ -107,7 +107,7 @@ def learning_curves(histories: dict[str, History], path: Path) -> None:
 
 def residuals_by_hour(windows: Windows, error: np.ndarray, path: Path) -> None:
     """Distribution of forecast less truth by hour of the day."""
-    rows = windows.origins["test"][:, np.newaxis] + np.arange(1, windows.horizon + 1)
+    rows = windows.origins["test"][:, np.newaxis] + windows.future
     hours = windows.time.hour.to_numpy()[rows].ravel()
     raw = (error * windows.target_scale)[:, :, 0].ravel()
     figure, axes = plt.subplots(figsize=(8, 3.6), layout="constrained")

@@ -26,6 +26,8 @@ class Forecaster:
         self.unit: str = saved.field("unit", str)
         self.look_back: int = saved.field("look_back", int)
         self.horizon: int = saved.field("horizon", int)
+        self.every: int = saved.field("every", int)
+        self.leads = saved.field("first_lead", int) + np.arange(self.horizon)
         seconds = saved.card.get("spacing_seconds")
         self.step = None if seconds is None else pd.Timedelta(seconds=seconds)
 
@@ -50,16 +52,20 @@ class Forecaster:
             return self.saved(series.astype(np.float32))
         window, last = self._window(self._table(series, time))
         forecast = self.saved(window[np.newaxis].astype(np.float32))[0].reshape(self.horizon, len(self.targets))
-        leads = np.arange(1, self.horizon + 1)
+        ahead = self.every * self.leads
         index = (
-            pd.Index(leads, name="step") if last is None else pd.DatetimeIndex(last + leads * self.step, name="time")
+            pd.Index(ahead, name="step") if last is None else pd.DatetimeIndex(last + ahead * self.step, name="time")
         )
-        return pd.DataFrame(forecast, columns=self.targets, index=index).assign(lead=leads)[["lead", *self.targets]]
+        return pd.DataFrame(forecast, columns=self.targets, index=index).assign(lead=self.leads)[
+            ["lead", *self.targets]
+        ]
 
     def litert_inputs(self, items: list[Path], limit: int, time: str | None = None) -> np.ndarray:
         """Up to ``limit`` raw windows from the end of a series ``(n, look_back, inputs)``."""
         rows, _ = self._rows(self._table(items[0], time))
-        windows = np.lib.stride_tricks.sliding_window_view(rows, self.look_back, axis=0).transpose(0, 2, 1)[-limit:]
+        windows = np.lib.stride_tricks.sliding_window_view(rows, self._span(), axis=0)[
+            -limit:, :, :: self.every
+        ].transpose(0, 2, 1)
         whole = windows[np.isfinite(windows).all(axis=(1, 2))]
         if len(whole) == 0:
             raise UserError(
@@ -76,13 +82,17 @@ class Forecaster:
         stamps = stamps.tz_localize(None) if isinstance(stamps, pd.DatetimeIndex) else None
         return sources.Table("the series", frame.reset_index(drop=True), stamps, [])
 
+    def _span(self) -> int:
+        """Rows from the first that a window sees to its last."""
+        return self.every * (self.look_back - 1) + 1
+
     def _measured(self) -> list[str]:
         return [name for name in self.inputs if name not in CALENDAR]
 
     def _window(self, table: sources.Table) -> tuple[np.ndarray, pd.Timestamp | None]:
         """The last ``look_back`` rows ``(look_back, inputs)`` and the time of the last one."""
         rows, stamps = self._rows(table)
-        window = rows[-self.look_back :]
+        window = rows[-self._span() :: self.every]
         missing = np.isnan(window).any(axis=0)
         if missing.any():
             name = self.inputs[int(np.argmax(missing))]
@@ -102,8 +112,8 @@ class Forecaster:
                 raise UserError(f"{table.name} has no times; the model was trained on steps of {self.step}")
             if step != self.step:
                 raise UserError(f"{table.name} has steps of {step}; the model was trained on steps of {self.step}")
-        if len(frame) < self.look_back:
-            raise UserError(f"{table.name} has {len(frame)} rows; the model needs its last {self.look_back}")
+        if len(frame) < self._span():
+            raise UserError(f"{table.name} has {len(frame)} rows; the model needs its last {self._span()}")
         if self.step is not None:
             frame = frame.join(calendar_columns(stamps, step))
         rows = frame[self.inputs].ffill(limit=self.card.get("max_gap") or None)

@@ -22,10 +22,11 @@ MAX_PREDICTIONS = 3_000_000  # numbers in predictions.csv; more are thinned to f
 
 def window_options(config) -> dict:
     """How the script's configuration cuts windows; ``--preset chollet`` overrides it."""
-    names = ("look_back", "horizon", "split", "max_gap", "calendar", "every")
+    names = ("look_back", "horizon", "split", "max_gap", "calendar", "every", "first_lead")
     options = {name: getattr(config, name) for name in names}
-    if config.preset == "chollet":  # listings 13.5-13.8 of the third edition: hourly, 5 days, one day ahead
-        options |= {"look_back": 120, "horizon": 24, "split": "0.5,0.25,0.25", "every": 6, "calendar": False}
+    if config.preset == "chollet":  # the temperature forecast of the book: hourly steps, five days, one day ahead
+        options |= {"look_back": 120, "horizon": 1, "first_lead": 24, "every": 6}
+        options |= {"split": "0.5,0.25,0.25", "calendar": False}
     return options
 
 
@@ -173,6 +174,8 @@ def _card(windows: Windows, cell: str, metrics: dict, name: str) -> dict:
         "unit": windows.unit,
         "look_back": windows.look_back,
         "horizon": windows.horizon,
+        "every": windows.every,
+        "first_lead": windows.first_lead,
         "max_gap": windows.facts["max_gap"],
         "spacing_seconds": None if windows.step is None else windows.step.total_seconds(),
         "input": "float32 windows in the columns' own units (batch, look_back, inputs), oldest row first",
@@ -187,11 +190,13 @@ def _card(windows: Windows, cell: str, metrics: dict, name: str) -> dict:
 
 def _example(windows: Windows) -> pd.DataFrame:
     """The last window of the test split in its own units: an input to try the published model on."""
-    origin = windows.origins["test"][-1:]
+    origin = int(windows.origins["test"][-1])
+    rows = np.arange(origin + windows.past[0], origin + 1)
+    raw = windows.values[rows] * windows.scale + windows.mean
     measured = [name for name in windows.inputs if name not in CALENDAR]
-    frame = pd.DataFrame(windows.raw(origin)[0], columns=windows.inputs)[measured]
+    frame = pd.DataFrame(raw, columns=windows.inputs)[measured]
     if windows.time is not None:
-        frame.index = windows.time[origin[0] + 1 - windows.look_back : origin[0] + 1].rename("time")
+        frame.index = windows.time[rows].rename("time")
     return frame
 
 
@@ -200,10 +205,10 @@ def _predictions(windows: Windows, forecast: np.ndarray) -> pd.DataFrame:
     origins = windows.origins["test"]
     keep = np.arange(len(origins))
     if forecast.size * 2 > MAX_PREDICTIONS:
-        keep = keep[:: windows.horizon]
+        keep = keep[:: int(windows.future[-1])]
     wanted, got = windows.to_unit(windows.wanted(origins[keep])), windows.to_unit(forecast[keep])
     start = origins[keep] if windows.time is None else windows.time[origins[keep]].astype(str)
-    leads = range(1, windows.horizon + 1)
+    leads = windows.leads
     frames = []
     for k, target in enumerate(windows.targets):
         frame = pd.DataFrame({"origin": start, "target": target})

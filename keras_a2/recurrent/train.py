@@ -156,9 +156,9 @@ def make_step(network, optimizer, windows: Windows, settings: Settings, average:
 def _gather_joint(values, truth, samples, windows: Windows):
     """Relative inputs ``(batch, look_back, 2 * inputs)`` and changes ``(batch, horizon * targets)``."""
     origins = samples[:, :1]
-    seen = tf.gather(values, origins + tf.range(1 - windows.look_back, 1))
+    seen = tf.gather(values, origins + windows.past.astype(np.int32))
     last = tf.gather(seen[:, -1:], windows.target_columns, axis=2)
-    change = tf.gather(truth, origins + tf.range(1, windows.horizon + 1)) - last
+    change = tf.gather(truth, origins + windows.future.astype(np.int32)) - last
     return models.relative(seen, windows), tf.reshape(change, (-1, windows.horizon * len(windows.targets)))
 
 
@@ -166,8 +166,8 @@ def _gather_own(values, truth, samples, windows: Windows):
     """One target's own past less its last value ``(batch, look_back, 1)``, and its change ``(batch, horizon)``."""
     origins, numbers = samples[:, :1], samples[:, 1:]
     columns = tf.gather(tf.constant(windows.target_columns, tf.int32), numbers)
-    past = origins + tf.range(1 - windows.look_back, 1)
-    future = origins + tf.range(1, windows.horizon + 1)
+    past = origins + windows.past.astype(np.int32)
+    future = origins + windows.future.astype(np.int32)
     seen = tf.gather_nd(values, tf.stack([past, tf.broadcast_to(columns, tf.shape(past))], axis=-1))
     wanted = tf.gather_nd(truth, tf.stack([future, tf.broadcast_to(numbers, tf.shape(future))], axis=-1))
     last = seen[:, -1:]
@@ -181,7 +181,7 @@ def make_predict(network, windows: Windows, channel_independent: bool):
 
     @tf.function(input_signature=[tf.TensorSpec((None,), tf.int32)])
     def predict(origins):
-        seen = tf.gather(values, origins[:, tf.newaxis] + tf.range(1 - windows.look_back, 1))
+        seen = tf.gather(values, origins[:, tf.newaxis] + windows.past.astype(np.int32))
         own = tf.gather(seen, columns, axis=2)
         last = own[:, -1:]
         if channel_independent:
