@@ -17,8 +17,6 @@ from keras_a2.recurrent import model as models
 from keras_a2.recurrent.data import Windows
 
 EVALUATION_BATCH = 1024
-# Whether XLA makes a training step of this cell faster on a CPU (measured by experiments/benchmark.py).
-COMPILE = {"simple_rnn": True, "lstm": False, "gru": True}
 
 
 @dataclass(frozen=True)
@@ -140,7 +138,7 @@ def make_step(network, optimizer, windows: Windows, settings: Settings, average:
     values, truth = tf.constant(windows.values), tf.constant(windows.truth)
     variables = network.trainable_variables
 
-    @tf.function(jit_compile=COMPILE[network.name])
+    @tf.function
     def step(samples):
         seen, change = gather(values, truth, samples, windows)
         with tf.GradientTape() as tape:
