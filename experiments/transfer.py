@@ -42,10 +42,11 @@ class Config:
     """Epochs with the backbone unfrozen; 0 leaves it frozen."""
     scratch_epochs: int | None = None
     """Epochs of the scratch control; by default head epochs + fine-tune epochs."""
-    batch_size: int = 32
-    """Images per step of the fine-tune phase and of the scratch control."""
-    learning_rate: float = 1e-3
-    """Peak rate of the fine-tune phase (AdamW, warm-up, cosine decay)."""
+    batch_size: int | None = None
+    """Images per step of the fine-tune phase and of the scratch control; by default 32 below 4,000 images, else 64."""
+    learning_rate: float | None = None
+    """Peak rate of the fine-tune phase (AdamW, warm-up, cosine decay); by default 1e-3 below 4,000 images, else 3e-4:
+    few steps must be larger ones."""
     head_learning_rate: float = 1e-4
     """Rate of the head phase (Adam); small, because it starts at the optimum for the cached features."""
     scratch_learning_rate: float = 2e-3
@@ -60,10 +61,10 @@ class Config:
     """Decay of the moving average of the weights that is evaluated and kept; 0 turns it off."""
     weight_decay: float = 0.02
     """AdamW's decay of kernels."""
-    dropout: float = 0.0
-    """Share of features dropped before the last layer while training; the solved head is regularised already."""
-    label_smoothing: float = 0.0
-    """Probability mass spread over the other classes."""
+    dropout: float = 0.2
+    """Share of features dropped before the last layer while training."""
+    label_smoothing: float = 0.1
+    """Probability mass spread over the other classes; keeps a few thousand images from being learnt by heart."""
     augment: Literal["auto", "none", "shift", "crop", "flips"] = "auto"
     """Random crops and flips; auto takes what keeps the data's meaning (digits are not flipped)."""
     views: int = 4
@@ -100,7 +101,7 @@ def main(config: Config) -> None:
         images = publish.load_images(source, config, run)
         arms, probabilities = [], []
         for seed in range(config.seed, config.seed + config.seeds):
-            settings = publish.settings(config, source, seed)
+            settings = publish.settings(config, images, seed)
             state, log = publish.stage_files(run, config, seed)
             trained = {"pretrained": train.train_pretrained(images, weights, settings, state, log)}
             if not config.no_scratch:
@@ -126,8 +127,9 @@ def check(config: Config) -> None:
         "scratch_learning_rate",
     ]
     for field in positive:
-        if not getattr(config, field) > 0:
-            raise UserError(f"--{field.replace('_', '-')} is {getattr(config, field)}; it must be above 0")
+        value = getattr(config, field)
+        if value is not None and not value > 0:
+            raise UserError(f"--{field.replace('_', '-')} is {value}; it must be above 0")
     for field in ("head_epochs", "fine_tune_epochs", "scratch_epochs"):
         if (getattr(config, field) or 0) < 0:
             raise UserError(f"--{field.replace('_', '-')} is {getattr(config, field)}; it must not be negative")

@@ -17,6 +17,7 @@ from keras_a2.transfer.sources import Source
 from keras_a2.transfer.train import Arm, Settings
 
 VERIFIED_ITEMS = 64
+SMALL = 4000  # training images; below, an epoch has too few steps of 64 images
 # Softmax through another resize order differs in the last digits of float32 only.
 TOLERANCE = 1e-3
 
@@ -50,13 +51,16 @@ def load_images(source: Source, config, run: runs.Run) -> data.Images:
     return images
 
 
-def settings(config, source: Source, seed: int) -> Settings:
-    """The part of the script's configuration that the phases need, for one seed."""
+def settings(config, images: data.Images, seed: int) -> Settings:
+    """The part of the script's configuration that the phases need, its defaults resolved for these images."""
     values = {f.name: getattr(config, f.name) for f in dataclasses.fields(Settings)}
     if values["scratch_epochs"] is None:
         values["scratch_epochs"] = config.head_epochs + config.fine_tune_epochs
     if values["augment"] == "auto":
-        values["augment"] = source.augment
+        values["augment"] = images.source.augment
+    small = len(images.train) < SMALL
+    defaults = {"batch_size": 32 if small else 64, "learning_rate": 1e-3 if small else 3e-4}
+    values |= {name: default for name, default in defaults.items() if values[name] is None}
     return Settings(**values | {"seed": seed})
 
 
@@ -125,9 +129,10 @@ def publish(
 
 def _metrics(config, images, arms, probabilities, baselines) -> dict:
     labels = images.labels[images.test]
+    resolved = dataclasses.asdict(settings(config, images, config.seed))
     summary = {
         "experiment": "transfer",
-        "config": dataclasses.asdict(config) | {"output": str(config.output)},
+        "config": dataclasses.asdict(config) | resolved | {"output": str(config.output)},
         "environment": runs.environment(),
         "data": images.summary(),
         "baselines": {name: {"test": {"accuracy": float((p == labels).mean())}} for name, p in baselines.items()},
