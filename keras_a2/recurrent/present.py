@@ -15,8 +15,8 @@ def headline(metrics: dict, cell: str) -> str:
     """The result of one cell in a sentence that claims no more than its interval."""
     test, unit = metrics["models"][cell]["test"], metrics["data"]["unit"]
     skill, (low, high) = test["skill"], test["skill_ci95"]
-    error = f"{cell.replace('_', ' ')}: mean absolute error {test['mae']:.3g} {unit}"
-    naive = f"the best naive baseline ({metrics['best_naive_test']['mae']:.3g})"
+    error = f"{cell.replace('_', ' ')}: mean absolute error {test['mae']:#.3g} {unit}"
+    naive = f"the best naive baseline ({metrics['best_naive_test']['mae']:#.3g})"
     span = f"95 % interval {100 * low:.1f} to {100 * high:.1f} %, Diebold-Mariano p {report.p_text(test['dm_p_value'])}"
     if low <= 0 <= high:
         return f"{error}; no evidence that it beats {naive}: skill {100 * skill:.1f} %, {span}."
@@ -68,7 +68,8 @@ def page(config, windows: Windows, cell: str, name: str, metrics: dict, pictures
             "Result on the test split",
             header,
             rows,
-            "Skill: 1 - MAE / MAE of the naive that was best on validation at each lead; circular block bootstrap. "
+            "Skill: 1 - MAE / MAE of the naive that was best on validation at each lead; circular block "
+            "bootstrap. Skill against each baseline stands in metrics.json. "
             "DM: Diebold-Mariano test with the Harvey-Leybourne-Newbold correction. The test split was read once.",
         )
     ]
