@@ -96,7 +96,7 @@ def test_a_constant_column_divides_by_nothing():
 
 def test_calendar_runs_through_the_day_and_the_year():
     time = pd.date_range("2023-01-01", periods=24 * 365, freq="h")
-    columns = data.calendar_columns(time, pd.Timedelta("1h"))
+    columns = pd.DataFrame({name: data.calendar_column(name, time) for name in data.calendar_names(pd.Timedelta("1h"))})
     assert columns["hour_sin"].iloc[6] == pytest.approx(1)
     assert columns["hour_cos"].iloc[12] == pytest.approx(-1)
     assert columns["year_cos"].iloc[0] == pytest.approx(1)

@@ -15,6 +15,7 @@ CHUNK = 1024
 MAX_SEASON_SHARE = 3  # a season must fit this often into the training rows
 MAX_SEASON = 2016  # two weeks of 10-minute steps
 SEASON_PEAK = 0.7
+SEASON_ROWS = 200_000  # the last training rows, so many at most
 
 
 class Persistence:
@@ -125,8 +126,8 @@ def find_season(windows: Windows) -> int:
     Returns:
         steps per season; 1 when nothing repeats.
     """
-    first, end = windows.bounds["train"]
-    series = pd.Series(windows.truth[first:end, 0]).ffill().bfill().to_numpy()
+    end = windows.bounds["train"][1]
+    series = pd.Series(windows.truth[max(end - SEASON_ROWS, 0) : end, 0]).ffill().bfill().to_numpy()
     limit = min(len(series) // MAX_SEASON_SHARE, MAX_SEASON)
     if limit < 4 or np.ptp(series) == 0:
         return 1

@@ -127,19 +127,26 @@ def prepare(
         UserError: irregular, unsorted or duplicate times; a bad split; or too few rows for one window per split.
     """
     frame, time, step = to_grid(table)
-    missing = frame.isna().to_numpy()
-    filled = frame.ffill(limit=max_gap) if max_gap else frame
-    inputs = filled.to_numpy(np.float64)
-    names = list(frame.columns)
-    if calendar and time is not None:
-        extra = calendar_columns(time, step)
-        inputs, names = np.hstack([inputs, extra.to_numpy()]), names + list(extra.columns)
     sees, ahead = every * (look_back - 1) + 1, every * (first_lead + horizon - 1)
-    bounds = split_bounds(split, len(inputs), sees, ahead)
-    mean, scale = _scaling(inputs[: bounds["train"][1]], names)
-    columns = [names.index(name) for name in table.target]
-    truth = np.where(missing[:, [frame.columns.get_loc(t) for t in table.target]], np.nan, inputs[:, columns])
-    origins, dropped = _origins(inputs, truth, bounds, sees, ahead, every * first_lead)
+    bounds = split_bounds(split, len(frame), sees, ahead)
+    names = list(frame.columns) + (calendar_names(step) if calendar and time is not None else [])
+    values = np.empty((len(frame), len(names)), np.float32)
+    truth = np.empty((len(frame), len(table.target)), np.float32)
+    mean, scale = np.empty(len(names)), np.empty(len(names))
+    absent, missing_values, digest = np.zeros(len(frame), bool), 0, hashlib.sha256()
+    for k, name in enumerate(names):  # column by column: the series is never held twice
+        raw = frame[name].to_numpy(np.float64) if name in frame else calendar_column(name, time)
+        filled = pd.Series(raw).ffill(limit=max_gap).to_numpy() if max_gap else raw
+        mean[k], scale[k] = _scaling(filled[: bounds["train"][1]], name)
+        values[:, k] = (filled - mean[k]) / scale[k]
+        absent |= np.isnan(filled)
+        if name in table.target:
+            truth[:, table.target.index(name)] = np.where(np.isnan(raw), np.nan, values[:, k])
+        if name in frame:
+            missing_values += int(np.isnan(raw).sum())
+            digest.update(np.ascontiguousarray(raw).tobytes())
+    np.nan_to_num(values, copy=False)
+    origins, dropped = _origins(absent, np.isnan(truth).any(axis=1), bounds, sees, ahead, every * first_lead)
     for name, rows in origins.items():
         if len(rows) == 0:
             raise UserError(
@@ -152,8 +159,8 @@ def prepare(
         horizon=horizon,
         inputs=names,
         targets=table.target,
-        values=np.nan_to_num((inputs - mean) / scale).astype(np.float32),
-        truth=((truth - mean[columns]) / scale[columns]).astype(np.float32),
+        values=values,
+        truth=truth,
         mean=mean,
         scale=scale,
         origins=origins,
@@ -161,11 +168,11 @@ def prepare(
         time=time,
         step=step,
         unit=table.unit or "units of the column",
-        sha256=hashlib.sha256(np.ascontiguousarray(frame.to_numpy(np.float64)).tobytes()).hexdigest(),
+        sha256=digest.hexdigest(),
         every=every,
         first_lead=first_lead,
         facts={
-            "missing_values": int(missing.sum()),
+            "missing_values": missing_values,
             "grid_rows_added": len(frame) - len(table.frame),
             "windows_dropped": dropped,
             "max_gap": max_gap,
@@ -209,15 +216,16 @@ def to_grid(table: Table) -> tuple[pd.DataFrame, pd.DatetimeIndex | None, pd.Tim
     return frame, pd.DatetimeIndex(frame.index), step
 
 
-def calendar_columns(time: pd.DatetimeIndex, step: pd.Timedelta | None) -> pd.DataFrame:
+def calendar_names(step: pd.Timedelta | None) -> list[str]:
     """Hour of the day (for steps below a day) and day of the year, as sine and cosine."""
-    columns = {}
-    if step is not None and step < DAY:
-        angle = 2 * np.pi * ((time - time.normalize()) / DAY)
-        columns |= {"hour_sin": np.sin(angle), "hour_cos": np.cos(angle)}
-    angle = 2 * np.pi * (time.dayofyear - 1 + (time - time.normalize()) / DAY) / (YEAR / DAY)
-    columns |= {"year_sin": np.sin(angle), "year_cos": np.cos(angle)}
-    return pd.DataFrame({name: np.asarray(values, float) for name, values in columns.items()}, index=time)
+    return list(CALENDAR if step is not None and step < DAY else CALENDAR[2:])
+
+
+def calendar_column(name: str, time: pd.DatetimeIndex) -> np.ndarray:
+    """One of the calendar's inputs ``(rows,)``."""
+    day = np.asarray((time - time.normalize()) / DAY, float)
+    angle = 2 * np.pi * (day if name.startswith("hour") else (time.dayofyear - 1 + day) / (YEAR / DAY))
+    return np.asarray(np.sin(angle) if name.endswith("sin") else np.cos(angle), float)
 
 
 def split_bounds(split: str, rows: int, sees: int, ahead: int) -> dict[str, tuple[int, int]]:
@@ -256,20 +264,21 @@ def split_bounds(split: str, rows: int, sees: int, ahead: int) -> dict[str, tupl
     return bounds
 
 
-def _scaling(train: np.ndarray, names: list[str]) -> tuple[np.ndarray, np.ndarray]:
-    counts = np.isfinite(train).sum(axis=0)
-    if (counts == 0).any():
-        raise UserError(
-            f"column {names[int(np.argmin(counts))]!r} has no value in the training rows; leave it out with --inputs"
-        )
-    mean, scale = np.nanmean(train, axis=0), np.nanstd(train, axis=0)
-    return mean, np.where(scale > 1e-12 * np.maximum(np.abs(mean), 1), scale, 1.0)  # a constant column stays constant
+def _scaling(train: np.ndarray, name: str) -> tuple[float, float]:
+    if not np.isfinite(train).any():
+        raise UserError(f"column {name!r} has no value in the training rows; leave it out with --inputs")
+    mean, scale = float(np.nanmean(train)), float(np.nanstd(train))
+    return mean, scale if scale > 1e-12 * max(abs(mean), 1) else 1.0  # a constant column stays constant
 
 
-def _origins(inputs, truth, bounds, sees: int, ahead: int, first: int) -> tuple[dict[str, np.ndarray], int]:
-    """Origins whose inputs are all there and whose targets are all measured, per split; and how many were not."""
-    absent_inputs = np.concatenate([[0], np.cumsum(np.isnan(inputs).any(axis=1))])
-    absent_truth = np.concatenate([[0], np.cumsum(np.isnan(truth).any(axis=1))])
+def _origins(absent, unmeasured, bounds, sees: int, ahead: int, first: int) -> tuple[dict[str, np.ndarray], int]:
+    """Origins whose inputs are all there and whose targets are all measured, per split; and how many were not.
+
+    Args:
+        absent, unmeasured: rows ``(rows,)`` where an input is missing and not filled, or a target was not measured.
+    """
+    absent_inputs = np.concatenate([[0], np.cumsum(absent)])
+    absent_truth = np.concatenate([[0], np.cumsum(unmeasured)])
     origins, dropped = {}, 0
     for name, (start, end) in bounds.items():
         rows = np.arange(max(start - first, sees - 1), end - ahead)

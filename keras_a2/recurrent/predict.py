@@ -10,7 +10,7 @@ import pandas as pd
 
 from keras_a2.errors import UserError
 from keras_a2.recurrent import sources
-from keras_a2.recurrent.data import CALENDAR, calendar_columns, to_grid
+from keras_a2.recurrent.data import CALENDAR, calendar_column, to_grid
 from keras_a2.saved_model import SavedModel
 
 
@@ -115,7 +115,8 @@ class Forecaster:
         if len(frame) < self._span():
             raise UserError(f"{table.name} has {len(frame)} rows; the model needs its last {self._span()}")
         if self.step is not None:
-            frame = frame.join(calendar_columns(stamps, step))
+            wanted = [name for name in self.inputs if name in CALENDAR]
+            frame = frame.assign(**{name: calendar_column(name, stamps) for name in wanted})
         rows = frame[self.inputs].ffill(limit=self.card.get("max_gap") or None)
         return rows.to_numpy(np.float64), stamps
 
