@@ -61,7 +61,7 @@ def verify(folder: Path, inputs: list[np.ndarray], expected: list[np.ndarray], t
         asked, answered = Path(temporary, "inputs.npz"), Path(temporary, "outputs.npz")
         np.savez(asked, **{f"input_{i}": batch for i, batch in enumerate(inputs)})
         process = subprocess.run(
-            [sys.executable, "-I", "-c", _VERIFY, folder, asked, answered],
+            [sys.executable, "-I", "-c", _VERIFY, folder.resolve(), asked, answered],
             capture_output=True,
             text=True,
             cwd=temporary,

@@ -45,13 +45,12 @@ def published(tmp_path_factory) -> Path:
     when = pd.date_range("2024-01-01", periods=480, freq="h")
     wave = 10 + 5 * np.sin(2 * np.pi * np.arange(480) / 24) + rng.normal(0, 0.4, 480)
     pd.DataFrame({"date": when, "load": wave, "other": -wave}).to_csv(root / "series.csv", index=False)
-    models = root / "models"
     runs = [
         ("transfer", "--data", root / "photos", "--weights", "bundled", *TRANSFER),
         ("recurrent", "--data", root / "series.csv", "--cell", "gru", *RECURRENT),
     ]
     for script, *arguments in runs:
-        answer = run_script(script, *arguments, "--output", models, cwd=root)
+        answer = run_script(script, *arguments, "--output", "models", cwd=root)  # relative, as the default is
         assert answer.returncode == 0, answer.stderr
     return root
 
