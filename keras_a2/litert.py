@@ -39,7 +39,7 @@ def export(folder: Path, items: np.ndarray) -> dict:
     if any(layer.name == "resize" for layer in model.layers):
         model = _without_resize(model)
     expected = np.concatenate([np.asarray(model(items[i : i + 1], training=False)) for i in range(len(items))])
-    frozen = _freeze(tf, model, items.shape[1:])
+    frozen = freeze(model, (1, *items.shape[1:]))
     facts = {}
     for name, quantise in {"model.tflite": False, "model.int8.tflite": True}.items():
         converter = tf.lite.TFLiteConverter.from_concrete_functions([frozen], model)
@@ -69,11 +69,13 @@ def _without_resize(model):
     return keras.Model(pixels, x)
 
 
-def _freeze(tf, model, shape: tuple[int, ...]):
+def freeze(model, shape: tuple[int, ...]):
+    """``model`` in inference mode, of float32 ``shape``, its weights constants: what the converter takes."""
+    import tensorflow as tf
     from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
     function = tf.function(lambda x: model(x, training=False))
-    return convert_variables_to_constants_v2(function.get_concrete_function(tf.TensorSpec((1, *shape), tf.float32)))
+    return convert_variables_to_constants_v2(function.get_concrete_function(tf.TensorSpec(shape, tf.float32)))
 
 
 def _measure(interpreter, items: np.ndarray, expected: np.ndarray) -> dict:

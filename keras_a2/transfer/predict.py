@@ -15,6 +15,7 @@ import pandas as pd
 from keras_a2.errors import UserError
 from keras_a2.saved_model import SavedModel
 from keras_a2.transfer.decode import EXTENSIONS, UnreadableImage, decode, read_bytes
+from keras_a2.transfer.sources import images_below
 
 BATCH = 32
 
@@ -115,12 +116,7 @@ def find_images(paths: Sequence[str | Path]) -> list[Path]:
     found: list[Path] = []
     for path in map(Path, paths):
         if path.is_dir():
-            inside = sorted(
-                Path(parent, name)
-                for parent, _, names in os.walk(path, followlinks=False)
-                for name in names
-                if Path(name).suffix.lower() in EXTENSIONS
-            )
+            inside = images_below(path)
             if not inside:
                 raise UserError(f"{path} holds no image ({', '.join(sorted(EXTENSIONS))})")
             found += inside

@@ -132,15 +132,16 @@ def folder(root: Path) -> Source:
         splits = {"": root}
     elif "test" not in splits:
         raise UserError(f"{root} has train/ but no test/; add it, or put the class folders side by side")
-    classes = sorted({p.name for part in splits.values() for p in part.iterdir() if p.is_dir() and _images(p)})
+    below = {(split, p.name): images_below(p) for split, part in splits.items() for p in part.iterdir() if p.is_dir()}
+    classes = sorted({name for (_, name), files in below.items() if files})
     if len(classes) < 2:
         raise UserError(
             f"{root} has {len(classes)} folder(s) with images; at least two classes are needed, one folder each"
         )
     items, labels, given = [], [], []
-    for split, part in splits.items():
+    for split in splits:
         for label, name in enumerate(classes):
-            found = _images(part / name) if (part / name).is_dir() else []
+            found = below.get((split, name), [])
             items += found
             labels += [label] * len(found)
             given += [split] * len(found)
@@ -154,7 +155,7 @@ def folder(root: Path) -> Source:
     )
 
 
-def _images(folder: Path) -> list[Path]:
+def images_below(folder: Path) -> list[Path]:
     """Image files below ``folder``, sorted; links to folders are not followed, so a loop cannot trap the walk."""
     found = []
     for parent, _, names in os.walk(folder, followlinks=False):
