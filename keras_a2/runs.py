@@ -12,6 +12,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -36,11 +37,12 @@ def command_line(config_type: type[Config], story: Callable[[Config], None], arg
     Exit code 0 when the story ends, 2 after a ``UserError`` or an operating-system error about a file,
     130 after Ctrl-C. TensorFlow is imported by the story, after the arguments are parsed, so that ``--help`` is quick.
     """
+    resumes = "resume" in {field.name for field in dataclasses.fields(config_type)}
+    _leave_on_interrupt("; the same command with --resume goes on" if resumes else "")
     import tyro
 
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     config = tyro.cli(config_type, args=argv)
-    signal.signal(signal.SIGINT, _interrupted)
     try:
         story(config)
     except UserError as error:
@@ -57,11 +59,21 @@ def _fail(message: str) -> None:
     sys.exit(2)
 
 
-def _interrupted(_signum, _frame) -> None:
-    # A Python handler cannot interrupt a TensorFlow step half-way; leaving at once is safe because every file appears
-    # whole or not at all.
-    os.write(2, b"\ninterrupted: the same command with --resume goes on from the last finished epoch\n")
-    os._exit(130)
+def _leave_on_interrupt(advice: str) -> None:
+    """Ctrl-C ends the process at once, with exit code 130.
+
+    A signal handler in Python waits for the C++ call that is running: a step, a conversion, an import. A thread that
+    waits for the signal itself does not. Leaving in mid-air is safe: every file appears whole or not at all.
+    """
+    terminal = os.dup(2)  # what ``silence`` does not redirect
+
+    def wait() -> None:
+        signal.sigwait({signal.SIGINT})
+        os.write(terminal, f"\ninterrupted{advice}\n".encode())
+        os._exit(130)
+
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # inherited by every thread that TensorFlow starts
+    threading.Thread(target=wait, daemon=True).start()
 
 
 def configure_tensorflow(seed: int, deterministic: bool = False) -> None:
