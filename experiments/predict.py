@@ -2,6 +2,7 @@
 
 python experiments/predict.py saved_models/transfer-elpv photo.png folder/ --top 2
 python experiments/predict.py saved_models/recurrent-nyc_weather-gru series.csv --figure forecast.png
+python experiments/predict.py saved_models/transfer-elpv --serve
 python experiments/predict.py --list
 """
 
@@ -37,8 +38,13 @@ class Config:
     """Print every published model with its headline figure, data, date and size."""
     models: Path = Path("saved_models")
     """Where --list looks."""
-    export: Literal["none", "litert"] = "none"
-    """litert: write model.tflite and model.int8.tflite into the version's folder, measured on the items given."""
+    export: Literal["none", "litert", "onnx"] = "none"
+    """litert: write model.tflite and model.int8.tflite into the version's folder, measured on the items given.
+    onnx: write model.onnx there (extra [onnx])."""
+    serve: bool = False
+    """Open a page on this machine to drop an image or a series (extra [demo])."""
+    port: int | None = None
+    """Port of that page; by default the first free one from 7860."""
 
 
 def main(config: Config) -> None:
@@ -49,8 +55,12 @@ def main(config: Config) -> None:
         inference.print_models(config.models)
         return
     model = inference.load(config.model)
-    if config.export == "litert":
-        inference.export_litert(model, list(config.items), config.time)
+    if config.serve:
+        from keras_a2 import demo
+
+        demo.serve(model, config.port)
+    elif config.export != "none":
+        inference.export(model, config.export, list(config.items), config.time)
     elif model.card["experiment"] == "transfer":
         inference.classify(model, list(config.items), config.top, config.output)
     else:
@@ -63,7 +73,7 @@ def check(config: Config) -> None:
         return
     if config.model is None:
         raise UserError("no model given; name a folder of saved_models, or use --list to see what there is")
-    if not config.items:
+    if not config.items and not config.serve:
         raise UserError("nothing to predict on; give images, folders of images, or a .csv or .parquet file")
     if config.top < 1:
         raise UserError(f"--top is {config.top}; it must be at least 1")

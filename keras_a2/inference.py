@@ -87,9 +87,9 @@ def forecast(model: Forecaster, series: Path, time: str | None, output: Path | N
     """Forecast the steps after a file's last row; a table on the screen, or a file."""
     answer = model.predict(series, time)
     if figure is not None:
-        from keras_a2.recurrent.predict import draw
+        from keras_a2.recurrent.predict import plot
 
-        draw(model, answer, figure)
+        plot(model, answer).savefig(figure, dpi=120)
         console.print(f"wrote {figure}")
     if output is not None:
         flat = answer.reset_index()
@@ -106,13 +106,17 @@ def forecast(model: Forecaster, series: Path, time: str | None, output: Path | N
     console.print(table)
 
 
-def export_litert(model: Classifier | Forecaster, items: list[Path], time: str | None) -> None:
-    """Add LiteRT files to a published version, measured on up to ``MEASURED_ITEMS`` of the items given."""
-    from keras_a2 import litert, runs
+def export(model: Classifier | Forecaster, kind: str, items: list[Path], time: str | None) -> None:
+    """Add files of another ``kind`` to a published version, measured on up to ``MEASURED_ITEMS`` of the items given.
 
-    inputs = model.litert_inputs(items, MEASURED_ITEMS, time)
-    facts = litert.export(model.saved.folder, inputs)
-    runs.write_json(model.saved.folder / "model.json", {**model.card, "litert": facts})
+    Args:
+        kind: ``litert`` or ``onnx``; what was measured goes under this name onto the card.
+    """
+    from keras_a2 import litert, onnx, runs
+
+    exporter = {"litert": litert, "onnx": onnx}[kind]
+    facts = exporter.export(model.saved.folder, model.deployed_inputs(items, MEASURED_ITEMS, time))
+    runs.write_json(model.saved.folder / "model.json", {**model.card, kind: facts})
     table = Table("file", "size", "largest difference", "same largest output", "one item")
     for name, f in facts.items():
         table.add_row(

@@ -143,12 +143,24 @@ def test_litert_files_agree_with_the_model(published, tmp_path):
     items = {"transfer-photos": published / "photos", "recurrent-series-gru": published / "series.csv"}
     for name, item in items.items():
         shutil.copytree(published / "models" / name, tmp_path / name)
-        inference.export_litert(inference.load(tmp_path / name), [item], None)
+        inference.export(inference.load(tmp_path / name), "litert", [item], None)
         facts = json.loads((tmp_path / name / "1" / "model.json").read_text())["litert"]
         assert facts["model.tflite"]["max_difference"] < 1e-3
         if name == "transfer-photos":  # the tiny forecaster has no tensor large enough to quantise
             assert facts["model.int8.tflite"]["bytes"] < 0.6 * facts["model.tflite"]["bytes"]
         assert (tmp_path / name / "1" / "model.int8.tflite").stat().st_size == facts["model.int8.tflite"]["bytes"]
+
+
+def test_onnx_file_agrees_with_the_model(published, tmp_path):
+    import shutil
+
+    items = {"transfer-photos": published / "photos", "recurrent-series-gru": published / "series.csv"}
+    for name, item in items.items():
+        shutil.copytree(published / "models" / name, tmp_path / name)
+        inference.export(inference.load(tmp_path / name), "onnx", [item], None)
+        facts = json.loads((tmp_path / name / "1" / "model.json").read_text())["onnx"]["model.onnx"]
+        assert facts["max_difference"] < 1e-3
+        assert facts["bytes"] == (tmp_path / name / "1" / "model.onnx").stat().st_size
 
 
 def test_predict_streams_a_folder_with_a_broken_file(published, tmp_path, capsys):

@@ -60,7 +60,7 @@ class Forecaster:
             ["lead", *self.targets]
         ]
 
-    def litert_inputs(self, items: list[Path], limit: int, time: str | None = None) -> np.ndarray:
+    def deployed_inputs(self, items: list[Path], limit: int, time: str | None = None) -> np.ndarray:
         """Up to ``limit`` raw windows from the end of a series ``(n, look_back, inputs)``."""
         rows, _ = self._rows(self._table(items[0], time))
         windows = np.lib.stride_tricks.sliding_window_view(rows, self._span(), axis=0)[
@@ -121,8 +121,8 @@ class Forecaster:
         return rows.to_numpy(np.float64), stamps
 
 
-def draw(model: Forecaster, table: pd.DataFrame, path: Path) -> None:
-    """The forecast as a picture."""
+def plot(model: Forecaster, table: pd.DataFrame):
+    """The forecast as a Matplotlib figure."""
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
@@ -133,5 +133,5 @@ def draw(model: Forecaster, table: pd.DataFrame, path: Path) -> None:
     axes.legend(frameon=False)
     if isinstance(table.index, pd.DatetimeIndex):
         figure.autofmt_xdate()
-    figure.savefig(path, dpi=120)
-    plt.close(figure)
+    plt.close(figure)  # the figure lives on; pyplot need not keep it
+    return figure

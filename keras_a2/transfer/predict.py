@@ -79,7 +79,7 @@ class Classifier:
                 ahead += [(path, pool.submit(self._decode, path)) for path in islice(waiting, BATCH)]
                 yield from self._predict_decoded(decoded, top)
 
-    def litert_inputs(self, items: Sequence[Path], limit: int, _time: str | None = None) -> np.ndarray:
+    def deployed_inputs(self, items: Sequence[Path], limit: int, _time: str | None = None) -> np.ndarray:
         """Up to ``limit`` readable images at the model's size ``(n, size, size, 3)``."""
         decoded = (self._decode(path) for path in find_images(items))
         images = list(islice((image for image in decoded if not isinstance(image, str)), limit))

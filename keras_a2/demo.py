@@ -1,0 +1,104 @@
+"""A small local page for a published model: drop an image, or pick a series (Gradio, extra ``[demo]``)."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from keras_a2.console import console
+from keras_a2.errors import UserError
+
+if TYPE_CHECKING:
+    from keras_a2.recurrent.predict import Forecaster
+    from keras_a2.transfer.predict import Classifier
+
+ADDRESS = "127.0.0.1"  # this machine only
+MAX_UPLOAD = "20mb"
+SHOWN_CLASSES = 5
+
+
+def serve(model: Classifier | Forecaster, port: int | None, *, block: bool = True):
+    """Open the page on this machine and wait until it is stopped.
+
+    Args:
+        port: where to listen; None takes the first free one from 7860.
+        block: False returns at once, with the running page (``.local_url``, ``.close()``).
+
+    Raises:
+        UserError: the extra ``[demo]`` is not installed, or the port is taken.
+    """
+    gradio = _gradio()
+    page = (
+        _classifier_page(gradio, model) if model.card["experiment"] == "transfer" else _forecaster_page(gradio, model)
+    )
+    try:
+        page.launch(
+            server_name=ADDRESS, server_port=port, max_file_size=MAX_UPLOAD, share=False, quiet=True,
+            prevent_thread_lock=True,
+            theme=gradio.themes.Default(font=["system-ui", "sans-serif"], font_mono=["monospace"]),
+        )  # fmt: skip
+    except OSError as error:
+        raise UserError(f"cannot listen on {ADDRESS}:{port or 7860}, taken by another program; set --port") from error
+    console.print(f"open {page.local_url} in a browser; Ctrl-C stops it")
+    if block:
+        page.block_thread()
+    return page
+
+
+def _gradio():
+    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # nothing leaves this machine
+    try:
+        import gradio
+    except ImportError as error:
+        raise UserError("--serve needs the package gradio, which is not installed; pip install -e '.[demo]'") from error
+    return gradio
+
+
+def _classifier_page(gradio, model: Classifier):
+    def classify(path: str | None) -> dict[str, float] | None:
+        if path is None:
+            return None
+        answer = next(model.stream([Path(path)], top=SHOWN_CLASSES))
+        if answer.error:
+            raise gradio.Error(f"not a readable image: {answer.error}", print_exception=False)
+        return dict(zip(answer.classes, answer.probabilities, strict=True))
+
+    with _page(gradio, model) as page, gradio.Row():
+        # The file as it came: our own decoder turns it upright and refuses other formats and decompression bombs.
+        picture = gradio.Image(label="image", type="filepath", image_mode=None, sources=["upload", "clipboard"])
+        label = gradio.Label(label="class", num_top_classes=SHOWN_CLASSES)
+        picture.change(classify, picture, label)
+    return page
+
+
+def _forecaster_page(gradio, model: Forecaster):
+    from keras_a2.recurrent.predict import plot
+
+    def forecast(path: str | None):
+        if path is None:
+            return None, None
+        try:
+            answer = model.predict(path)
+        except UserError as error:
+            said = str(error).replace(path, Path(path).name)
+            raise gradio.Error(said, print_exception=False) from error
+        return plot(model, answer), answer.reset_index().round(3)
+
+    with _page(gradio, model) as page:
+        series = gradio.File(label="series", file_types=[".csv", ".parquet"], type="filepath")
+        curve, table = gradio.Plot(label="forecast"), gradio.Dataframe(label=f"forecast, {model.unit}")
+        series.change(forecast, series, [curve, table])
+        example = model.saved.folder / "example.csv"
+        if example.exists():
+            gradio.Examples([[str(example)]], series)
+    return page
+
+
+def _page(gradio, model):
+    page = gradio.Blocks(title=f"{model.saved.folder.parent.name} {model.version}")
+    with page:
+        gradio.Markdown(
+            f"# {model.saved.folder.parent.name}, version {model.version}\n{model.card.get('headline', '')}"
+        )
+    return page

@@ -1,0 +1,61 @@
+"""What the LiteRT and ONNX exports share: the network to convert, and what a converted file loses and costs."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from keras_a2 import runs
+
+LATENCY_RUNS = 60
+
+
+def deployable(folder: Path):
+    """The published Keras model without its resizing: LiteRT has no kernel for it, and an app has its own."""
+    with runs.silence():
+        import keras
+
+    model = keras.saving.load_model(folder / "model.keras", safe_mode=True)
+    position = next((i for i, layer in enumerate(model.layers) if layer.name == "resize"), None)
+    if position is None:
+        return model
+    pixels = keras.Input(model.layers[position].output.shape[1:], name="pixels")
+    x = pixels
+    for layer in model.layers[position + 1 :]:
+        x = layer(x)
+    return keras.Model(pixels, x)
+
+
+def answers(model, items: np.ndarray) -> np.ndarray:
+    """What ``model`` answers to each item by itself, ``(n, ...)``."""
+    return np.concatenate([np.asarray(model(items[i : i + 1], training=False)) for i in range(len(items))])
+
+
+def measure(ask: Callable[[np.ndarray], np.ndarray], items: np.ndarray, expected: np.ndarray) -> dict:
+    """Agreement of a converted file with the model it came from, and its speed.
+
+    Args:
+        ask: one item ``(1, ...)`` float32 to its answer ``(1, ...)``.
+        items: ``(n, ...)``.
+        expected: the model's answers ``(n, ...)``.
+
+    Returns:
+        number of items, largest difference, share of items with the same largest output, median milliseconds an item.
+    """
+    single = [item[np.newaxis].astype(np.float32) for item in items]
+    got = np.concatenate([np.asarray(ask(item)) for item in single]).reshape(len(items), -1)
+    seconds = []
+    for k in range(LATENCY_RUNS):
+        started = time.perf_counter()
+        ask(single[k % len(items)])
+        seconds.append(time.perf_counter() - started)
+    wanted = expected.reshape(len(items), -1)
+    return {
+        "items": len(items),
+        "max_difference": float(np.abs(got - wanted).max()),
+        "same_largest_output": float((got.argmax(axis=1) == wanted.argmax(axis=1)).mean()),
+        "median_milliseconds": 1000 * float(np.median(seconds)),
+    }

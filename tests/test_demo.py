@@ -1,0 +1,96 @@
+"""The local page: what it answers, what it refuses, where it listens."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import ClassVar
+
+import pandas as pd
+import pytest
+from gradio_client import Client, handle_file
+from gradio_client.exceptions import AppError
+
+from keras_a2 import demo
+from keras_a2.errors import UserError
+from keras_a2.transfer.predict import Prediction
+
+
+class Classifier:
+    """Answers like a published classifier, without training one."""
+
+    version = 3
+    card: ClassVar = {"experiment": "transfer", "headline": "accuracy 90 %"}
+    saved = SimpleNamespace(folder=Path("saved_models/thing/3"))
+
+    def stream(self, files, top):
+        for path in files:
+            if path.stat().st_size < 10:
+                yield Prediction(str(path), error="cut short")
+            else:
+                yield Prediction(str(path), ("left", "right"), (0.75, 0.25))
+
+
+class Forecaster:
+    """Answers like a published forecaster."""
+
+    version, unit, targets, horizon = 1, "MW", ("load",), 2
+    card: ClassVar = {"experiment": "recurrent"}
+    saved = SimpleNamespace(folder=Path("saved_models/thing/1"))
+
+    def predict(self, path):
+        if "load" not in pd.read_csv(path):
+            raise UserError(f"{path} has no column 'load'")
+        return pd.DataFrame({"lead": [1, 2], "load": [3.0, 4.0]}, index=pd.Index([1, 2], name="step"))
+
+
+@pytest.fixture
+def client():
+    pages = []
+
+    def open_page(model) -> Client:
+        pages.append(demo.serve(model, None, block=False))
+        return Client(pages[-1].local_url, verbose=False)
+
+    yield open_page
+    for page in pages:
+        page.close()
+
+
+def test_an_image_gets_its_classes_and_a_broken_one_its_reason(client, photos, tmp_path):
+    page = client(Classifier())
+    answer = page.predict(handle_file(photos / "left" / "0.png"), api_name="/classify")
+    assert answer["label"] == "left"
+    assert [c["confidence"] for c in answer["confidences"]] == [0.75, 0.25]
+    (tmp_path / "b.bmp").write_bytes(b"BM")
+    with pytest.raises(AppError):
+        page.predict(handle_file(tmp_path / "b.bmp"), api_name="/classify")
+
+
+def test_a_series_gets_its_forecast_and_a_wrong_one_its_reason(client, series, tmp_path):
+    page = client(Forecaster())
+    plot, table = page.predict(handle_file(series), api_name="/forecast")
+    assert plot["plot"].startswith("data:image")
+    assert table["data"] == [[1, 1, 3], [2, 2, 4]]
+    (tmp_path / "other.csv").write_text("a,b\n1,2\n")
+    with pytest.raises(AppError, match=r"other\.csv has no column 'load'"):
+        page.predict(handle_file(tmp_path / "other.csv"), api_name="/forecast")
+    (tmp_path / "notes.txt").write_text("load")
+    with pytest.raises(AppError, match="Invalid file type"):
+        page.predict(handle_file(tmp_path / "notes.txt"), api_name="/forecast")
+
+
+def test_large_uploads_are_refused(client, tmp_path):
+    page = client(Forecaster())
+    (tmp_path / "large.csv").write_bytes(b"x" * (21 * 2**20))
+    with pytest.raises(Exception, match=r"413|too large|maximum"):
+        page.predict(handle_file(tmp_path / "large.csv"), api_name="/forecast")
+
+
+def test_it_listens_on_this_machine_only(client):
+    page = demo.serve(Classifier(), None, block=False)
+    assert page.local_url.startswith("http://127.0.0.1:")
+    port = int(page.local_url.rstrip("/").rsplit(":", 1)[1])
+    with pytest.raises(UserError, match="--port"):
+        demo.serve(Classifier(), port, block=False)
+    page.close()
