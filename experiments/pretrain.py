@@ -5,7 +5,6 @@ python experiments/pretrain.py --data tiny-imagenet-200/train --teacher weights.
 
 from __future__ import annotations
 
-import os
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -101,7 +100,7 @@ def main(config: Config) -> None:
         "teacher": None if teacher is None else {"file": config.teacher.name, "sha256": teacher.sha256},
         "config": asdict(config) | {"data": config.data.name, "teacher": config.teacher and config.teacher.name},
         "hours_since_start": (time.perf_counter() - started) / 3600,
-        "cpus": os.cpu_count(),
+        "cpus": runs.cores(),
         "history": history.rows,
         "sha256": backbone.sha256(path),
     }

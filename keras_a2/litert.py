@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import numpy as np
@@ -40,7 +39,7 @@ def export(folder: Path, items: np.ndarray) -> dict:
         try:
             with runs.silence():
                 content = converter.convert()
-                interpreter = Interpreter(model_content=content, num_threads=os.cpu_count())
+                interpreter = Interpreter(model_content=content, num_threads=runs.cores())
                 interpreter.allocate_tensors()
         except Exception as error:  # the converter raises its own and TensorFlow's
             raise UserError(f"{folder} cannot be converted to LiteRT ({str(error).splitlines()[0][:120]})") from error

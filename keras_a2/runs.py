@@ -50,7 +50,7 @@ def command_line(config_type: type[Config], story: Callable[[Config], None], arg
     except OSError as error:
         if error.filename is None and error.errno is None:
             raise
-        where = error.filename or "while writing"
+        where = error.filename or getattr(config, "output", None) or "while writing"
         _fail(f"{error.strerror or error}: {where}; check the disk and permissions, and run again")
 
 
@@ -102,6 +102,11 @@ def silence() -> Iterator[None]:
         os.close(null)
 
 
+def cores() -> int:
+    """Processor cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def environment() -> dict:
     """Versions, machine, command line and git commit, for ``metrics.json`` and ``model.json``."""
     versions = {}
@@ -113,7 +118,7 @@ def environment() -> dict:
     return {
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "cpus": os.cpu_count(),
+        "cpus": cores(),
         "versions": versions,
         "command": " ".join([Path(sys.executable).name, *sys.argv]),
         "git_commit": _git_commit(),

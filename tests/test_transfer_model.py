@@ -89,7 +89,9 @@ def test_auto_without_network_says_so_and_takes_the_bundled_weights(monkeypatch,
 
 def test_cached_features_are_the_models(network, photos):
     images = data.load(sources.folder(photos), 32, seed=0)
-    cached = features.extract(network, images, images.train, views=2, augment="crop", seed=0)
+    cached = features.extract(
+        features.Extractor(network, images.store.size), images, images.train, views=2, augment="crop", seed=0
+    )
     pixels = images.store.read(images.train).astype("float32")
     expected = np.asarray(network(pixels, training=False))
     np.testing.assert_allclose(cached[0], expected, atol=1e-3 * np.abs(expected).max())
@@ -100,7 +102,7 @@ def test_a_wrong_extractor_is_noticed(network, photos, monkeypatch):
     images = data.load(sources.folder(photos), 32, seed=0)
     monkeypatch.setattr(features.Extractor, "__call__", lambda self, x: np.ones((len(x), 432), np.float32))
     with pytest.raises(UserError, match="differs from the Keras model"):
-        features.extract(network, images, images.train)
+        features.extract(features.Extractor(network, images.store.size), images, images.train)
 
 
 @pytest.mark.parametrize("classes", [2, 4])

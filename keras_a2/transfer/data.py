@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from keras_a2.errors import UserError
+from keras_a2.runs import cores
 from keras_a2.transfer.decode import UnreadableImage, decode, read_bytes
 from keras_a2.transfer.sources import Source
 
@@ -150,7 +151,7 @@ def decode_all(source: Source, store: PixelStore, on_image) -> tuple[dict[int, s
         except UnreadableImage as error:
             reasons[i] = str(error)
 
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with ThreadPoolExecutor(cores()) as pool:
         total, waiting = len(source.items), iter(range(len(source.items)))
         done = 0
         while chunk := list(islice(waiting, 256)):  # bounded, so that Ctrl-C and errors come through promptly

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from keras_a2.errors import UserError
+from keras_a2.runs import cores
 from keras_a2.saved_model import SavedModel
 from keras_a2.transfer.decode import EXTENSIONS, UnreadableImage, decode, read_bytes
 from keras_a2.transfer.sources import images_below
@@ -71,7 +71,7 @@ class Classifier:
     def stream(self, files: Sequence[Path], top: int = 1) -> Iterator[Prediction]:
         """Predictions in the order of ``files``; the next batch is decoded while the model works on this one."""
         waiting = iter(files)
-        with ThreadPoolExecutor(os.cpu_count()) as pool:
+        with ThreadPoolExecutor(cores()) as pool:
             ahead = [(path, pool.submit(self._decode, path)) for path in islice(waiting, 2 * BATCH)]
             while ahead:
                 batch, ahead = ahead[:BATCH], ahead[BATCH:]
