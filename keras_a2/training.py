@@ -19,11 +19,15 @@ from keras_a2.errors import UserError
 
 @dataclass
 class History:
-    """One row per epoch (row 0 is the state before training), and which of them was kept."""
+    """One row per epoch (row 0 is the state before training), which of them was kept, and each epoch's seconds.
+
+    ``earlier``: seconds that a killed process had trained before this one went on.
+    """
 
     rows: list[dict] = field(default_factory=list)
     best_epoch: int = 0
-    seconds: float = 0.0
+    seconds: list[float] = field(default_factory=lambda: [0.0])
+    earlier: float = 0.0
 
     @property
     def best(self) -> dict:
@@ -32,6 +36,10 @@ class History:
     @property
     def epochs(self) -> int:
         return len(self.rows) - 1
+
+    def table(self) -> list[dict]:
+        """The rows as ``history.csv`` has them, with their seconds."""
+        return [{**row, "seconds": seconds} for row, seconds in zip(self.rows, self.seconds, strict=True)]
 
 
 def fit(
@@ -77,9 +85,9 @@ def fit(
             loss = train_epoch(epoch, lambda part, e=epoch: bar.update(task, completed=e - 1 + part))
             row = {"epoch": epoch, **_finite({"loss": loss, **validate()}, stage, epoch)}
             history.rows.append(row)
+            history.seconds.append(time.perf_counter() - started)
             if score(row) > score(history.best):
                 history.best_epoch, best = epoch, [np.array(w) for w in weights]
-            history.seconds += time.perf_counter() - started
             bar.update(task, completed=epoch, note=_note(row))
             if on_epoch:
                 on_epoch(row)
@@ -148,7 +156,7 @@ def _restore(path: Path | None, weights, state) -> tuple[History, list[np.ndarra
         for i, variable in enumerate(state):
             variable.assign(saved[f"state_{i}"])
         best = [saved[f"best_{i}"] for i in range(len(weights))]
-    return History(summary["rows"], summary["best_epoch"], summary["seconds"]), best
+    return History(summary["rows"], summary["best_epoch"], summary["seconds"], sum(summary["seconds"])), best
 
 
 def over_seeds(results: list[dict]) -> dict:

@@ -156,7 +156,7 @@ def _fill(folder: Path, config, windows, cell, seeds, best: Forecaster, result: 
     runs.write_json(folder / "model.json", card)
     _predictions(windows, result.predicted[cell]).to_csv(folder / "predictions.csv", index=False, float_format="%.5g")
     _example(windows).to_csv(folder / "example.csv", index=windows.time is not None)
-    rows = [{"seed": k, "model": cell, **row} for k, f in enumerate(seeds) for row in f.history.rows]
+    rows = [{"seed": k, "model": cell, **row} for k, f in enumerate(seeds) for row in f.history.table()]
     pd.DataFrame(rows).to_csv(folder / "history.csv", index=False)
     pictures = _figures(folder / "figures", windows, cell, seeds[0], result)
     present.page(config, windows, cell, name, metrics, pictures, folder / "report.html")

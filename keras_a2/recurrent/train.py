@@ -122,7 +122,7 @@ def train(cell: str, windows: Windows, settings: Settings, state: Path | None = 
         on_epoch=log and (lambda row: log(cell, row)),
     )
     average.copy_to_model()
-    return Forecaster(cell, network, options, shared, predict, history, time.perf_counter() - started)
+    return Forecaster(cell, network, options, shared, predict, history, history.earlier + time.perf_counter() - started)
 
 
 def sample_list(windows: Windows, split: str, channel_independent: bool) -> np.ndarray:

@@ -210,7 +210,7 @@ def _history(arms: list[dict[str, Arm]]) -> pd.DataFrame:
         for seed, trained in enumerate(arms)
         for name, arm in trained.items()
         for phase in arm.phases
-        for row in phase.history.rows
+        for row in phase.history.table()
     ]
     return pd.DataFrame(rows)
 

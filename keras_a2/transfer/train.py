@@ -1,4 +1,4 @@
-"""The two phases, head and fine-tune, and the scratch control, on one hand-written training step."""
+"""The two phases, head and fine-tune, and the scratch control."""
 
 from __future__ import annotations
 
@@ -12,40 +12,16 @@ import numpy as np
 import tensorflow as tf
 
 from keras_a2 import training
-from keras_a2.averaging import Average
 from keras_a2.console import console
 from keras_a2.transfer import backbone as backbones
 from keras_a2.transfer import features, head
-from keras_a2.transfer.augment import boxes, crop
 from keras_a2.transfer.data import Images, batches
-from keras_a2.transfer.optimize import LayerwiseAdamW, block_number, rate_multipliers
+from keras_a2.transfer.optimize import block_number
+from keras_a2.transfer.step import Settings, end_to_end, make_step
 
 HEAD_BATCH = 256
 EVALUATION_BATCH = 64
 ADAPTATION_STEPS, ADAPTATION_BATCH = 30, 64
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What the phases need to know; the script's configuration fills it."""
-
-    batch_size: int
-    learning_rate: float
-    head_learning_rate: float
-    scratch_learning_rate: float
-    head_epochs: int
-    fine_tune_epochs: int
-    scratch_epochs: int
-    batch_norm: str
-    views: int
-    augment: str
-    dropout: float
-    label_smoothing: float
-    layer_decay: float
-    ema: float
-    weight_decay: float
-    unfreeze: int | None
-    seed: int
 
 
 @dataclass
@@ -109,7 +85,7 @@ def train_scratch(images: Images, alpha: float, settings: Settings, state: Calla
     history = _train_network(
         "scratch", arm, images, settings, settings.scratch_learning_rate, settings.scratch_epochs, 1.0, state, log
     )
-    arm.phases.append(Phase("scratch", history, time.perf_counter() - started))
+    arm.phases.append(Phase("scratch", history, history.earlier + time.perf_counter() - started))
     return arm
 
 
@@ -133,8 +109,9 @@ def train_head(arm: Arm, images: Images, settings: Settings, state: Path, log=No
     """Train the head on features computed once: first its convex optimum, then epochs over the augmented views."""
     started = time.perf_counter()
     options = {"augment": settings.augment, "seed": settings.seed}
-    cached = features.extract(arm.backbone, images, images.train, views=settings.views, **options)
-    held = features.extract(arm.backbone, images, images.validation)[0]
+    extractor = features.Extractor(arm.backbone, images.store.size)
+    cached = features.extract(extractor, images, images.train, views=settings.views, **options)
+    held = features.extract(extractor, images, images.validation)[0]
     labels, held_labels = images.labels[images.train], images.labels[images.validation]
     head.standardise(arm.head, cached.reshape(-1, cached.shape[-1]))
     scale = arm.head.get_layer("standardise")
@@ -142,14 +119,14 @@ def train_head(arm: Arm, images: Images, settings: Settings, state: Path, log=No
     kernel, bias, _ = head.solve(everything, np.tile(labels, settings.views), np.asarray(scale(held)), held_labels)
     arm.head.get_layer("logits").set_weights([kernel, bias])
     history = _train_head_epochs(arm.head, cached, labels, held, held_labels, settings, state, log)
-    return Phase("head", history, time.perf_counter() - started)
+    return Phase("head", history, history.earlier + time.perf_counter() - started)
 
 
 def _train_head_epochs(model, cached, labels, held, held_labels, settings, state, log) -> training.History:
     views, n, _ = cached.shape
     optimizer = keras.optimizers.Adam(settings.head_learning_rate)
     optimizer.build(model.trainable_variables)
-    step = _make_step(model, optimizer, settings.label_smoothing)
+    step = make_step(model, optimizer, settings.label_smoothing)
 
     def train_epoch(epoch: int, report) -> float:
         rng = np.random.default_rng([settings.seed, 4, epoch])
@@ -190,7 +167,7 @@ def fine_tune(arm: Arm, images: Images, settings: Settings, state: Path, log=Non
     if history.best_epoch == 0:
         note = "Validation accuracy fell after unfreezing; the head-only model was kept."
         console.print(f"note: {note}")
-    return Phase("fine_tune", history, time.perf_counter() - started, note)
+    return Phase("fine_tune", history, history.earlier + time.perf_counter() - started, note)
 
 
 def freeze_all_but(backbone: keras.Model, blocks: int | None) -> None:
@@ -204,78 +181,27 @@ def freeze_all_but(backbone: keras.Model, blocks: int | None) -> None:
 
 
 def _train_network(stage, arm, images, settings, learning_rate, epochs, layer_decay, state, log) -> training.History:
-    """Train backbone and head end to end on augmented pixels, with a moving average of the weights."""
-    network = keras.Sequential([arm.backbone, arm.head])
-    steps = max(len(images.train) // settings.batch_size, 1)
-    schedule = keras.optimizers.schedules.CosineDecay(
-        0.0, max(epochs * steps - steps, 1), warmup_target=learning_rate, warmup_steps=steps
-    )
-    optimizer = LayerwiseAdamW(
-        rate_multipliers(arm.backbone, arm.head, layer_decay),
-        learning_rate=schedule,
-        weight_decay=settings.weight_decay,
-    )
-    optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
-    optimizer.build(network.trainable_variables)
-    average = Average(network, settings.ema)
-    step = _make_step(network, optimizer, settings.label_smoothing, images.store.size, average)
+    trained = end_to_end(arm.backbone, arm.head, images, settings, learning_rate, epochs, layer_decay)
     predict = make_predict(arm)
     held_labels = images.labels[images.validation]
 
     def validate() -> dict:
-        with average.swapped_in():
+        with trained.average.swapped_in():
             return _measure(predict_split(predict, images, images.validation), held_labels)
 
     history = training.fit(
         stage,
-        train_epoch=lambda epoch, report: _pixel_epoch(step, images, settings, epoch, report),
+        train_epoch=trained.epoch,
         validate=validate,
         score=lambda row: (row["validation_accuracy"], -row["validation_loss"]),
-        weights=average.shown,
-        state=[*network.weights, *optimizer.variables, *training.random_states(network), average.count],
+        weights=trained.average.shown,
+        state=trained.state,
         epochs=epochs,
         path=state(stage),
         on_epoch=log and (lambda row: log(stage, row)),
     )
-    average.copy_to_model()
+    trained.average.copy_to_model()
     return history
-
-
-def _pixel_epoch(step, images: Images, settings: Settings, epoch: int, report) -> float:
-    rng = np.random.default_rng([settings.seed, 5, epoch])
-    order = rng.permutation(images.train)
-    size = min(settings.batch_size, len(order))
-    where = boxes(settings.augment, len(order), rng)
-    losses = []
-    for pixels, labels in batches(images.store, order, images.labels, size, drop_remainder=True):
-        done = len(losses) * size
-        losses.append(step(pixels, labels, where[done : done + size]))
-        report((done + size) / len(order))
-    return float(np.mean([float(loss) for loss in losses]))
-
-
-def _make_step(model, optimizer, label_smoothing: float, size: int | None = None, average=None):
-    """One traced training step; written by hand it starts sooner than ``compile`` + ``fit`` and stalls on nothing."""
-    variables = model.trainable_variables
-
-    @tf.function
-    def step(inputs, labels, where=None):
-        if size is not None:
-            inputs = crop(inputs, where, size)
-        with tf.GradientTape() as tape:
-            loss = _cross_entropy(labels, model(inputs, training=True), label_smoothing)
-        optimizer.apply(tape.gradient(loss, variables), variables)
-        if average is not None:
-            average.update()
-        return loss
-
-    return step
-
-
-def _cross_entropy(labels, logits, smoothing: float):
-    target = tf.one_hot(labels, logits.shape[-1])
-    target = target * (1 - smoothing) + smoothing / logits.shape[-1]
-    return tf.reduce_mean(tf.nn.softmax_cross_entropy_with_logits(target, logits))
 
 
 def make_predict(arm: Arm):

@@ -1,0 +1,116 @@
+"""One hand-written training step for every phase: on cached features, or end to end on augmented pixels."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from keras_a2 import training
+from keras_a2.averaging import Average
+from keras_a2.transfer.augment import boxes, crop
+from keras_a2.transfer.data import Images, batches
+from keras_a2.transfer.optimize import LayerwiseAdamW, rate_multipliers
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the phases need to know; the script's configuration fills it."""
+
+    batch_size: int
+    learning_rate: float
+    head_learning_rate: float
+    scratch_learning_rate: float
+    head_epochs: int
+    fine_tune_epochs: int
+    scratch_epochs: int
+    batch_norm: str
+    views: int
+    augment: str
+    dropout: float
+    label_smoothing: float
+    layer_decay: float
+    ema: float
+    weight_decay: float
+    unfreeze: int | None
+    seed: int
+
+
+@dataclass
+class EndToEnd:
+    """Backbone and head as one network, ready to train on augmented pixels with a moving average of the weights."""
+
+    average: Average
+    state: list
+    epoch: Callable[[int, Callable[[float], None]], float]
+
+
+def end_to_end(
+    backbone: keras.Model,
+    head: keras.Model,
+    images: Images,
+    settings: Settings,
+    learning_rate: float,
+    epochs: int,
+    layer_decay: float,
+) -> EndToEnd:
+    """Optimizer, schedule, average and the traced step; the rate warms up over the first epoch, then decays."""
+    network = keras.Sequential([backbone, head])
+    steps = max(len(images.train) // settings.batch_size, 1)
+    schedule = keras.optimizers.schedules.CosineDecay(
+        0.0, max(epochs * steps - steps, 1), warmup_target=learning_rate, warmup_steps=steps
+    )
+    optimizer = LayerwiseAdamW(
+        rate_multipliers(backbone, head, layer_decay),
+        learning_rate=schedule,
+        weight_decay=settings.weight_decay,
+    )
+    optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
+    optimizer.build(network.trainable_variables)
+    average = Average(network, settings.ema)
+    step = make_step(network, optimizer, settings.label_smoothing, images.store.size, average)
+    return EndToEnd(
+        average,
+        [*network.weights, *optimizer.variables, *training.random_states(network), average.count],
+        lambda epoch, report: _pixel_epoch(step, images, settings, epoch, report),
+    )
+
+
+def _pixel_epoch(step, images: Images, settings: Settings, epoch: int, report) -> float:
+    rng = np.random.default_rng([settings.seed, 5, epoch])
+    order = rng.permutation(images.train)
+    size = min(settings.batch_size, len(order))
+    where = boxes(settings.augment, len(order), rng)
+    losses = []
+    for pixels, labels in batches(images.store, order, images.labels, size, drop_remainder=True):
+        done = len(losses) * size
+        losses.append(step(pixels, labels, where[done : done + size]))
+        report((done + size) / len(order))
+    return float(np.mean([float(loss) for loss in losses]))
+
+
+def make_step(model, optimizer, label_smoothing: float, size: int | None = None, average=None):
+    """One traced training step; written by hand it starts sooner than ``compile`` + ``fit`` and stalls on nothing."""
+    variables = model.trainable_variables
+
+    @tf.function
+    def step(inputs, labels, where=None):
+        if size is not None:
+            inputs = crop(inputs, where, size)
+        with tf.GradientTape() as tape:
+            loss = _cross_entropy(labels, model(inputs, training=True), label_smoothing)
+        optimizer.apply(tape.gradient(loss, variables), variables)
+        if average is not None:
+            average.update()
+        return loss
+
+    return step
+
+
+def _cross_entropy(labels, logits, smoothing: float):
+    target = tf.one_hot(labels, logits.shape[-1])
+    target = target * (1 - smoothing) + smoothing / logits.shape[-1]
+    return tf.reduce_mean(tf.nn.softmax_cross_entropy_with_logits(target, logits))
