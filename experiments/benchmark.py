@@ -1,0 +1,75 @@
+"""Every speed that the README claims, measured again against what a person would use instead.
+
+python experiments/benchmark.py                    all rows, about ten minutes
+python experiments/benchmark.py --quick            all rows on little data: do they run, and in which direction
+python experiments/benchmark.py --only features    one group of rows
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from rich.table import Table
+
+from keras_a2 import runs
+from keras_a2.benchmarks import measure
+from keras_a2.console import console
+from keras_a2.errors import UserError
+
+IMAGES, SERIES = "keras_a2.benchmarks.images", "keras_a2.benchmarks.series"
+GROUPS = {
+    "features": f"{IMAGES}:rows_features",
+    "head": f"{IMAGES}:rows_head",
+    "fine-tune": f"{IMAGES}:rows_fine_tune",
+    "first-step": f"{IMAGES}:rows_first_step",
+    "recurrent": f"{SERIES}:rows_recurrent",
+    "segment": f"{SERIES}:rows_segment",
+    "run-transfer": f"{IMAGES}:rows_transfer",
+    "run-recurrent": f"{SERIES}:rows_run",
+    "memory": f"{IMAGES}:rows_memory",
+    "growth-images": f"{IMAGES}:rows_growth",
+    "growth-windows": f"{SERIES}:rows_growth",
+}
+
+
+@dataclass(frozen=True)
+class Config:
+    """Measure every speed again, as ratios: machines differ, ratios hold."""
+
+    only: str | None = None
+    """One group: features, head, fine-tune, first-step, recurrent, segment, run-transfer, run-recurrent, memory,
+    growth-images or growth-windows."""
+    quick: bool = False
+    """Little data and one round: shows that every row runs; the figures are not to be quoted."""
+    output: Path = Path("benchmark.json")
+    """Where the figures go."""
+
+
+def main(config: Config) -> None:
+    if config.only is not None and config.only not in GROUPS:
+        raise UserError(f"--only {config.only} is no group; there are {', '.join(GROUPS)}")
+    if not config.output.resolve().parent.is_dir():
+        raise UserError(f"no such folder: {config.output.resolve().parent}; create it first")
+    rows = []
+    for name in [config.only] if config.only else GROUPS:
+        with console.status(f"measuring {name}"):
+            rows += measure.fresh(GROUPS[name], quick=config.quick)
+    runs.write_json(config.output, {"config": asdict(config), "environment": runs.environment(), "rows": rows})
+    show([measure.Row(**row) for row in rows])
+
+
+def show(rows: list[measure.Row]) -> None:
+    table = Table("what", "against", "ours", "theirs", "unit", "ratio", "at least", "note")
+    for row in rows:
+        bar = "" if row.bar is None else f"{row.bar:g}"
+        scale, unit = (2**30, "GB") if row.unit == "bytes" else (1, row.unit)
+        table.add_row(
+            row.what, row.against, f"{row.ours / scale:.3g}", f"{row.theirs / scale:.3g}", unit, f"{row.ratio:.2f}",
+            f"{bar} {row.verdict}".strip(), row.note,
+        )  # fmt: skip
+    console.print(table)
+
+
+if __name__ == "__main__":
+    runs.command_line(Config, main)

@@ -1,0 +1,1 @@
+"""The attic: every speed that the README claims, against the same job written plainly from the documentation."""

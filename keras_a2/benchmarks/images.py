@@ -1,0 +1,231 @@
+"""Experiment 1's rows: features, head, fine-tuning, the first step, the whole run, memory, growth."""
+
+from __future__ import annotations
+
+import dataclasses
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from keras_a2.benchmarks import plain
+from keras_a2.benchmarks.measure import alternate, fresh, peak_bytes, rate, row, seconds
+from keras_a2.transfer import backbone as backbones
+from keras_a2.transfer import data, features, head, sources, step, train
+
+HERE = __name__
+# As the script's defaults resolve for the solar cells.
+SETTINGS = step.Settings(
+    batch_size=32, learning_rate=1e-3, head_learning_rate=1e-4, scratch_learning_rate=2e-3, head_epochs=10,
+    fine_tune_epochs=8, scratch_epochs=13, batch_norm="frozen", views=1, augment="flips", dropout=0.2,
+    label_smoothing=0.1, layer_decay=0.85, ema=0.98, weight_decay=0.02, unfreeze=None, seed=0,
+)  # fmt: skip
+SIZE, BATCH = 128, 32
+
+
+def rows_features(quick: bool) -> list[dict]:
+    """Frozen features: our extractor against ``model.predict`` of the same backbone."""
+    n, rounds = (64, 1) if quick else (256, 3)
+    found = []
+    for size in (96, 224):
+        images = _elpv(size, n)
+        network = backbones.build(backbones.find_weights("bundled", None))
+        extractor = features.Extractor(network, size)
+        pixels = images.store.read(images.train).astype(np.float32)
+        ours, theirs = extractor(pixels), network.predict(pixels, verbose=0)
+        error = np.abs(ours - theirs).max() / np.abs(theirs).max()
+        times = alternate(
+            rate(n, lambda e=extractor, p=pixels: e(p)),
+            rate(n, lambda m=network, p=pixels: m.predict(p, verbose=0)),
+            rounds,
+        )
+        note = f"largest difference {error:.0e} of the largest feature"
+        found.append(row(f"features, {size} px", "model.predict", "images/s", *times, 2.5, note))
+    return found
+
+
+def rows_head(quick: bool) -> list[dict]:
+    """The head phase with its extraction, 10 epochs at 224 px, against the frozen backbone in every step."""
+    n = 96 if quick else 700
+    images = _elpv(224, n)
+    weights = backbones.find_weights("bundled", None)
+    network = backbones.build(weights)
+    arm = train.Arm("pretrained", weights, network, head.build(network.output_shape[-1], 2, 0.2))
+    ours = seconds(lambda: train.train_head(arm, images, SETTINGS, None))
+    truth = images.labels[images.validation]
+    logits = train.predict_split(train.make_predict(arm), images, images.validation)
+    accuracy = float((logits.argmax(axis=1) == truth).mean())
+    with tempfile.TemporaryDirectory() as folder:
+        _write(images, Path(folder))
+        fit, held = (plain.images_from(Path(folder, name), 224) for name in ("train", "validation"))
+        _, model = plain.transfer_model(224, 2, weights.path)
+        plain.compile_classifier(model, 1e-3)
+        history = []
+        theirs = seconds(
+            lambda: history.append(model.fit(fit, epochs=10, validation_data=held, verbose=0).history["val_accuracy"])
+        )
+    note = f"{n} images; validation accuracy {accuracy:.3f} against {history[0][-1]:.3f} ({len(truth)} images)"
+    return [row("head phase, 10 epochs, 224 px", "frozen backbone in every step", "s", [ours], [theirs], 10, note)]
+
+
+def rows_fine_tune(quick: bool) -> list[dict]:
+    """Training steps of the unfrozen network, against ``fit`` on ``image_dataset_from_directory``."""
+    n, rounds = (64, 1) if quick else (640, 3)
+    images = _elpv(SIZE, n)
+    weights = backbones.find_weights("bundled", None)
+    epoch = _our_epoch(images, weights, "frozen")
+    scratch = _our_epoch(images, backbones.Weights("random", None, 1.0), "train")
+    with tempfile.TemporaryDirectory() as folder:
+        _write(images, Path(folder))
+        fit = plain.images_from(Path(folder, "train"), SIZE)
+        base, model = plain.transfer_model(SIZE, 2, weights.path)
+        base.trainable = True
+        plain.compile_classifier(model, 1e-5)
+        control = plain.scratch_model(SIZE, 2)
+        plain.compile_classifier(control, 1e-3)
+        for warm in (epoch, scratch, *(lambda m=m: m.fit(fit, verbose=0) for m in (model, control))):
+            warm()
+        whole = n // BATCH * BATCH
+        tuned = alternate(rate(whole, epoch), rate(n, lambda: model.fit(fit, verbose=0)), rounds)
+        control_times = alternate(rate(whole, scratch), rate(n, lambda: control.fit(fit, verbose=0)), rounds)
+    against = "fit, image_dataset_from_directory"
+    return [
+        row(f"fine-tune phase, {SIZE} px, batch {BATCH}", against, "images/s", *tuned, 1.5),
+        row(f"scratch control, {SIZE} px, batch {BATCH}", against, "images/s", *control_times, None),
+    ]
+
+
+def rows_first_step(quick: bool) -> list[dict]:
+    """Seconds until the first step of the unfrozen network is done, building and tracing included."""
+    ours, theirs = alternate(
+        lambda: fresh(f"{HERE}:first_step", ours=True),
+        lambda: fresh(f"{HERE}:first_step", ours=False),
+        1 if quick else 2,
+    )
+    return [row("first training step, unfrozen, 64 px", "compile + fit", "s", ours, theirs, 2)]
+
+
+def first_step(ours: bool) -> float:
+    images = _elpv(64, BATCH)
+    started = time.perf_counter()
+    if ours:
+        _our_epoch(images, backbones.Weights("random", None, 1.0), "frozen")()
+    else:
+        base, model = plain.transfer_model(64, 2, None)
+        base.trainable = True
+        plain.compile_classifier(model, 1e-5)
+        model.fit(images.store.read(images.train).astype(np.float32), images.labels[images.train], verbose=0)
+    return time.perf_counter() - started
+
+
+def rows_transfer(quick: bool) -> list[dict]:
+    """The default run, from the times of its parts: one epoch of each unfrozen phase, the rest whole."""
+    few = 30 if quick else None
+    ours, theirs = fresh(f"{HERE}:our_run", per_class=few), fresh(f"{HERE}:plain_run", per_class=few)
+    note = "one fine-tune and one scratch epoch run, the other 7 and 12 added at the same length"
+    return [row("transfer.py, default run", "the same job with fit", "s", [ours], [theirs], 3, note)]
+
+
+def our_run(per_class: int | None) -> float:
+    """Seconds of ``transfer.py`` with its default epochs, of which one of each kind is run."""
+    import pandas as pd
+
+    script = Path(__file__).parents[2] / "experiments" / "transfer.py"
+    with tempfile.TemporaryDirectory() as folder:
+        options = ["--weights", "bundled", "--fine-tune-epochs", "2", "--scratch-epochs", "2", "--output", folder]
+        options += ["--train-per-class", str(per_class)] if per_class else []
+        whole = seconds(lambda: subprocess.run([sys.executable, script, *options], check=True, capture_output=True))
+        history = pd.read_csv(next(Path(folder).glob("*/*/history.csv")))
+    later = history[history["epoch"] == 2].set_index("phase")["seconds"]  # the first epoch has the tracing in it
+    return whole + (8 - 2) * later["fine_tune"] + (13 - 2) * later["scratch"]
+
+
+def plain_run(per_class: int | None) -> float:
+    """Seconds of the same job in plain Keras; importing TensorFlow is in ours too, so it is added here."""
+    started = time.perf_counter()
+    weights = backbones.find_weights("bundled", None).path
+    images = data.load(sources.find("elpv"), SIZE, seed=0, train_per_class=per_class)
+    with tempfile.TemporaryDirectory() as folder:
+        _write(images, Path(folder))
+        prepared = time.perf_counter() - started
+        whole = seconds(lambda: subprocess.run([sys.executable, "-c", "import keras, tensorflow"], check=True))
+        started = time.perf_counter()
+        tune, control = plain.transfer(Path(folder), SIZE, weights, 5, 2, 2)
+        del prepared
+        return whole + time.perf_counter() - started + (8 - 2) * tune[-1] + (13 - 2) * control[-1]
+
+
+def rows_memory(quick: bool) -> list[dict]:
+    """Peak memory of reading, splitting and streaming a folder of 50,000 images, against the decoded images."""
+    n = 5_000 if quick else 50_000
+    peak, decoded = fresh(f"{HERE}:streamed", n=n)
+    note = f"{n} images at 224 px; TensorFlow's own memory included" + ("; too few to judge" if quick else "")
+    bar = None if quick else 4
+    return [row("memory of a large folder", "the decoded images", "bytes", [peak], [decoded], bar, note)]
+
+
+def streamed(n: int) -> tuple[int, int]:
+    with tempfile.TemporaryDirectory() as folder:
+        rng = np.random.default_rng(0)
+        for i in range(n):
+            path = Path(folder, "ab"[i % 2], f"{i}.png")
+            path.parent.mkdir(exist_ok=True)
+            Image.fromarray(rng.integers(0, 255, (8, 8, 3), np.uint8)).save(path, compress_level=1)
+        images = data.load(sources.find(folder), 224, seed=0, folder=Path(folder))
+        for _ in data.batches(images.store, images.train, images.labels, 64):
+            pass
+    return peak_bytes(), n * 224 * 224 * 3
+
+
+def rows_growth(quick: bool) -> list[dict]:
+    """Time and memory of decoding and extracting features at 1, 4 and 16 times the images."""
+    base = 125 if quick else 1000
+    found = [fresh(f"{HERE}:extracted", n=base * factor) for factor in (1, 4, 16)]
+    (one, small), *_, (sixteen, large) = found
+    per_image = [time / (base * factor) * 1000 for (time, _), factor in zip(found, (1, 4, 16), strict=True)]
+    note = f"{base} to {16 * base} images of 64 px: " + ", ".join(f"{t:.2f} ms" for t in per_image) + " an image"
+    note += f"; peak memory {small / 2**30:.2f} to {large / 2**30:.2f} GB"
+    return [row("images, 16 times as many", "16 times the time", "s", [sixteen], [16 * one], 1, note)]
+
+
+def extracted(n: int) -> tuple[float, int]:
+    rng = np.random.default_rng(0)
+    items = [rng.integers(0, 255, (40, 40, 3), np.uint8) for _ in range(n)]
+    labels = np.arange(n) % 2
+    source = sources.Source("noise", ["a", "b"], items, labels, [str(i) for i in range(n)])
+    extractor = features.Extractor(backbones.build(backbones.find_weights("bundled", None)), 64)
+    limit = 1000 * 64 * 64 * 3  # the cache limit of the smallest of the three, so that the others stream from a file
+    started = time.perf_counter()
+    images = data.load(source, 64, seed=0, memory_limit=limit)
+    for split in (images.train, images.validation, images.test):
+        features.extract(extractor, images, split)
+    return time.perf_counter() - started, peak_bytes()
+
+
+def _elpv(size: int, n: int) -> data.Images:
+    """The solar cells with at most ``n`` training images, as the experiment reads and splits them."""
+    images = data.load(sources.find("elpv"), size, seed=0)
+    chosen = np.sort(np.random.default_rng(0).permutation(images.train)[:n])
+    return dataclasses.replace(images, train=chosen)
+
+
+def _write(images: data.Images, folder: Path) -> None:
+    """The same splits as folders of the files as they came, which is what the plain way reads."""
+    for split in ("train", "validation", "test"):
+        for i in getattr(images, split):
+            target = folder / split / images.classes[images.labels[i]]
+            target.mkdir(parents=True, exist_ok=True)
+            (target / f"{i}.png").symlink_to(images.source.items[i])
+
+
+def _our_epoch(images: data.Images, weights: backbones.Weights, batch_norm: str):
+    """A training epoch of the experiment's own step."""
+    network = backbones.build(weights)
+    backbones.set_batch_norm(network, batch_norm)
+    top = head.build(network.output_shape[-1], 2, SETTINGS.dropout)
+    trained = step.end_to_end(network, top, images, SETTINGS, 1e-4, epochs=8, layer_decay=SETTINGS.layer_decay)
+    return lambda: trained.epoch(1, lambda part: None)

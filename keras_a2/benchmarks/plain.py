@@ -1,0 +1,136 @@
+"""What a person would use instead, in the plainest form that the documentation of Keras and PyTorch recommends."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import numpy as np
+
+
+def images_from(folder: Path, size: int, batch_size: int = 32):
+    """As in keras.io, "Image classification from scratch": decoded from the files in every epoch, read ahead."""
+    import keras
+    import tensorflow as tf
+
+    dataset = keras.utils.image_dataset_from_directory(
+        folder, image_size=(size, size), batch_size=batch_size, verbose=False
+    )
+    return dataset.prefetch(tf.data.AUTOTUNE)
+
+
+def transfer_model(size: int, classes: int, weights: Path | None, dropout: float = 0.2):
+    """As in keras.io, "Transfer learning & fine-tuning": a frozen base, called in inference mode, and a dense layer."""
+    import keras
+
+    base = keras.applications.MobileNetV3Small(
+        include_top=False, weights=None, input_shape=(size, size, 3), pooling="avg"
+    )
+    if weights is not None:
+        base.load_weights(weights)
+    base.trainable = False
+    inputs = keras.Input((size, size, 3))
+    x = keras.layers.RandomFlip()(inputs)
+    x = base(x, training=False)
+    x = keras.layers.Dropout(dropout)(x)
+    return base, keras.Model(inputs, keras.layers.Dense(classes)(x))
+
+
+def scratch_model(size: int, classes: int):
+    """Keras Applications' network from random initialisation, trained as a whole."""
+    import keras
+
+    base = keras.applications.MobileNetV3Small(
+        include_top=False, weights=None, input_shape=(size, size, 3), pooling="avg"
+    )
+    flip, dense = keras.layers.RandomFlip(), keras.layers.Dense(classes)
+    return keras.Sequential([keras.Input((size, size, 3)), flip, base, dense])
+
+
+def compile_classifier(model, learning_rate: float) -> None:
+    import keras
+
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(keras.optimizers.Adam(learning_rate), loss, metrics=["accuracy"])
+
+
+def transfer(folder: Path, size: int, weights: Path, head_epochs: int, fine_tune_epochs: int, scratch_epochs: int):
+    """The whole of experiment 1: frozen, then unfrozen, then from scratch; seconds of each epoch.
+
+    ``folder`` holds ``train``, ``validation`` and ``test``.
+    """
+    train, validation, test = (images_from(folder / name, size) for name in ("train", "validation", "test"))
+    base, model = transfer_model(size, 2, weights)
+    clock = epoch_clock()
+    compile_classifier(model, 1e-3)
+    model.fit(train, epochs=head_epochs, validation_data=validation, verbose=0)
+    base.trainable = True
+    compile_classifier(model, 1e-5)
+    model.fit(train, epochs=fine_tune_epochs, validation_data=validation, verbose=0, callbacks=[clock])
+    control, control_clock = scratch_model(size, 2), epoch_clock()
+    compile_classifier(control, 1e-3)
+    control.fit(train, epochs=scratch_epochs, validation_data=validation, verbose=0, callbacks=[control_clock])
+    model.evaluate(test, verbose=0)
+    control.evaluate(test, verbose=0)
+    return clock.seconds, control_clock.seconds
+
+
+def epoch_clock():
+    """A callback whose ``seconds`` has the length of each epoch."""
+    import keras
+
+    class Clock(keras.callbacks.Callback):
+        def __init__(self):
+            super().__init__()
+            self.seconds: list[float] = []
+
+        def on_epoch_begin(self, epoch, logs=None):
+            self._started = time.perf_counter()
+
+        def on_epoch_end(self, epoch, logs=None):
+            self.seconds.append(time.perf_counter() - self._started)
+
+    return Clock()
+
+
+def windows_from(values: np.ndarray, target: np.ndarray, look_back: int, horizon: int, batch_size: int):
+    """As in keras.io, "Timeseries forecasting for weather prediction": ``timeseries_dataset_from_array``."""
+    import keras
+    import tensorflow as tf
+
+    ahead = np.lib.stride_tricks.sliding_window_view(target[look_back:], horizon)
+    dataset = keras.utils.timeseries_dataset_from_array(
+        values[: len(ahead) + look_back - 1], ahead, look_back, batch_size=batch_size, shuffle=True
+    )
+    return dataset.prefetch(tf.data.AUTOTUNE)
+
+
+def forecaster(cell: str, look_back: int, inputs: int, horizon: int, units: int):
+    """The example's network: one recurrent layer and a dense one, mean absolute error."""
+    import keras
+
+    layer = {"simple_rnn": keras.layers.SimpleRNN, "lstm": keras.layers.LSTM, "gru": keras.layers.GRU}[cell]
+    model = keras.Sequential([keras.Input((look_back, inputs)), layer(units), keras.layers.Dense(horizon)])
+    model.compile(keras.optimizers.Adam(1e-3), "mae")
+    return model
+
+
+def torch_step(cell: str, inputs: int, horizon: int, units: int):
+    """One training step of the same network in PyTorch: windows ``(batch, time, inputs)`` and targets as arrays."""
+    import torch
+
+    layer = {"simple_rnn": torch.nn.RNN, "lstm": torch.nn.LSTM, "gru": torch.nn.GRU}[cell](
+        inputs, units, batch_first=True
+    )
+    head = torch.nn.Linear(units, horizon)
+    optimizer = torch.optim.Adam([*layer.parameters(), *head.parameters()], 1e-3)
+
+    def step(seen: np.ndarray, wanted: np.ndarray) -> float:
+        optimizer.zero_grad()
+        hidden, _ = layer(torch.from_numpy(seen))
+        loss = (head(hidden[:, -1]) - torch.from_numpy(wanted)).abs().mean()
+        loss.backward()
+        optimizer.step()
+        return float(loss)
+
+    return step

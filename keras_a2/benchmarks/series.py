@@ -1,0 +1,163 @@
+"""Experiment 2's rows: training of each cell, segments, the whole run, growth."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.util
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import keras
+import numpy as np
+import pandas as pd
+import tensorflow as tf
+
+from keras_a2.averaging import Average
+from keras_a2.benchmarks import plain
+from keras_a2.benchmarks.measure import alternate, fresh, peak_bytes, rate, row, seconds
+from keras_a2.recurrent import data, evaluate, model, sources, train
+
+HERE = __name__
+LOOK_BACK, HORIZON, UNITS, BATCH = 72, 24, 64, 128
+CELLS = ("simple_rnn", "lstm", "gru")
+# As the script's defaults resolve for the weather.
+SETTINGS = train.Settings(
+    units=UNITS, layers=1, dropout=0.3, segment=0, channel_independent=False, epochs=20, patience=8, batch_size=BATCH,
+    learning_rate=2e-3, loss="mae", ema=0.98, seed=0,
+)  # fmt: skip
+
+
+def rows_recurrent(quick: bool) -> list[dict]:
+    """Windows a second of each cell, against Keras's weather example and, where it is installed, PyTorch."""
+    steps, rounds = (10, 1) if quick else (40, 5)
+    windows, found = _weather(), []
+    samples = train.sample_list(windows, "train", False)[: steps * BATCH]
+    values, target = windows.values, windows.truth[:, 0]
+    for cell in CELLS:
+        ours = _our_epoch(cell, windows, samples)
+        network = plain.forecaster(cell, LOOK_BACK, values.shape[1], HORIZON, UNITS)
+        rows = len(samples) + LOOK_BACK + HORIZON
+        dataset = plain.windows_from(values[:rows], target[:rows], LOOK_BACK, HORIZON, BATCH)
+        n = sum(len(batch) for batch, _ in dataset)
+        rivals = {"fit": (n, lambda m=network, d=dataset: m.fit(d, verbose=0))}
+        if importlib.util.find_spec("torch"):
+            rivals["PyTorch"] = (len(samples), _torch_epoch(cell, windows, samples))
+        ours()
+        for against, (count, theirs) in rivals.items():
+            theirs()
+            times = alternate(rate(len(samples), ours), rate(count, theirs), rounds)
+            bar = 2 if against == "fit" else 1.1
+            note = f"ours sees {2 * values.shape[1]} inputs a step, the other {values.shape[1]}"
+            found.append(row(f"training, {cell}", against, "windows/s", *times, bar, note))
+    return found
+
+
+def _torch_epoch(cell: str, windows, samples):
+    step = plain.torch_step(cell, windows.values.shape[1], HORIZON, UNITS)
+    seen = np.lib.stride_tricks.sliding_window_view(windows.values, LOOK_BACK, axis=0).transpose(0, 2, 1)
+    starts = samples[:, 0] + windows.past.min()
+
+    def epoch() -> None:
+        for i in range(0, len(samples), BATCH):
+            chosen = np.ascontiguousarray(seen[starts[i : i + BATCH]])
+            ahead = samples[i : i + BATCH, :1] + windows.future
+            step(chosen, windows.truth[ahead, 0])
+
+    return epoch
+
+
+def _our_epoch(cell: str, windows, samples, segment: int = 0):
+    settings = dataclasses.replace(SETTINGS, segment=segment)
+    network = model.build(
+        cell, look_back=LOOK_BACK, features=2 * len(windows.inputs), outputs=HORIZON, units=UNITS, dropout=0.3,
+        segment=segment,
+    )  # fmt: skip
+    optimizer = keras.optimizers.Adam(1e-3, clipnorm=1.0)
+    optimizer.build(network.trainable_variables)
+    step = train.make_step(network, optimizer, windows, settings, Average(network, settings.ema))
+
+    def epoch() -> float:
+        for i in range(0, len(samples), BATCH):
+            loss = step(tf.constant(samples[i : i + BATCH]))
+        return float(loss)
+
+    return epoch
+
+
+def rows_segment(quick: bool) -> list[dict]:
+    """``--segment 24`` against the same cell step by step: speed, and the test error of a whole training."""
+    steps, rounds = (10, 1) if quick else (40, 3)
+    windows = _weather()
+    samples = train.sample_list(windows, "train", False)[: steps * BATCH]
+    segmented, single = _our_epoch("gru", windows, samples, 24), _our_epoch("gru", windows, samples)
+    segmented(), single()
+    times = alternate(rate(len(samples), segmented), rate(len(samples), single), rounds)
+    note = ""
+    if not quick:
+        errors = []
+        for segment in (24, 0):
+            trained = train.train("gru", windows, dataclasses.replace(SETTINGS, segment=segment))
+            forecast = trained.forecast(windows, windows.origins["test"])
+            errors.append(evaluate.metrics(windows, evaluate.errors(windows, forecast, "test"))["mae"])
+        note = f"test error {errors[0]:.2f} against {errors[1]:.2f} {windows.unit} after whole trainings"
+    return [row("--segment 24, gru", "step by step", "windows/s", *times, 8, note)]
+
+
+def rows_run(quick: bool) -> list[dict]:
+    """The default run of one cell, in full, against the same job in plain Keras, in full."""
+    epochs = 2 if quick else 20
+    script = Path(__file__).parents[2] / "experiments" / "recurrent.py"
+    with tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, script, "--cell", "gru", "--epochs", str(epochs), "--output", folder]
+        ours = seconds(lambda: subprocess.run(command, check=True, capture_output=True))
+    theirs = seconds(lambda: fresh(f"{HERE}:plain_run", epochs=epochs))
+    note = "ours with its baselines, tests, figures and published model"
+    return [row("recurrent.py --cell gru, whole run", "the example's job with fit", "s", [ours], [theirs], 2, note)]
+
+
+def plain_run(epochs: int) -> float:
+    """Mean absolute test error, standardised, of the plain job."""
+    windows = _weather()
+    ends = {name: int(origins.max()) for name, origins in windows.origins.items()}
+    bounds = {"train": (0, ends["train"]), "validation": (ends["train"], ends["validation"])}
+    bounds["test"] = (ends["validation"], len(windows.values))
+    parts = {
+        name: plain.windows_from(
+            windows.values[a:b], windows.truth[a:b, 0], LOOK_BACK, HORIZON, BATCH
+        )
+        for name, (a, b) in bounds.items()
+    }  # fmt: skip
+    network = plain.forecaster("gru", LOOK_BACK, windows.values.shape[1], HORIZON, UNITS)
+    stop = keras.callbacks.EarlyStopping(patience=8, restore_best_weights=True)
+    network.fit(parts["train"], epochs=epochs, validation_data=parts["validation"], callbacks=[stop], verbose=0)
+    return float(network.evaluate(parts["test"], verbose=0))
+
+
+def rows_growth(quick: bool) -> list[dict]:
+    """Time and memory of reading a table, cutting it into windows and one epoch, at 1, 4 and 16 times the rows."""
+    base = 500 if quick else 4000
+    found = [fresh(f"{HERE}:one_epoch", rows=base * factor) for factor in (1, 4, 16)]
+    (one, small), *_, (sixteen, large) = found
+    each = [1e3 * time / (base * factor) for (time, _), factor in zip(found, (1, 4, 16), strict=True)]
+    note = f"{base} to {16 * base} rows: " + ", ".join(f"{t:.2f} ms" for t in each) + " a row"
+    note += f"; peak memory {small / 2**30:.2f} to {large / 2**30:.2f} GB"
+    return [row("windows, 16 times as many", "16 times the time", "s", [sixteen], [16 * one], 1, note)]
+
+
+def one_epoch(rows: int) -> tuple[float, int]:
+    """Seconds, the first step's tracing included, and peak memory."""
+    rng = np.random.default_rng(0)
+    wave = np.sin(np.arange(rows) / 4) + rng.normal(0, 0.1, rows)
+    stamps = pd.date_range("2000-01-01", periods=rows, freq="h")
+    table = sources.Table("wave", pd.DataFrame({"load": wave, "other": -wave}), stamps, ["load"])
+    started = time.perf_counter()
+    windows = data.prepare(table, look_back=LOOK_BACK, horizon=HORIZON)
+    train.train("gru", windows, dataclasses.replace(SETTINGS, epochs=1))
+    return time.perf_counter() - started, peak_bytes()
+
+
+def _weather():
+    return data.prepare(sources.find("nyc_weather", None, None, None), look_back=LOOK_BACK, horizon=HORIZON)

@@ -1,0 +1,186 @@
+"""Faults that take too long for every test run; the README's reliability table comes from here.
+
+python tests/faults.py kill --times 30    SIGKILL at random moments, resumed; figures against an uninterrupted run's
+python tests/faults.py repeat             the same seed three times: the same figures
+python tests/faults.py full-disk          disks of a few sizes that fill up on the way (needs root, for tmpfs)
+python tests/faults.py many-files         100,000 images: time and memory
+python tests/faults.py many-rows          a CSV of 10 million rows: time and memory
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import tyro
+from PIL import Image
+
+import keras_a2
+from keras_a2.errors import UserError
+
+EXPERIMENTS = Path(__file__).parent.parent / "experiments"
+SHORT = {
+    "transfer": ["--data", "digits", "--image-size", "32", "--weights", "bundled", "--train-per-class", "40",
+                 "--head-epochs", "3", "--fine-tune-epochs", "3", "--views", "2"],
+    "recurrent": ["--cell", "gru", "--epochs", "8"],
+}  # fmt: skip
+TIMES = {"seconds", "environment", "seconds_per_epoch", "config"}
+
+
+def command(script: str, output: Path, *more: str) -> list[str]:
+    return [sys.executable, str(EXPERIMENTS / f"{script}.py"), *SHORT[script], "--output", str(output), *more]
+
+
+def figures(output: Path) -> dict:
+    """Every figure of every published ``metrics.json`` below ``output``, what time and place decide left out."""
+    return {
+        str(path.relative_to(output)): _without_times(json.loads(path.read_text(encoding="utf-8")))
+        for path in sorted(output.glob("*/*/metrics.json"))
+    }
+
+
+def _without_times(value):
+    if isinstance(value, dict):
+        return {k: _without_times(v) for k, v in value.items() if k not in TIMES}
+    return [_without_times(v) for v in value] if isinstance(value, list) else value
+
+
+def kill(times: int = 30, seed: int = 0) -> None:
+    """Kill both scripts at random moments and resume them until they end."""
+    for script in SHORT:
+        with tempfile.TemporaryDirectory() as folder:
+            _kill_one(script, Path(folder), times, random.Random(seed))
+
+
+def _kill_one(script: str, root: Path, times: int, rng: random.Random) -> None:
+    started = time.perf_counter()
+    subprocess.run(command(script, root / "whole"), check=True, stdout=subprocess.DEVNULL)
+    length, expected = time.perf_counter() - started, figures(root / "whole")
+    kills, ended, same, damaged = 0, 0, 0, 0
+    while kills < times or (root / "killed").exists():
+        process = subprocess.Popen(command(script, root / "killed", "--resume"), stdout=subprocess.DEVNULL)
+        try:
+            process.wait(rng.uniform(0, length) if kills < times else None)
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+            kills += 1
+        damaged += _damaged(root / "killed")
+        if process.returncode == 0:
+            ended += 1
+            same += figures(root / "killed") == expected
+            shutil.rmtree(root / "killed")
+    print(f"{script}: {kills} kills, {ended} runs ended, {same} of them with the uninterrupted run's figures")
+    assert (same, damaged) == (ended, 0)
+
+
+def _damaged(output: Path) -> int:
+    count = 0
+    for version in output.glob("*/[0-9]*"):
+        try:
+            keras_a2.load(version)
+        except UserError as error:
+            print(error)
+            count += 1
+    return count
+
+
+def repeat(times: int = 3) -> None:
+    """Run both scripts several times with one seed."""
+    for script in SHORT:
+        with tempfile.TemporaryDirectory() as folder:
+            seen = []
+            for number in range(times):
+                subprocess.run(command(script, Path(folder, str(number))), check=True, stdout=subprocess.DEVNULL)
+                seen.append(figures(Path(folder, str(number))))
+        print(f"{script}: {times} runs, {sum(s == seen[0] for s in seen)} with the figures of the first")
+        assert all(s == seen[0] for s in seen)
+
+
+def full_disk(megabytes: tuple[int, ...] = (1, 301, 302, 304, 306, 308, 312)) -> None:
+    """Run on small disks: below 300 MB a run is refused at once, so the rest is filled up while it runs."""
+    for script in SHORT:
+        for size in megabytes:
+            with tempfile.TemporaryDirectory() as folder:
+                subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}m", "tmpfs", folder], check=True)
+                try:
+                    _fill_while_running(script, Path(folder), size)
+                finally:
+                    subprocess.run(["umount", "-l", folder], check=True)
+
+
+def _fill_while_running(script: str, disk: Path, size: int) -> None:
+    process = subprocess.Popen(
+        command(script, disk / "models"), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    )
+    while process.poll() is None and not list(disk.glob("models/*/.work*")):
+        time.sleep(0.05)
+    if process.poll() is None and size > 300:
+        with (disk / "ballast").open("wb") as file:
+            file.write(bytes(300 * 2**20))
+    message = process.communicate()[1].strip()
+    versions = list(disk.glob("models/*/[0-9]*"))
+    print(f"{script}, {size} MB: exit {process.returncode}, {len(versions)} versions, {message[-160:]!r}")
+    assert process.returncode == 0 or (process.returncode == 2 and len(message.splitlines()) == 1 and not versions)
+    assert _damaged(disk / "models") == 0
+
+
+def many_files(count: int = 100_000) -> None:
+    """Read a folder of tiny images, every thousandth of them broken."""
+    from keras_a2.transfer import data, sources
+
+    with tempfile.TemporaryDirectory() as folder:
+        for label in range(10):
+            Path(folder, f"class {label}").mkdir()
+        rng = np.random.default_rng(0)
+        for i in range(count):
+            path = Path(folder, f"class {i % 10}", f"{i}.png")
+            if i % 1000:
+                Image.fromarray(rng.integers(0, 255, (8, 8, 3), np.uint8)).save(path)
+            else:
+                path.write_bytes(b"no image")
+        started = time.perf_counter()
+        images = data.load(sources.find(folder), 32, seed=0)
+        _report(f"{count} images", started)
+        assert len(images.skipped) == len(range(0, count, 1000))
+
+
+def many_rows(count: int = 10_000_000) -> None:
+    """Read a CSV, put it on its grid and cut it into windows."""
+    from keras_a2.recurrent import data, sources
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "series.csv")
+        rng = np.random.default_rng(0)
+        times = pd.date_range("2000-01-01", periods=count, freq="min")
+        values = rng.normal(size=count).cumsum().round(3)
+        pd.DataFrame({"time": times, "load": values}).to_csv(path, index=False)
+        del times, values
+        started = time.perf_counter()
+        table = sources.from_file(path, None, target="load", inputs=None)
+        windows = data.prepare(table, look_back=72, horizon=24, split="0.6,0.2,0.2")
+        _report(f"{count} rows, {path.stat().st_size / 2**20:.0f} MB of CSV", started)
+        assert len(windows.train) > 0.59 * count
+
+
+def _report(what: str, started: float) -> None:
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    print(f"{what}: {time.perf_counter() - started:.0f} s, peak memory {peak:.2f} GB (TensorFlow included)")
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    tyro.extras.subcommand_cli_from_dict(
+        {"kill": kill, "repeat": repeat, "full-disk": full_disk, "many-files": many_files, "many-rows": many_rows}
+    )
