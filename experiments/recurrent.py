@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from keras_a2 import runs
+from keras_a2 import jobs, runs
 from keras_a2.errors import UserError
 
 
@@ -75,6 +75,8 @@ class Config:
     """Seed of the initialisation and of the order of windows."""
     seeds: int = 1
     """Repeat training with so many seeds and report the mean and every value."""
+    jobs: int | Literal["ray"] = 1
+    """Train so many cells and seeds at once, each on its own cores; ray: on the cluster of RAY_ADDRESS ([cluster])."""
     deterministic: bool = False
     """Ask TensorFlow for deterministic kernels, where the machine's are not already."""
     litert: bool = False
@@ -105,10 +107,14 @@ def main(config: Config) -> None:
         for reference in references:
             reference.fit(windows)
 
+        seeds = range(config.seed, config.seed + config.seeds)
+        if config.jobs != 1:
+            tasks = [{"config": runs.plain(config), "cell": cell, "seed": seed} for seed in seeds for cell in cells]
+            jobs.spread("keras_a2.recurrent.work:train_cell", tasks, config.jobs, run.work)
         trained = {cell: [] for cell in cells}
         for cell in cells:
-            for seed in range(config.seed, config.seed + config.seeds):
-                state = run.state(f"seed{seed}-{cell}")
+            for seed in seeds:
+                state = publish.state_file(run.work, seed, cell)
                 trained[cell].append(train.train(cell, windows, replace(settings, seed=seed), state))
 
         # Every choice is made: the test split is read here, once.
@@ -129,6 +135,8 @@ def check(config: Config) -> None:
     for field in ("dropout", "ema"):
         if not 0 <= getattr(config, field) < 1:
             raise UserError(f"--{field} is {getattr(config, field)}; it must be at least 0 and below 1")
+    if config.jobs != "ray" and config.jobs < 1:
+        raise UserError(f"--jobs is {config.jobs}; it must be at least 1, or ray")
     if config.segment and config.look_back % config.segment:
         raise UserError(f"--segment {config.segment} does not divide --look-back {config.look_back}; choose a divisor")
 

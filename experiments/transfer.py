@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from keras_a2 import runs
+from keras_a2 import jobs, runs
 from keras_a2.errors import UserError
 
 
@@ -76,6 +76,8 @@ class Config:
     """Seed of the split, the augmentation, the initialisation and the order of images."""
     seeds: int = 1
     """Repeat training with so many seeds (same split) and report the mean and every value."""
+    jobs: int | Literal["ray"] = 1
+    """Train so many arms and seeds at once, each on its own cores; ray: on the cluster of RAY_ADDRESS ([cluster])."""
     deterministic: bool = False
     """Ask TensorFlow for deterministic kernels, where the machine's are not already."""
     tensorboard: bool = False
@@ -98,11 +100,16 @@ def main(config: Config) -> None:
     source = sources.find(config.data, config.elpv_classes)
     weights = backbone.find_weights(config.weights, config.alpha, tell=publish.tell)
     with runs.Run(config, config.name or f"transfer-{source.name}", config.output, config.resume) as run:
-        images = publish.load_images(source, config, run)
+        images = publish.load_images(source, config, run.work)
+        seeds = range(config.seed, config.seed + config.seeds)
+        if config.jobs != 1:
+            names = ["pretrained"] if config.no_scratch else ["pretrained", "scratch"]
+            tasks = [{"config": runs.plain(config), "arm": name, "seed": seed} for seed in seeds for name in names]
+            jobs.spread("keras_a2.transfer.work:train_arm", tasks, config.jobs, run.work)
         arms, probabilities = [], []
-        for seed in range(config.seed, config.seed + config.seeds):
+        for seed in seeds:
             settings = publish.settings(config, images, seed)
-            state, log = publish.stage_files(run, config, seed)
+            state, log = publish.stage_files(run.work, seed), publish.stage_log(run, config, seed)
             trained = {"pretrained": train.train_pretrained(images, weights, settings, state, log)}
             if not config.no_scratch:
                 trained["scratch"] = train.train_scratch(images, weights.alpha, settings, state, log)
@@ -136,6 +143,10 @@ def check(config: Config) -> None:
     for field in ("test_fraction", "validation_fraction"):
         if not 0 < getattr(config, field) < 1:
             raise UserError(f"--{field.replace('_', '-')} is {getattr(config, field)}; it must lie between 0 and 1")
+    if config.tensorboard and config.jobs != 1:
+        raise UserError("--tensorboard follows one training after the other; leave out --jobs")
+    if config.jobs != "ray" and config.jobs < 1:
+        raise UserError(f"--jobs is {config.jobs}; it must be at least 1, or ray")
     if not 32 <= config.image_size <= 1024:
         raise UserError(f"--image-size is {config.image_size}; MobileNetV3 takes 32 to 1024 pixels")
 

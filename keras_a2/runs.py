@@ -14,6 +14,7 @@ import subprocess
 import sys
 import threading
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib import metadata
@@ -27,7 +28,7 @@ from keras_a2.errors import UserError
 Config = TypeVar("Config")
 MINIMUM_FREE_BYTES = 300 * 2**20
 # Fields that say where or how to run, not what is computed: a resumed run may change them.
-NOT_IDENTITY = {"output", "resume", "name"}
+NOT_IDENTITY = {"output", "resume", "name", "jobs"}
 PACKAGES = ("tensorflow", "keras", "numpy", "scikit-learn", "scipy", "matplotlib", "keras_a2")
 
 
@@ -103,7 +104,9 @@ def silence() -> Iterator[None]:
 
 
 def cores() -> int:
-    """Processor cores that this process may use."""
+    """Processor cores that this process may use; TensorFlow's own variable limits us, too."""
+    if os.environ.get("TF_NUM_INTRAOP_THREADS", "").isdigit():
+        return max(int(os.environ["TF_NUM_INTRAOP_THREADS"]), 1)
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
@@ -145,6 +148,11 @@ def write_json(path: Path, content: dict) -> None:
     os.replace(temporary, path)
 
 
+def plain(config) -> dict:
+    """A configuration as JSON can carry it to another process."""
+    return json.loads(json.dumps(dataclasses.asdict(config), default=str))
+
+
 def _plain(value):
     if dataclasses.is_dataclass(value):
         return dataclasses.asdict(value)
@@ -168,6 +176,7 @@ class Run:
         self._created = _make_writable(self.home)
         self._lock, self.work = self._claim(_identity(config), resume)
         self.resumed = resume and any(self.work.iterdir())
+        self.id = _run_id(self.work)
 
     def _claim(self, key: str, resume: bool) -> tuple[FileLock, Path]:
         for number in range(1000):
@@ -185,11 +194,13 @@ class Run:
 
     def state(self, stage: str) -> Path:
         """Where a stage keeps what it needs to go on after a kill."""
-        return self.work / f"{stage}.npz"
+        return state_file(self.work, stage)
 
     @contextmanager
     def publishing(self, name: str | None = None) -> Iterator[Path]:
         """A folder to fill; when the block ends well it appears, whole, as the next version (``self.version``).
+
+        A run that was killed between publishing and its end keeps the version it has.
 
         ``name``: publish under another name than the run's own, in the same output folder.
         """
@@ -199,7 +210,14 @@ class Run:
         staging.mkdir()
         yield staging
         home.mkdir(exist_ok=True)
-        self.version = _rename_to_next_version(staging, home)
+        self.version = self._published(home) or _rename_to_next_version(staging, home, self.id)
+
+    def _published(self, home: Path) -> Path | None:
+        """The version that this run has published already, before it was killed."""
+        if not self.resumed:
+            return None
+        cards = (card for card in home.glob("[0-9]*/model.json") if self.id in card.read_text(encoding="utf-8"))
+        return next((card.parent for card in cards), None)
 
     def close(self) -> None:
         """Remove the working folder, and the home if this run made it and published nothing."""
@@ -220,6 +238,11 @@ class Run:
             self.close()  # published, or the same command would fail again: nothing to go on with
 
 
+def state_file(folder: Path, stage: str) -> Path:
+    """The file of a stage's state in a working folder."""
+    return folder / f"{stage}.npz"
+
+
 def check_name(name: str) -> str:
     """``name`` if it can be a folder's name and nothing more."""
     if not re.fullmatch(r"[\w][\w.+-]*", name):
@@ -227,11 +250,19 @@ def check_name(name: str) -> str:
     return name
 
 
-def _rename_to_next_version(staging: Path, home: Path) -> Path:
+def _run_id(work: Path) -> str:
+    """What tells this run from every other; a resumed run keeps it."""
+    path = work / "run"
+    if not path.exists() or path.stat().st_size < 32:
+        path.write_text(uuid.uuid4().hex, encoding="utf-8")
+    return path.read_text(encoding="utf-8")
+
+
+def _rename_to_next_version(staging: Path, home: Path, run_id: str) -> Path:
     number = max([0, *(int(p.name) for p in home.iterdir() if p.name.isdigit())]) + 1
     while True:
         version = home / str(number)
-        _number_card(staging, number)
+        _complete_card(staging, version=number, run=run_id)
         if not version.exists():
             try:
                 # Renaming onto a folder that another run has just published fails, because it is not empty.
@@ -243,10 +274,10 @@ def _rename_to_next_version(staging: Path, home: Path) -> Path:
         number += 1
 
 
-def _number_card(staging: Path, number: int) -> None:
+def _complete_card(staging: Path, **facts) -> None:
     card = staging / "model.json"
     if card.exists():
-        write_json(card, {**json.loads(card.read_text(encoding="utf-8")), "version": number})
+        write_json(card, {**json.loads(card.read_text(encoding="utf-8")), **facts})
 
 
 def _identity(config) -> str:

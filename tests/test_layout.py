@@ -6,7 +6,19 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parent.parent / "keras_a2"
-FLOOR = ["averaging", "console", "deployment", "downloads", "errors", "litert", "onnx", "report", "runs", "saved_model"]
+FLOOR = [
+    "averaging",
+    "console",
+    "deployment",
+    "downloads",
+    "errors",
+    "jobs",
+    "litert",
+    "onnx",
+    "report",
+    "runs",
+    "saved_model",
+]
 FLOOR += ["training"]
 
 

@@ -69,6 +69,18 @@ def test_a_killed_run_is_taken_up_only_by_the_same_configuration(tmp_path):
     assert not fresh.state("head").exists()
 
 
+def test_a_run_killed_after_publishing_keeps_its_version(tmp_path):
+    first = runs.Run(Config(), "thing", tmp_path, resume=True)
+    with first.publishing() as folder:
+        (folder / "model.json").write_text("{}")
+    first._lock.release()  # killed before it could remove its working folder
+    with runs.Run(Config(), "thing", tmp_path, resume=True) as again, again.publishing() as folder:
+        (folder / "model.json").write_text("{}")
+    assert again.version.name == "1"
+    assert sorted(p.name for p in (tmp_path / "thing").iterdir()) == ["1"]
+    assert publish(tmp_path) == 2
+
+
 def test_a_refused_run_leaves_nothing(tmp_path):
     with pytest.raises(UserError), runs.Run(Config(), "thing", tmp_path / "new" / "deep"):
         raise UserError("no good")

@@ -47,6 +47,11 @@ def settings(config, windows: Windows, season: int) -> Settings:
     return Settings(**{name: defaults[name] if value is None else value for name, value in values.items()})
 
 
+def state_file(folder: Path, seed: int, cell: str) -> Path:
+    """Where one cell with one seed keeps its state."""
+    return runs.state_file(folder, f"seed{seed}-{cell}")
+
+
 def describe(windows: Windows) -> None:
     """Say what was found, and what was filled or dropped."""
     facts = windows.facts

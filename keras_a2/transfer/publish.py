@@ -26,8 +26,8 @@ def tell(line: str) -> None:
     console.print(f"note: {line}")
 
 
-def load_images(source: Source, config, run: runs.Run) -> data.Images:
-    """Decode and split, with a progress bar, and say what was found."""
+def load_images(source: Source, config, folder: Path) -> data.Images:
+    """Decode and split, with a progress bar, and say what was found; what memory cannot hold goes to ``folder``."""
     with Progress(console=console, transient=True) as bar:
         task = bar.add_task(f"reading {source.name}", total=len(source.items))
         images = data.load(
@@ -37,7 +37,7 @@ def load_images(source: Source, config, run: runs.Run) -> data.Images:
             validation_fraction=config.validation_fraction,
             test_fraction=config.test_fraction,
             train_per_class=config.train_per_class,
-            folder=run.work,
+            folder=folder,
             on_image=lambda done, _: bar.update(task, completed=done),
         )
     console.print(
@@ -64,14 +64,15 @@ def settings(config, images: data.Images, seed: int) -> Settings:
     return Settings(**values | {"seed": seed})
 
 
-def stage_files(run: runs.Run, config, seed: int) -> tuple[Callable[[str], Path], Callable | None]:
-    """Where each stage of one seed keeps its state, and its TensorBoard log."""
+def stage_files(folder: Path, seed: int) -> Callable[[str], Path]:
+    """Where each stage of one seed keeps its state."""
+    return lambda stage: runs.state_file(folder, f"seed{seed}-{stage}")
 
-    def state(stage: str) -> Path:
-        return run.state(f"seed{seed}-{stage}")
 
+def stage_log(run: runs.Run, config, seed: int) -> Callable | None:
+    """What writes each epoch of one seed's stages for TensorBoard, if that is wanted."""
     if not config.tensorboard:
-        return state, None
+        return None
     import tensorflow as tf
 
     writers: dict[str, object] = {}
@@ -85,7 +86,7 @@ def stage_files(run: runs.Run, config, seed: int) -> tuple[Callable[[str], Path]
                     tf.summary.scalar(name, value)
         writer.flush()
 
-    return state, log
+    return log
 
 
 def publish(

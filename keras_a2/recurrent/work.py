@@ -1,0 +1,25 @@
+"""One cell with one seed, trained in a process of its own."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+from keras_a2 import runs
+
+
+def train_cell(config: dict, cell: str, seed: int, folder: str) -> None:
+    """Train one forecaster and leave its state file in ``folder``.
+
+    Args:
+        config: the script's configuration, as a dictionary.
+    """
+    options = SimpleNamespace(**config)
+    runs.configure_tensorflow(options.seed, options.deterministic)
+    from keras_a2.recurrent import baselines, data, publish, sources, train
+
+    table = sources.find(options.data, options.target, options.time, options.inputs)
+    windows = data.prepare(table, **publish.window_options(options))
+    settings = publish.settings(options, windows, options.season or baselines.find_season(windows))
+    train.train(cell, windows, replace(settings, seed=seed), publish.state_file(Path(folder), seed, cell))
