@@ -46,6 +46,13 @@ class Average:
             for variable, value in zip(self._live, live, strict=True):
                 variable.assign(value)
 
+    def keep(self, variables: list) -> None:
+        """Inside ``swapped_in``: make what the model has in ``variables`` part of the average."""
+        wanted = {id(v) for v in variables}
+        for live, shown in zip(self._live, self.shown, strict=True):
+            if id(live) in wanted and live is not shown:
+                shown.assign(live)
+
     def copy_to_model(self) -> None:
         for live, shown in zip(self._live, self.shown, strict=True):
             if live is not shown:

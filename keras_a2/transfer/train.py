@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -14,14 +15,13 @@ import tensorflow as tf
 from keras_a2 import training
 from keras_a2.console import console
 from keras_a2.transfer import backbone as backbones
-from keras_a2.transfer import features, head
+from keras_a2.transfer import features, head, statistics
 from keras_a2.transfer.data import Images, batches
 from keras_a2.transfer.optimize import block_number
 from keras_a2.transfer.step import Settings, end_to_end, make_step
 
 HEAD_BATCH = 256
 EVALUATION_BATCH = 64
-ADAPTATION_STEPS, ADAPTATION_BATCH = 30, 64
 
 
 @dataclass
@@ -63,10 +63,13 @@ def train_pretrained(
     images: Images, weights: backbones.Weights, settings: Settings, state: Callable[[str], Path], log=None
 ) -> Arm:
     """Phase ``head`` on cached features, then phase ``fine_tune``; the better of the two by validation is kept."""
+    keras.utils.set_random_seed(settings.seed)
     steps = max(len(images.train) // settings.batch_size, 1)
     network = backbones.build(weights, momentum=backbones.momentum_for(steps))
     if settings.batch_norm == "train":
-        adapt_statistics(network, images, settings)
+        # A head that is fitted under another data set's statistics would be thrown off by the first step.
+        backbones.set_batch_norm(network, "train")
+        statistics.estimate(network, images, settings.seed)
     arm = Arm("pretrained", weights, network, _new_head(network, images, settings))
     arm.phases.append(train_head(arm, images, settings, state("head"), log))
     if settings.fine_tune_epochs:
@@ -76,6 +79,7 @@ def train_pretrained(
 
 def train_scratch(images: Images, alpha: float, settings: Settings, state: Callable[[str], Path], log=None) -> Arm:
     """The same network from random initialisation: batch norm in training mode, its own learning rate."""
+    keras.utils.set_random_seed(settings.seed)  # whatever was trained before
     weights = backbones.Weights("random", None, alpha)
     steps = max(len(images.train) // settings.batch_size, 1)
     network = backbones.build(weights, momentum=backbones.momentum_for(steps))
@@ -89,59 +93,61 @@ def train_scratch(images: Images, alpha: float, settings: Settings, state: Calla
     return arm
 
 
-def adapt_statistics(network: keras.Model, images: Images, settings: Settings) -> None:
-    """Estimate batch norm's statistics again on the training images (AdaBN: Li et al. 2016, arXiv 1603.04779).
-
-    A head that was fitted under another data set's statistics would be thrown off by the first step in training mode.
-    """
-    backbones.set_batch_norm(network, "train")
-    rng = np.random.default_rng([settings.seed, 6])
-    for _ in range(ADAPTATION_STEPS):
-        rows = rng.choice(images.train, min(ADAPTATION_BATCH, len(images.train)), replace=False)
-        network(images.store.read(rows).astype(np.float32), training=True)
-
-
 def _new_head(network: keras.Model, images: Images, settings: Settings) -> keras.Model:
     return head.build(network.output_shape[-1], len(images.classes), settings.dropout)
 
 
-def train_head(arm: Arm, images: Images, settings: Settings, state: Path, log=None) -> Phase:
-    """Train the head on features computed once: first its convex optimum, then epochs over the augmented views."""
+def train_head(arm: Arm, images: Images, settings: Settings, state: Path | None, log=None) -> Phase:
+    """Train the head on features computed once: first its convex optimum, then epochs over the augmented views.
+
+    A head whose state file says that it is finished costs no pass over the images.
+    """
     started = time.perf_counter()
-    options = {"augment": settings.augment, "seed": settings.seed}
-    extractor = features.Extractor(arm.backbone, images.store.size)
-    cached = features.extract(extractor, images, images.train, views=settings.views, **options)
-    held = features.extract(extractor, images, images.validation)[0]
-    labels, held_labels = images.labels[images.train], images.labels[images.validation]
-    head.standardise(arm.head, cached.reshape(-1, cached.shape[-1]))
-    scale = arm.head.get_layer("standardise")
-    everything = np.asarray(scale(cached.reshape(-1, cached.shape[-1])))
-    kernel, bias, _ = head.solve(everything, np.tile(labels, settings.views), np.asarray(scale(held)), held_labels)
-    arm.head.get_layer("logits").set_weights([kernel, bias])
-    history = _train_head_epochs(arm.head, cached, labels, held, held_labels, settings, state, log)
+
+    @functools.cache
+    def cached() -> tuple[np.ndarray, np.ndarray]:
+        options = {"augment": settings.augment, "seed": settings.seed}
+        extractor = features.Extractor(arm.backbone, images.store.size)
+        views = features.extract(extractor, images, images.train, views=settings.views, **options)
+        return views, features.extract(extractor, images, images.validation)[0]
+
+    if state is None or not state.exists():
+        _solve_head(arm.head, images, *cached())
+    history = _train_head_epochs(arm.head, images, cached, settings, state, log)
     return Phase("head", history, history.earlier + time.perf_counter() - started)
 
 
-def _train_head_epochs(model, cached, labels, held, held_labels, settings, state, log) -> training.History:
-    views, n, _ = cached.shape
+def _solve_head(model: keras.Model, images: Images, views: np.ndarray, held: np.ndarray) -> None:
+    everything = views.reshape(-1, views.shape[-1])
+    head.standardise(model, everything)
+    scale = model.get_layer("standardise")
+    labels = np.tile(images.labels[images.train], len(views))
+    kernel, bias, _ = head.solve(
+        np.asarray(scale(everything)), labels, np.asarray(scale(held)), images.labels[images.validation]
+    )
+    model.get_layer("logits").set_weights([kernel, bias])
+
+
+def _train_head_epochs(model, images, cached, settings, state, log) -> training.History:
+    labels, n = images.labels[images.train], len(images.train)
     optimizer = keras.optimizers.Adam(settings.head_learning_rate)
     optimizer.build(model.trainable_variables)
     step = make_step(model, optimizer, settings.label_smoothing)
 
     def train_epoch(epoch: int, report) -> float:
         rng = np.random.default_rng([settings.seed, 4, epoch])
-        order, view = rng.permutation(n), rng.integers(views, size=n)
-        losses = []
+        order, view = rng.permutation(n), rng.integers(settings.views, size=n)
+        views, losses = cached()[0], []
         for start in range(0, n, HEAD_BATCH):
             rows = order[start : start + HEAD_BATCH]
-            losses.append(float(step(cached[view[rows], rows], labels[rows].astype(np.int32))))
+            losses.append(float(step(views[view[rows], rows], labels[rows].astype(np.int32))))
             report(min(start + HEAD_BATCH, n) / n)
         return float(np.mean(losses))
 
     return training.fit(
         "head",
         train_epoch=train_epoch,
-        validate=lambda: _measure(np.asarray(model(held, training=False)), held_labels),
+        validate=lambda: _measure(np.asarray(model(cached()[1], training=False)), images.labels[images.validation]),
         score=lambda row: -row["validation_loss"],  # the head is convex: its loss says more than its accuracy
         weights=model.weights,
         state=[*optimizer.variables, *training.random_states(model)],
@@ -185,8 +191,13 @@ def _train_network(stage, arm, images, settings, learning_rate, epochs, layer_de
     predict = make_predict(arm)
     held_labels = images.labels[images.validation]
 
+    lagging = statistics.lag(arm.backbone, len(images.train) // settings.batch_size, settings.ema)
+
     def validate() -> dict:
         with trained.average.swapped_in():
+            if lagging:
+                statistics.estimate(arm.backbone, images, settings.seed)
+                trained.average.keep(statistics.variables(arm.backbone))
             return _measure(predict_split(predict, images, images.validation), held_labels)
 
     history = training.fit(
