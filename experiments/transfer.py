@@ -36,16 +36,16 @@ class Config:
     image_size: int = 128
     """Pixels of the square that images are resized to; larger is better and slower."""
 
-    head_epochs: int = 5
+    head_epochs: int = 2
     """Epochs on cached features, after the head's convex solution."""
-    fine_tune_epochs: int = 8
+    fine_tune_epochs: int = 10
     """Epochs with the backbone unfrozen; 0 leaves it frozen."""
     scratch_epochs: int | None = None
     """Epochs of the scratch control; by default head epochs + fine-tune epochs."""
     batch_size: int | None = None
     """Images per step of the fine-tune phase and of the scratch control; by default 32 below 4,000 images, else 64."""
     learning_rate: float | None = None
-    """Peak rate of the fine-tune phase (AdamW, warm-up, cosine decay); by default 1e-3 below 4,000 images, else 3e-4:
+    """Peak rate of the fine-tune phase (AdamW, warm-up, cosine decay); by default 2e-3 below 4,000 images, else 3e-4:
     few steps must be larger ones."""
     head_learning_rate: float = 1e-4
     """Rate of the head phase (Adam); small, because it starts at the optimum for the cached features."""

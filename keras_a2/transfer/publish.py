@@ -59,7 +59,7 @@ def settings(config, images: data.Images, seed: int) -> Settings:
     if values["augment"] == "auto":
         values["augment"] = images.source.augment
     small = len(images.train) < SMALL
-    defaults = {"batch_size": 32 if small else 64, "learning_rate": 1e-3 if small else 3e-4}
+    defaults = {"batch_size": 32 if small else 64, "learning_rate": 2e-3 if small else 3e-4}
     values |= {name: default for name, default in defaults.items() if values[name] is None}
     return Settings(**values | {"seed": seed})
 
