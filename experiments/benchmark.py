@@ -17,7 +17,7 @@ from keras_a2.benchmarks import measure
 from keras_a2.console import console
 from keras_a2.errors import UserError
 
-IMAGES, SERIES = "keras_a2.benchmarks.images", "keras_a2.benchmarks.series"
+IMAGES, SERIES, PUBLISHED = (f"keras_a2.benchmarks.{name}" for name in ("images", "series", "published"))
 GROUPS = {
     "features": f"{IMAGES}:rows_features",
     "head": f"{IMAGES}:rows_head",
@@ -27,6 +27,7 @@ GROUPS = {
     "segment": f"{SERIES}:rows_segment",
     "run-transfer": f"{IMAGES}:rows_transfer",
     "run-recurrent": f"{SERIES}:rows_run",
+    "inference": f"{PUBLISHED}:rows_inference",
     "memory": f"{IMAGES}:rows_memory",
     "growth-images": f"{IMAGES}:rows_growth",
     "growth-windows": f"{SERIES}:rows_growth",
@@ -38,8 +39,8 @@ class Config:
     """Measure every speed again, as ratios: machines differ, ratios hold."""
 
     only: str | None = None
-    """One group: features, head, fine-tune, first-step, recurrent, segment, run-transfer, run-recurrent, memory,
-    growth-images or growth-windows."""
+    """One group: features, head, fine-tune, first-step, recurrent, segment, run-transfer, run-recurrent, inference,
+    memory, growth-images or growth-windows."""
     quick: bool = False
     """Little data and one round: shows that every row runs; the figures are not to be quoted."""
     output: Path = Path("benchmark.json")

@@ -84,6 +84,7 @@ def configure_tensorflow(seed: int, deterministic: bool = False) -> None:
         import tensorflow as tf
 
         tf.config.list_logical_devices()
+        tf.get_logger().setLevel("ERROR")  # it takes a function made anew for every arm for one that is retraced
     keras.utils.set_random_seed(seed)
     if deterministic:
         tf.config.experimental.enable_op_determinism()

@@ -240,6 +240,63 @@ def test_killed_and_resumed_gives_the_uninterrupted_figures(published, tmp_path)
     assert not list(tmp_path.glob("*/*/.work*"))
 
 
+def test_ctrl_c_stops_within_two_seconds_and_says_how_to_go_on(published, tmp_path):
+    command = [sys.executable, ROOT / "experiments" / "recurrent.py", "--data", published / "series.csv"]
+    command += [
+        "--cell",
+        "gru",
+        *map(str, RECURRENT),
+        "--epochs",
+        "500",
+        "--patience",
+        "500",
+        "--output",
+        tmp_path / "models",
+    ]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 60
+    while not list(tmp_path.glob("models/*/.work-*/run")) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    time.sleep(1)  # in the middle of tracing
+    process.send_signal(signal.SIGINT)
+    asked = time.monotonic()
+    message = process.communicate(timeout=10)[1]
+    assert time.monotonic() - asked < 2
+    assert process.returncode == 130
+    assert message.strip() == "interrupted; the same command with --resume goes on"
+
+
+def test_a_full_disk_is_one_line_and_publishes_nothing(published, tmp_path):
+    import resource
+
+    def small_disk():  # a limit on the size of files fails where a full disk would
+        resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, 30_000))
+
+    command = [
+        sys.executable,
+        ROOT / "experiments" / "recurrent.py",
+        "--data",
+        published / "series.csv",
+        "--cell",
+        "gru",
+    ]
+    command += [*map(str, RECURRENT), "--units", "64", "--output", str(tmp_path / "models")]
+    answer = subprocess.run(command, capture_output=True, text=True, preexec_fn=small_disk)
+    assert answer.returncode == 2, answer.stderr
+    assert answer.stderr.startswith("error: File too large")
+    assert len(answer.stderr.strip().splitlines()) == 1
+    assert not list(tmp_path.glob("models/*/[0-9]*"))
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs a folder that nobody may write to")
+def test_an_output_that_cannot_be_written_is_refused_before_training():
+    started = time.monotonic()
+    answer = run_script("transfer", "--data", "digits", "--output", "/proc/models")
+    assert answer.returncode == 2
+    assert "cannot write to /proc/models" in answer.stderr
+    assert time.monotonic() - started < 30
+
+
 def test_divergence_is_one_line_and_leaves_nothing(published, tmp_path):
     answer = run_script(
         "recurrent", "--data", published / "series.csv", "--cell", "simple_rnn", *RECURRENT, "--loss", "mse",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -70,14 +71,19 @@ class Classifier:
 
     def stream(self, files: Sequence[Path], top: int = 1) -> Iterator[Prediction]:
         """Predictions in the order of ``files``; the next batch is decoded while the model works on this one."""
+        decoded = self.decode_all(files)
+        while batch := list(islice(decoded, BATCH)):
+            yield from self._predict_decoded(batch, top)
+
+    def decode_all(self, files: Sequence[Path]) -> Iterator[tuple[Path, np.ndarray | str]]:
+        """Each file with its pixels at the model's size, or the reason why not; a few are decoded ahead."""
         waiting = iter(files)
         with ThreadPoolExecutor(cores()) as pool:
-            ahead = [(path, pool.submit(self._decode, path)) for path in islice(waiting, 2 * BATCH)]
+            ahead = deque((path, pool.submit(self._decode, path)) for path in islice(waiting, 2 * BATCH))
             while ahead:
-                batch, ahead = ahead[:BATCH], ahead[BATCH:]
-                decoded = [(path, future.result()) for path, future in batch]
-                ahead += [(path, pool.submit(self._decode, path)) for path in islice(waiting, BATCH)]
-                yield from self._predict_decoded(decoded, top)
+                path, future = ahead.popleft()
+                ahead.extend((path, pool.submit(self._decode, path)) for path in islice(waiting, 1))
+                yield path, future.result()
 
     def deployed_inputs(self, items: Sequence[Path], limit: int, _time: str | None = None) -> np.ndarray:
         """Up to ``limit`` readable images at the model's size ``(n, size, size, 3)``."""
