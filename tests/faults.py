@@ -5,6 +5,7 @@ python tests/faults.py repeat             the same seed three times: the same fi
 python tests/faults.py full-disk          disks of a few sizes that fill up on the way (needs root, for tmpfs)
 python tests/faults.py many-files         100,000 images: time and memory
 python tests/faults.py many-rows          a CSV of 10 million rows: time and memory
+python tests/faults.py cluster            a Ray cluster of two nodes, one killed half-way (extra [cluster])
 """
 
 from __future__ import annotations
@@ -174,6 +175,32 @@ def many_rows(count: int = 10_000_000) -> None:
         assert len(windows.origins["train"]) > 0.59 * count
 
 
+def cluster() -> None:
+    """Train on two local Ray nodes, kill one in the middle, and compare with the sequential run."""
+    from ray.cluster_utils import Cluster
+
+    options = ["--cell", "all", "--seeds", "2", "--epochs", "3"]
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        subprocess.run(command("recurrent", root / "whole", *options), check=True, stdout=subprocess.DEVNULL)
+        nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "include_dashboard": False})
+        doomed = nodes.add_node(num_cpus=2)
+        nodes.wait_for_nodes()
+        process = subprocess.Popen(
+            command("recurrent", root / "cluster", *options, "--jobs", "ray"),
+            env={**os.environ, "RAY_ADDRESS": nodes.address},
+            stdout=subprocess.DEVNULL,
+        )
+        while not list(root.glob("cluster/*/.work-*/*.npz")) and process.poll() is None:
+            time.sleep(0.2)  # the first training is done: both nodes are at work
+        nodes.remove_node(doomed, allow_graceful=False)
+        assert process.wait() == 0
+        same = figures(root / "cluster") == figures(root / "whole")
+        nodes.shutdown()
+    print(f"cluster: one of two nodes killed, figures {'as' if same else 'not as'} in the sequential run")
+    assert same
+
+
 def _report(what: str, started: float) -> None:
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     print(f"{what}: {time.perf_counter() - started:.0f} s, peak memory {peak:.2f} GB")
@@ -182,5 +209,12 @@ def _report(what: str, started: float) -> None:
 if __name__ == "__main__":
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     tyro.extras.subcommand_cli_from_dict(
-        {"kill": kill, "repeat": repeat, "full-disk": full_disk, "many-files": many_files, "many-rows": many_rows}
+        {
+            "cluster": cluster,
+            "kill": kill,
+            "repeat": repeat,
+            "full-disk": full_disk,
+            "many-files": many_files,
+            "many-rows": many_rows,
+        }
     )
