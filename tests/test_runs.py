@@ -105,7 +105,7 @@ def test_json_refuses_nan(tmp_path):
     assert not (tmp_path / "m.json").exists()
 
 
-@pytest.mark.parametrize("script", ["transfer", "recurrent", "predict", "pretrain"])
+@pytest.mark.parametrize("script", ["transfer", "recurrent", "predict", "pretrain", "benchmark"])
 def test_help_needs_no_tensorflow(script, tmp_path):
     answer = run_script(script, "--help", cwd=tmp_path, timeout=20)
     assert answer.returncode == 0

@@ -1,0 +1,53 @@
+"""The benchmark's arithmetic, its fairness, and that a row can be measured at all."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from conftest import run_script
+
+from keras_a2.benchmarks import measure, plain
+from keras_a2.errors import UserError
+
+
+def test_a_ratio_above_one_is_in_our_favour():
+    faster = measure.row("x", "y", "images/s", [300, 200, 400], [100, 100, 100], bar=2)
+    assert faster["ratio"] == 3
+    assert measure.Row(**faster).verdict == "reached"
+    slower = measure.row("x", "y", "s", [2.0], [1.0], bar=1)
+    assert slower["ratio"] == 0.5
+    assert measure.Row(**slower).verdict == "short"
+
+
+def test_ours_and_theirs_take_turns():
+    turns = []
+    measure.alternate(lambda: turns.append("a"), lambda: turns.append("b"), 3)
+    assert "".join(turns) == "ababab"
+
+
+def test_the_plain_windows_are_the_experiments_windows():
+    values = np.arange(40, dtype=np.float32).reshape(20, 2)
+    target = np.arange(20, dtype=np.float32)
+    seen, ahead = (np.concatenate(parts) for parts in zip(*plain.windows_from(values, target, 5, 3, 4), strict=True))
+    assert seen.shape == (13, 5, 2)
+    order = np.argsort(ahead[:, 0])
+    np.testing.assert_array_equal(ahead[order], [[i + 5, i + 6, i + 7] for i in range(13)])
+    np.testing.assert_array_equal(seen[order][:, -1, 0] / 2 + 1, ahead[order][:, 0])  # the target follows its window
+
+
+def test_a_failed_row_is_one_line():
+    with pytest.raises(UserError, match=r"benchmark alternate failed: .*TypeError"):
+        measure.fresh("keras_a2.benchmarks.measure:alternate")
+
+
+def test_one_group_from_the_command_line(tmp_path):
+    answer = run_script("benchmark", "--only", "segment", "--quick", "--output", tmp_path / "b.json")
+    assert answer.returncode == 0, answer.stderr
+    rows = json.loads((tmp_path / "b.json").read_text())["rows"]
+    assert [row["what"] for row in rows] == ["--segment 24, gru"]
+    assert rows[0]["ratio"] > 1
+    refused = run_script("benchmark", "--only", "nothing")
+    assert refused.returncode == 2
+    assert "is no group" in refused.stderr
