@@ -55,6 +55,12 @@ def published(tmp_path_factory) -> Path:
     return root
 
 
+def recurrent_command(published: Path, *more) -> list[str]:
+    script = ROOT / "experiments" / "recurrent.py"
+    arguments = ["--data", published / "series.csv", "--cell", "gru", *RECURRENT, *more]
+    return [sys.executable, *map(str, [script, *arguments])]
+
+
 @pytest.mark.parametrize("name", ["transfer-photos", "recurrent-series-gru"])
 def test_everything_is_published(published, name):
     version = published / "models" / name / "1"
@@ -214,15 +220,7 @@ def test_damaged_models_are_one_clear_error(published, tmp_path, damage):
 
 
 def test_killed_and_resumed_gives_the_uninterrupted_figures(published, tmp_path):
-    command = [
-        sys.executable,
-        ROOT / "experiments" / "recurrent.py",
-        "--data",
-        published / "series.csv",
-        "--cell",
-        "gru",
-    ]
-    command += [*map(str, RECURRENT), "--epochs", "40", "--patience", "40", "--resume", "--output"]
+    command = recurrent_command(published, "--epochs", 40, "--patience", 40, "--resume", "--output")
     process = subprocess.Popen([*command, tmp_path / "killed"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 60
     while not list(tmp_path.glob("killed/*/.work-*/*.npz")) and time.monotonic() < deadline:
@@ -241,18 +239,7 @@ def test_killed_and_resumed_gives_the_uninterrupted_figures(published, tmp_path)
 
 
 def test_ctrl_c_stops_within_two_seconds_and_says_how_to_go_on(published, tmp_path):
-    command = [sys.executable, ROOT / "experiments" / "recurrent.py", "--data", published / "series.csv"]
-    command += [
-        "--cell",
-        "gru",
-        *map(str, RECURRENT),
-        "--epochs",
-        "500",
-        "--patience",
-        "500",
-        "--output",
-        tmp_path / "models",
-    ]
+    command = recurrent_command(published, "--epochs", 500, "--patience", 500, "--output", tmp_path / "models")
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 60
     while not list(tmp_path.glob("models/*/.work-*/run")) and time.monotonic() < deadline:
@@ -272,15 +259,7 @@ def test_a_full_disk_is_one_line_and_publishes_nothing(published, tmp_path):
     def small_disk():  # a limit on the size of files fails where a full disk would
         resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, 30_000))
 
-    command = [
-        sys.executable,
-        ROOT / "experiments" / "recurrent.py",
-        "--data",
-        published / "series.csv",
-        "--cell",
-        "gru",
-    ]
-    command += [*map(str, RECURRENT), "--units", "64", "--output", str(tmp_path / "models")]
+    command = recurrent_command(published, "--units", 64, "--output", tmp_path / "models")
     answer = subprocess.run(command, capture_output=True, text=True, preexec_fn=small_disk)
     assert answer.returncode == 2, answer.stderr
     assert answer.stderr.startswith("error: File too large")
