@@ -45,8 +45,8 @@ class Config:
     batch_size: int | None = None
     """Images per step of the fine-tune phase and of the scratch control; by default 32 below 4,000 images, else 64."""
     learning_rate: float | None = None
-    """Peak rate of the fine-tune phase (AdamW, warm-up, cosine decay); by default 2e-3 below 4,000 images, else 3e-4:
-    few steps must be larger ones."""
+    """Peak rate of the fine-tune phase (AdamW, warm-up, cosine decay); by default 3e-4, and below 4,000
+    images, where few steps must be larger ones, 5e-4, or 2e-3 with the bundled weights."""
     head_learning_rate: float = 1e-4
     """Rate of the head phase (Adam); small, because it starts at the optimum for the cached features."""
     scratch_learning_rate: float = 2e-3
@@ -108,7 +108,7 @@ def main(config: Config) -> None:
             jobs.spread("keras_a2.transfer.work:train_arm", tasks, config.jobs, run.work)
         arms, probabilities = [], []
         for seed in seeds:
-            settings = publish.settings(config, images, seed)
+            settings = publish.settings(config, images, weights, seed)
             state, log = publish.stage_files(run.work, seed), publish.stage_log(run, config, seed)
             trained = {"pretrained": train.train_pretrained(images, weights, settings, state, log)}
             if not config.no_scratch:

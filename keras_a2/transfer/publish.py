@@ -13,6 +13,7 @@ from rich.progress import Progress
 from keras_a2 import litert, report, runs, saved_model, training
 from keras_a2.console import console
 from keras_a2.transfer import data, evaluate, export, figures, present
+from keras_a2.transfer.backbone import Weights
 from keras_a2.transfer.sources import Source
 from keras_a2.transfer.train import Arm, Settings
 
@@ -51,7 +52,7 @@ def load_images(source: Source, config, folder: Path) -> data.Images:
     return images
 
 
-def settings(config, images: data.Images, seed: int) -> Settings:
+def settings(config, images: data.Images, weights: Weights, seed: int) -> Settings:
     """The part of the script's configuration that the phases need, its defaults resolved for these images."""
     values = {f.name: getattr(config, f.name) for f in dataclasses.fields(Settings)}
     if values["scratch_epochs"] is None:
@@ -59,7 +60,9 @@ def settings(config, images: data.Images, seed: int) -> Settings:
     if values["augment"] == "auto":
         values["augment"] = images.source.augment
     small = len(images.train) < SMALL
-    defaults = {"batch_size": 32 if small else 64, "learning_rate": 2e-3 if small else 3e-4}
+    # Few steps must be larger ones; how large a step the frozen statistics bear depends on the weights.
+    rate = (2e-3 if weights.origin == "bundled" else 5e-4) if small else 3e-4
+    defaults = {"batch_size": 32 if small else 64, "learning_rate": rate}
     values |= {name: default for name, default in defaults.items() if values[name] is None}
     return Settings(**values | {"seed": seed})
 
@@ -145,9 +148,11 @@ def _metrics(config, images, arms, probabilities, baselines) -> dict:
             "weights": {"origin": arm.weights.origin, "alpha": arm.weights.alpha, "sha256": arm.weights.sha256},
             "seconds": sum(trained[name].seconds for trained in arms),
             "phases": [phase.summary() for phase in arm.phases],
-            "batch_statistics_accuracy": evaluate.batch_statistics_accuracy(arm, images),
             "test": training.over_seeds(tests),
         }
+        if name == "scratch" or config.batch_norm == "train":
+            facts = evaluate.batch_statistics_accuracy(arm, images)
+            summary["arms"][name]["batch_statistics_accuracy"] = facts
     first = probabilities[0]["pretrained"].argmax(axis=1)
     if "scratch" in arms[0]:
         summary["difference"] = training.over_seeds(

@@ -20,7 +20,7 @@ def train_arm(config: dict, arm: str, seed: int, folder: str) -> None:
 
     images = publish.load_images(sources.find(options.data, options.elpv_classes), options, Path(folder))
     weights = backbone.find_weights(options.weights, options.alpha, tell=lambda line: None)
-    settings = publish.settings(options, images, seed)
+    settings = publish.settings(options, images, weights, seed)
     state = publish.stage_files(Path(folder), seed)
     if arm == "pretrained":
         train.train_pretrained(images, weights, settings, state)
