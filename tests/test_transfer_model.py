@@ -193,6 +193,16 @@ def test_statistics_follow_the_weights_after_a_few_steps():
     assert abs(accuracy["moving_statistics"] - accuracy["batch_statistics"]) < 0.1
 
 
+def test_shuffled_labels_stay_at_chance():
+    source = sources.digits()
+    source.labels = np.random.default_rng(0).permutation(source.labels)
+    images = data.load(source, 32, seed=0)
+    settings = replace(SETTINGS, fine_tune_epochs=0, augment="shift")
+    arm = train.train_pretrained(images, RANDOM, settings, lambda stage: None)
+    right = evaluate.predict(arm, images, images.test).argmax(axis=1) == images.labels[images.test]
+    assert binomtest(int(right.sum()), len(right), 0.1).pvalue > 1e-3
+
+
 def test_the_test_labels_choose_nothing(network, photos):
     """Head, strength and kept epoch are the same whatever the test labels are."""
     answers = []

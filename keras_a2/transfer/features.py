@@ -32,7 +32,7 @@ class Extractor:
         self.features: int = backbone.output_shape[-1]
         frozen = litert.freeze(backbone, (1, size, size, 3))
         with silence():
-            content = tf.lite.TFLiteConverter.from_concrete_functions([frozen], backbone).convert()
+            content = tf.lite.TFLiteConverter.from_concrete_functions([frozen]).convert()
             self._interpreters = [Interpreter(model_content=content, num_threads=1) for _ in range(cores())]
             for interpreter in self._interpreters:
                 interpreter.allocate_tensors()
