@@ -133,7 +133,7 @@ def publish(
 
 def _metrics(config, images, arms, probabilities, baselines) -> dict:
     labels = images.labels[images.test]
-    resolved = dataclasses.asdict(settings(config, images, config.seed))
+    resolved = dataclasses.asdict(settings(config, images, arms[0]["pretrained"].weights, config.seed))
     summary = {
         "experiment": "transfer",
         "config": dataclasses.asdict(config) | resolved | {"output": str(config.output)},
