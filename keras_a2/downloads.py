@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import socket
 from collections.abc import Iterator
@@ -14,6 +15,24 @@ CONNECT_SECONDS = 10
 def keras_home() -> Path:
     """Keras's cache folder."""
     return Path(os.environ.get("KERAS_HOME", Path.home() / ".keras"))
+
+
+def delete_wrong(path: Path, digest: str) -> str:
+    """Delete a downloaded file that is not the one meant, so that it is not found again, and say so.
+
+    Args:
+        digest: MD5 or SHA-256 of the right file, in hexadecimal.
+
+    Returns:
+        a clause for the error message; empty where there is no such file or it is the right one.
+    """
+    if not path.is_file():
+        return ""
+    kind = "md5" if len(digest) == 32 else "sha256"
+    if hashlib.new(kind, path.read_bytes()).hexdigest() == digest:
+        return ""
+    path.unlink()
+    return f"; {path} was a wrong file (checksum) and is deleted"
 
 
 @contextmanager

@@ -13,6 +13,7 @@ import pandas as pd
 from keras_a2.errors import UserError
 
 JENA_URL = "https://storage.googleapis.com/tensorflow/tf-keras-datasets/jena_climate_2009_2016.csv.zip"
+JENA_FILE = "jena_climate_2009_2016.csv.zip"
 JENA_MD5 = "bc3a10c7ac8da27e5ae0d4ef49e5be39"
 JENA_ROWS = 420_551
 STATIONS = ("EWR", "JFK", "LGA")
@@ -104,17 +105,18 @@ def jena() -> Table:
     """The Jena climate data of *Deep Learning with Python* (Chollet), 2009-2016, every 10 minutes."""
     import keras
 
-    from keras_a2.downloads import connect_timeout, keras_home
+    from keras_a2.downloads import connect_timeout, delete_wrong, keras_home
 
     try:
         with connect_timeout():
-            path = Path(keras.utils.get_file("jena_climate_2009_2016.csv.zip", JENA_URL, file_hash=JENA_MD5))
+            path = Path(keras.utils.get_file(JENA_FILE, JENA_URL, file_hash=JENA_MD5))
         with zipfile.ZipFile(path) as archive, archive.open("jena_climate_2009_2016.csv") as file:
             frame = pd.read_csv(file)
     except Exception as error:  # urllib, ssl, zipfile and Keras each have their own
+        wrong = delete_wrong(keras_home() / "datasets" / JENA_FILE, JENA_MD5)
         raise UserError(
             f"the Jena data are neither in {keras_home() / 'datasets'} nor could they be downloaded "
-            f"({type(error).__name__}); connect once, or use --data nyc_weather or a CSV file"
+            f"({type(error).__name__}){wrong}; connect once, or use --data nyc_weather or a CSV file"
         ) from error
     time = pd.DatetimeIndex(pd.to_datetime(frame.pop("Date Time"), format="%d.%m.%Y %H:%M:%S"))
     return Table(

@@ -11,7 +11,7 @@ import h5py
 import keras
 import tensorflow as tf
 
-from keras_a2.downloads import connect_timeout, keras_home
+from keras_a2.downloads import connect_timeout, delete_wrong, keras_home
 from keras_a2.errors import UserError
 
 ALPHAS = (0.75, 1.0)
@@ -145,11 +145,10 @@ def _imagenet(alpha: float) -> Path:
                 alpha=alpha, include_top=False, weights="imagenet", input_shape=(224, 224, 3)
             )
     except Exception as error:  # urllib, ssl and Keras each have their own
-        if path.exists() and hashlib.md5(path.read_bytes()).hexdigest() != md5:
-            path.unlink()  # half a download or a wrong file must not be found again
+        wrong = delete_wrong(path, md5)
         raise UserError(
             f"ImageNet weights {name} (MD5 {md5}) are not in {path.parent} and cannot be downloaded "
-            f"({type(error).__name__})"
+            f"({type(error).__name__}){wrong}"
         ) from error
     return path
 

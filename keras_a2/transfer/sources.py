@@ -10,10 +10,13 @@ from pathlib import Path
 
 import numpy as np
 
-from keras_a2.downloads import connect_timeout, keras_home
+from keras_a2.downloads import connect_timeout, delete_wrong, keras_home
 from keras_a2.errors import UserError
 from keras_a2.transfer.decode import EXTENSIONS
 
+# As in keras/src/datasets/cifar100.py.
+CIFAR100_ARCHIVE = "cifar-100-python-target_archive"
+CIFAR100_SHA256 = "85cd44d02ba6437773c5bbd22e183051d648de2e7d6b014e1ef29b855ba677a7"
 SPLIT_FOLDERS = {"train": "train", "validation": "validation", "val": "validation", "test": "test"}
 
 
@@ -102,9 +105,10 @@ def cifar100() -> Source:
         with connect_timeout():
             (x, y), (x_test, y_test) = keras.datasets.cifar100.load_data()
     except Exception as error:  # urllib, ssl, zlib and Keras each have their own
+        wrong = delete_wrong(keras_home() / "datasets" / CIFAR100_ARCHIVE, CIFAR100_SHA256)
         raise UserError(
             f"CIFAR-100 is neither in {keras_home() / 'datasets'} nor could it be downloaded "
-            f"({type(error).__name__}); connect once, or use --data elpv, digits or a folder"
+            f"({type(error).__name__}){wrong}; connect once, or use --data elpv, digits or a folder"
         ) from error
     return Source(
         name="cifar100",

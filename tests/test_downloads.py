@@ -1,0 +1,57 @@
+"""Files from elsewhere: a wrong one is deleted and named, an absent network is one line."""
+
+from __future__ import annotations
+
+import hashlib
+
+import keras
+import pytest
+
+from keras_a2 import downloads
+from keras_a2.errors import UserError
+from keras_a2.recurrent import sources as series
+from keras_a2.transfer import backbone
+from keras_a2.transfer import sources as images
+
+
+@pytest.fixture
+def broken_network(tmp_path, monkeypatch):
+    """A cache of our own, and Keras's downloader failing as after a wrong checksum."""
+
+    def fail(*_, **__):
+        raise ValueError("Incomplete or corrupted file detected.")
+
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path))
+    monkeypatch.setattr(keras.utils, "get_file", fail)
+    monkeypatch.setattr(keras.datasets.cifar100, "load_data", fail)
+    monkeypatch.setattr(keras.applications, "MobileNetV3Small", fail)
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("load", "path"),
+    [
+        (series.jena, f"datasets/{series.JENA_FILE}"),
+        (images.cifar100, f"datasets/{images.CIFAR100_ARCHIVE}"),
+        (lambda: backbone.find_weights("imagenet", 0.75), f"models/{backbone.IMAGENET_FILES[0.75][0]}"),
+    ],
+)
+def test_a_wrong_file_is_deleted_and_named(broken_network, load, path):
+    wrong = broken_network / path
+    wrong.parent.mkdir()
+    wrong.write_bytes(b"not what was meant")
+    with pytest.raises(UserError, match=r"wrong file \(checksum\) and is deleted") as error:
+        load()
+    assert str(wrong) in str(error.value)
+    assert not wrong.exists()
+    with pytest.raises(UserError) as error:
+        load()
+    assert "and is deleted" not in str(error.value)
+
+
+def test_the_right_file_stays(tmp_path):
+    path = tmp_path / "file"
+    path.write_bytes(b"right")
+    assert downloads.delete_wrong(path, hashlib.md5(b"right").hexdigest()) == ""
+    assert downloads.delete_wrong(path, hashlib.sha256(b"right").hexdigest()) == ""
+    assert path.exists()
