@@ -52,6 +52,7 @@ def fit(
     state: Sequence,
     epochs: int,
     patience: int | None = None,
+    ceiling: float = math.inf,
     path: Path | None = None,
     on_epoch: Callable[[dict], None] | None = None,
 ) -> History:
@@ -66,10 +67,11 @@ def fit(
         weights: variables (``.numpy()``, ``.assign()``) that make up the model.
         state: further variables needed to go on exactly (optimizer, dropout seeds).
         patience: stop after so many epochs without a better score.
+        ceiling: a training loss above it has diverged, even if it is a number still.
         path: file that carries the state across a kill, written whole after every epoch.
 
     Raises:
-        UserError: when the training or validation loss is not finite, naming the epoch.
+        UserError: when the training or validation loss is not finite or above the ceiling, naming the epoch.
     """
     history, best = _restore(path, weights, state)
     with _progress() as bar:
@@ -84,6 +86,8 @@ def fit(
             started = time.perf_counter()
             loss = train_epoch(epoch, lambda part, e=epoch: bar.update(task, completed=e - 1 + part))
             row = {"epoch": epoch, **_finite({"loss": loss, **validate()}, stage, epoch)}
+            if row["loss"] > ceiling:
+                raise _diverged(stage, epoch, "loss", row["loss"])
             history.rows.append(row)
             history.seconds.append(time.perf_counter() - started)
             if score(row) > score(history.best):
@@ -112,10 +116,14 @@ def _finite(row: dict, stage: str, epoch: int) -> dict:
     row = {name: float(value) for name, value in row.items()}
     for name, value in row.items():
         if not math.isfinite(value):
-            raise UserError(
-                f"{stage}: training diverged in epoch {epoch} ({name} is {value}); lower --learning-rate and run again"
-            )
+            raise _diverged(stage, epoch, name, value)
     return row
+
+
+def _diverged(stage: str, epoch: int, name: str, value: float) -> UserError:
+    return UserError(
+        f"{stage}: training diverged in epoch {epoch} ({name} is {value:.4g}); lower --learning-rate and run again"
+    )
 
 
 def _note(row: dict) -> str:

@@ -276,10 +276,11 @@ def test_an_output_that_cannot_be_written_is_refused_before_training():
     assert time.monotonic() - started < 30
 
 
-def test_divergence_is_one_line_and_leaves_nothing(published, tmp_path):
+@pytest.mark.parametrize("rate", [1e6, 1e30])  # a loss in the thousands, and one that is no number
+def test_divergence_is_one_line_and_leaves_nothing(published, tmp_path, rate):
     answer = run_script(
         "recurrent", "--data", published / "series.csv", "--cell", "simple_rnn", *RECURRENT, "--loss", "mse",
-        "--learning-rate", 1e30, "--output", tmp_path / "models",
+        "--learning-rate", rate, "--output", tmp_path / "models",
     )  # fmt: skip
     assert answer.returncode == 2
     assert "diverged in epoch" in answer.stderr

@@ -17,6 +17,7 @@ from keras_a2.recurrent import model as models
 from keras_a2.recurrent.data import Windows
 
 EVALUATION_BATCH = 1024
+CEILING = 100  # standard deviations of the target: no forecast, but weights that blew up
 
 
 @dataclass(frozen=True)
@@ -118,6 +119,7 @@ def train(cell: str, windows: Windows, settings: Settings, state: Path | None = 
         state=[*network.weights, *optimizer.variables, *training.random_states(network), average.count],
         epochs=settings.epochs,
         patience=settings.patience,
+        ceiling=CEILING if settings.loss == "mae" else CEILING**2,
         path=state,
         on_epoch=log and (lambda row: log(cell, row)),
     )
