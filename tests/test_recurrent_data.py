@@ -154,6 +154,21 @@ def test_any_file_gives_windows_or_the_one_error(tmp_path, content):
     assert np.isfinite(windows.values).all()
 
 
+def test_clock_changes_and_odd_encodings_are_one_clear_line(tmp_path):
+    clock = pd.date_range("2024-10-26", periods=60, freq="h", tz="Europe/Berlin").tz_localize(None)  # 2:00 comes twice
+    pd.DataFrame({"date": clock, "load": range(60)}).to_csv(tmp_path / "clock.csv", index=False)
+    (tmp_path / "one.csv").write_text("date,load\n2024-01-01,1\n")
+    (tmp_path / "utf16.csv").write_bytes("date,load\n2024-01-01,1\n".encode("utf-16"))
+    (tmp_path / "quoted.csv").write_text('date,load\n"2024-01-\n01",1\n2024-01-02,2\n')
+    (tmp_path / "mixed.csv").write_text(
+        "date,load\n" + "".join(f"2024-01-{d:02d},{d}\n" for d in range(1, 30)) + "x,y\n"
+    )
+    for name in ("clock", "one", "utf16", "quoted", "mixed"):
+        with pytest.raises(UserError) as error:
+            data.prepare(sources.find(str(tmp_path / f"{name}.csv"), "load", None, None), look_back=3, horizon=2)
+        assert "\n" not in str(error.value), name
+
+
 def test_persistence_and_seasonal_naive_by_hand():
     t = table(100, 1)
     t.frame["c0"] = np.arange(100.0)

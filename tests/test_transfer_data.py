@@ -8,6 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
 from keras_a2.errors import UserError
@@ -90,6 +92,35 @@ def header_of(width: int, height: int) -> bytes:
 def test_damaged_content_is_unreadable(content):
     with pytest.raises(UnreadableImage):
         decode(content, 8)
+
+
+@settings(max_examples=150, deadline=None)
+@given(data=st.data())
+def test_changed_and_cut_files_are_images_or_unreadable(data):
+    content = bytearray(encoded(RED, data.draw(st.sampled_from(["JPEG", "PNG", "BMP", "GIF", "WEBP"]))))
+    for _ in range(data.draw(st.integers(0, 4))):
+        content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
+    try:
+        pixels = decode(bytes(content[: data.draw(st.integers(0, len(content)))]), 8)
+    except UnreadableImage:
+        return  # any other exception fails the test
+    assert pixels.shape == (8, 8, 3)
+
+
+def test_an_animation_is_its_first_frame():
+    frames = [Image.new("RGB", (20, 10), colour) for colour in ((200, 0, 0), (0, 200, 0))]
+    content = encoded(frames[0], "GIF", save_all=True, append_images=frames[1:])
+    np.testing.assert_allclose(decode(content, 8).mean(axis=(0, 1)), [200, 0, 0], atol=6)
+
+
+def test_odd_names_and_loops_of_folders(photos):
+    names = ["a b.png", "it's.png", 'say "x".png', "größe 写真.png", "two\nlines.png", "-dash.png", "%s{}.png"]
+    for name in names:
+        shutil.copy(photos / "left" / "0.png", photos / "left" / name)
+    (photos / "left" / "again").symlink_to(photos)
+    images = data.load(sources.folder(photos), 16, seed=0)
+    assert sum("left" in name for name in images.source.item_names) == 12 + len(names)
+    assert images.skipped == []
 
 
 def test_a_folder_or_a_loop_is_no_image(tmp_path):
