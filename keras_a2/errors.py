@@ -2,7 +2,10 @@
 
 
 class UserError(Exception):
-    """What went wrong, where, and what to do, in one line: names of files and columns may bring line breaks along."""
+    """What is wrong, where, and what to do. The scripts print it and exit with code 2.
+
+    Always one line, although the names of files and columns may bring line breaks along.
+    """
 
     def __init__(self, message: str):
         super().__init__(" ".join(message.split()))
