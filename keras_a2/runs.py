@@ -47,16 +47,16 @@ def command_line(config_type: type[Config], story: Callable[[Config], None], arg
     try:
         story(config)
     except UserError as error:
-        _fail(str(error))
+        _fail(error)
     except OSError as error:
         if error.filename is None and error.errno is None:
             raise
         where = error.filename or getattr(config, "output", None) or "while writing"
-        _fail(f"{error.strerror or error}: {where}; check the disk and permissions, and run again")
+        _fail(UserError(f"{error.strerror or error}: {where}; check the disk and permissions, and run again"))
 
 
-def _fail(message: str) -> None:
-    print(f"error: {' '.join(message.split())}", file=sys.stderr, flush=True)
+def _fail(error: UserError) -> None:
+    print(f"error: {error}", file=sys.stderr, flush=True)
     sys.exit(2)
 
 
@@ -105,10 +105,10 @@ def silence() -> Iterator[None]:
 
 
 def cores() -> int:
-    """Processor cores that this process may use; TensorFlow's own variable limits us, too."""
-    if os.environ.get("TF_NUM_INTRAOP_THREADS", "").isdigit():
-        return max(int(os.environ["TF_NUM_INTRAOP_THREADS"]), 1)
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """Processor cores that this process may use, and no more than TensorFlow's own variable allows."""
+    mine = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    allowed = os.environ.get("TF_NUM_INTRAOP_THREADS", "")
+    return max(min(mine, int(allowed)), 1) if allowed.isdigit() else mine
 
 
 def environment() -> dict:
@@ -151,7 +151,7 @@ def write_json(path: Path, content: dict) -> None:
 
 def plain(config) -> dict:
     """A configuration as JSON can carry it to another process."""
-    return json.loads(json.dumps(dataclasses.asdict(config), default=str))
+    return json.loads(json.dumps(config, default=_plain))
 
 
 def _plain(value):

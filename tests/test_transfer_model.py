@@ -12,7 +12,7 @@ from scipy.stats import binomtest
 from sklearn.linear_model import LogisticRegression
 
 from keras_a2.errors import UserError
-from keras_a2.transfer import backbone, data, evaluate, features, head, optimize, sources, train
+from keras_a2.transfer import backbone, data, evaluate, features, head, optimize, sources, statistics, train
 
 FEATURES = [-0.0366, -0.0410, 0.0959, -0.2423, -0.0466, -0.1641]  # of the bundled backbone on the fixed image
 MEAN_FEATURE = 0.1949
@@ -191,6 +191,13 @@ def test_statistics_follow_the_weights_after_a_few_steps():
     accuracy = evaluate.batch_statistics_accuracy(arm, images)
     assert accuracy["batch_statistics"] > 0.6
     assert abs(accuracy["moving_statistics"] - accuracy["batch_statistics"]) < 0.1
+
+
+def test_statistics_lag_in_epochs_shorter_than_the_averages_memory(network):
+    assert statistics.lag(network, 49, 0.98)
+    assert not statistics.lag(network, 51, 0.98)
+    assert statistics.lag(network, 1000, 1.0)  # an average that never forgets
+    assert not statistics.lag(network, 1, 0.0)
 
 
 def test_shuffled_labels_stay_at_chance():

@@ -17,7 +17,7 @@ def lag(backbone: keras.Model, steps_per_epoch: int, ema: float) -> bool:
     Statistics of a moving average of weights are not the moving average of statistics (Izmailov et al. 2018, arXiv
     1803.05407, section 3.2); over a long epoch the two meet, over a few steps a well-trained network scores at chance.
     """
-    return steps_per_epoch < 1 / (1 - ema) and any(layer.trainable for layer in _layers(backbone))
+    return steps_per_epoch * (1 - ema) < 1 and any(layer.trainable for layer in _layers(backbone))
 
 
 def estimate(backbone: keras.Model, images: Images, seed: int) -> None:
