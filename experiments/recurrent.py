@@ -135,8 +135,7 @@ def check(config: Config) -> None:
     for field in ("dropout", "ema"):
         if not 0 <= getattr(config, field) < 1:
             raise UserError(f"--{field} is {getattr(config, field)}; it must be at least 0 and below 1")
-    if config.jobs != "ray" and config.jobs < 1:
-        raise UserError(f"--jobs is {config.jobs}; it must be at least 1, or ray")
+    jobs.check(config.jobs)
     if config.segment and config.look_back % config.segment:
         raise UserError(f"--segment {config.segment} does not divide --look-back {config.look_back}; choose a divisor")
 

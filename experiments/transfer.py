@@ -145,8 +145,7 @@ def check(config: Config) -> None:
             raise UserError(f"--{field.replace('_', '-')} is {getattr(config, field)}; it must lie between 0 and 1")
     if config.tensorboard and config.jobs != 1:
         raise UserError("--tensorboard follows one training after the other; leave out --jobs")
-    if config.jobs != "ray" and config.jobs < 1:
-        raise UserError(f"--jobs is {config.jobs}; it must be at least 1, or ray")
+    jobs.check(config.jobs)
     if not 32 <= config.image_size <= 1024:
         raise UserError(f"--image-size is {config.image_size}; MobileNetV3 takes 32 to 1024 pixels")
 

@@ -39,6 +39,12 @@ os._exit(0)
 """
 
 
+def check(jobs: int | str) -> None:
+    """Refuse a number of jobs that cannot be."""
+    if jobs != "ray" and jobs < 1:
+        raise UserError(f"--jobs is {jobs}; it must be at least 1, or ray")
+
+
 def spread(function: str, tasks: list[Task], jobs: int | str, folder: Path) -> None:
     """Run every task; their files are in ``folder`` afterwards.
 
