@@ -1,6 +1,6 @@
 """Every speed that the README claims, measured again against what a person would use instead.
 
-python experiments/benchmark.py                    all rows, about ten minutes
+python experiments/benchmark.py                    all rows, about a quarter of an hour
 python experiments/benchmark.py --quick            all rows on little data: do they run, and in which direction
 python experiments/benchmark.py --only features    one group of rows
 """

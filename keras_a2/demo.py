@@ -96,9 +96,8 @@ def _forecaster_page(gradio, model: Forecaster):
 
 
 def _page(gradio, model):
-    page = gradio.Blocks(title=f"{model.saved.folder.parent.name} {model.version}")
+    name = model.saved.folder.resolve().parent.name
+    page = gradio.Blocks(title=f"{name} {model.version}")
     with page:
-        gradio.Markdown(
-            f"# {model.saved.folder.parent.name}, version {model.version}\n{model.card.get('headline', '')}"
-        )
+        gradio.Markdown(f"# {name}, version {model.version}\n{model.card.get('headline', '')}")
     return page

@@ -36,7 +36,7 @@ SHORT = {
                  "--head-epochs", "3", "--fine-tune-epochs", "3", "--views", "2"],
     "recurrent": ["--cell", "gru", "--epochs", "8"],
 }  # fmt: skip
-TIMES = {"seconds", "environment", "seconds_per_epoch", "config"}
+TIMES = {"seconds", "environment", "config"}
 
 
 def command(script: str, output: Path, *more: str) -> list[str]:

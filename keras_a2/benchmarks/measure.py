@@ -82,6 +82,22 @@ def fresh(function: str, **arguments):
     return json.loads(answer.stdout.strip().splitlines()[-1])
 
 
+def growth(function: str, base: int, noun: str) -> dict:
+    """A row of time and memory at 1, 4 and 16 times ``base`` items.
+
+    Args:
+        function: ``module:function``; of a number of items it answers seconds and peak memory in bytes.
+        noun: what one item is.
+    """
+    sizes = [base * factor for factor in (1, 4, 16)]
+    found = [fresh(function, n=n) for n in sizes]
+    each = ", ".join(f"{1000 * time / n:.2f} ms" for (time, _), n in zip(found, sizes, strict=True))
+    (one, small), *_, (sixteen, large) = found
+    note = f"{sizes[0]} to {sizes[-1]} {noun}s: {each} a {noun}"
+    note += f"; peak memory {small / 2**30:.2f} to {large / 2**30:.2f} GB"
+    return row(f"16 times the {noun}s", "16 times the time", "s", [sixteen], [16 * one], 1, note)
+
+
 def peak_bytes() -> int:
     """Largest resident memory of this process so far."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from keras_a2 import deployment, inference, litert, saved_model
-from keras_a2.benchmarks.measure import row
+from keras_a2.benchmarks.measure import rate, row
 from keras_a2.transfer import backbone as backbones
 from keras_a2.transfer import export, head
 from keras_a2.transfer.decode import decode, read_bytes
@@ -35,10 +35,10 @@ def rows_inference(quick: bool) -> list[dict]:
         served = deployment.measure(lambda image: model.saved(image.astype(np.uint8)), pixels, keras_answers)
         lite = litert.export(version, pixels)["model.tflite"]
         list(model.stream(files[:64]))
-        whole = _rate(n, lambda: list(model.stream(files)))
-        decoding = _rate(n, lambda: list(model.decode_all(files)))
+        whole = rate(n, lambda: list(model.stream(files)))()
+        decoding = rate(n, lambda: list(model.decode_all(files)))()
         batches = [np.repeat(pixels, 2, axis=0)] * (n // 32)
-        network = _rate(32 * len(batches), lambda: [model.saved(batch) for batch in batches])
+        network = rate(32 * len(batches), lambda: [model.saved(batch) for batch in batches])()
     slower = min(decoding, network)
     note = f"decoding alone {decoding:.0f}, the model alone {network:.0f} images/s"
     return [
@@ -55,12 +55,6 @@ def rows_inference(quick: bool) -> list[dict]:
             note,
         ),
     ]
-
-
-def _rate(n: int, work) -> float:
-    started = time.perf_counter()
-    work()
-    return n / (time.perf_counter() - started)
 
 
 def _publish(folder: Path) -> None:

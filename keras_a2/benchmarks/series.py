@@ -17,7 +17,7 @@ import tensorflow as tf
 
 from keras_a2.averaging import Average
 from keras_a2.benchmarks import plain
-from keras_a2.benchmarks.measure import alternate, fresh, peak_bytes, rate, row, seconds
+from keras_a2.benchmarks.measure import alternate, fresh, growth, peak_bytes, rate, row, seconds
 from keras_a2.recurrent import data, evaluate, model, sources, train
 
 HERE = __name__
@@ -138,20 +138,14 @@ def plain_run(epochs: int) -> float:
 
 def rows_growth(quick: bool) -> list[dict]:
     """Time and memory of reading a table, cutting it into windows and one epoch, at 1, 4 and 16 times the rows."""
-    base = 500 if quick else 4000
-    found = [fresh(f"{HERE}:one_epoch", rows=base * factor) for factor in (1, 4, 16)]
-    (one, small), *_, (sixteen, large) = found
-    each = [1e3 * time / (base * factor) for (time, _), factor in zip(found, (1, 4, 16), strict=True)]
-    note = f"{base} to {16 * base} rows: " + ", ".join(f"{t:.2f} ms" for t in each) + " a row"
-    note += f"; peak memory {small / 2**30:.2f} to {large / 2**30:.2f} GB"
-    return [row("windows, 16 times as many", "16 times the time", "s", [sixteen], [16 * one], 1, note)]
+    return [growth(f"{HERE}:one_epoch", 500 if quick else 4000, "row")]
 
 
-def one_epoch(rows: int) -> tuple[float, int]:
-    """Seconds, the first step's tracing included, and peak memory."""
+def one_epoch(n: int) -> tuple[float, int]:
+    """Of ``n`` rows: seconds, the first step's tracing included, and peak memory."""
     rng = np.random.default_rng(0)
-    wave = np.sin(np.arange(rows) / 4) + rng.normal(0, 0.1, rows)
-    stamps = pd.date_range("2000-01-01", periods=rows, freq="h")
+    wave = np.sin(np.arange(n) / 4) + rng.normal(0, 0.1, n)
+    stamps = pd.date_range("2000-01-01", periods=n, freq="h")
     table = sources.Table("wave", pd.DataFrame({"load": wave, "other": -wave}), stamps, ["load"])
     started = time.perf_counter()
     windows = data.prepare(table, look_back=LOOK_BACK, horizon=HORIZON)
