@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import statsmodels.api as sm
+import tensorflow as tf
 from scipy import stats
 
 from keras_a2.recurrent import data, evaluate, model, sources, train
@@ -18,6 +19,32 @@ SETTINGS = train.Settings(
 @pytest.fixture
 def windows(series):
     return data.prepare(sources.find(str(series), "load", None, None), look_back=24, horizon=6)
+
+
+@pytest.mark.parametrize("cell", ["simple_rnn", "lstm", "gru"])
+def test_compiled_loops_give_the_values_and_gradients_of_keras(cell):
+    rng = np.random.default_rng(0)
+    options = {"look_back": 9, "features": 3, "outputs": 4, "units": 5, "layers": 2}
+    ours, kerass = (model.build(cell, **options, portable=portable) for portable in (False, True))
+    assert model.scanned(ours)
+    assert not model.scanned(kerass)
+    weights = [rng.normal(0, 0.5, w.shape) for w in ours.get_weights()]
+    inputs = tf.constant(rng.normal(size=(6, 9, 3)), tf.float32)
+    found = []
+    for network in (ours, kerass):
+        network.set_weights(weights)
+
+        @tf.function(jit_compile=network is ours)
+        def value_and_gradients(network=network):
+            with tf.GradientTape() as tape:
+                tape.watch(inputs)
+                outputs = network(inputs)
+                loss = tf.reduce_mean(outputs**2)
+            return [outputs, *tape.gradient(loss, [inputs, *network.trainable_variables])]
+
+        found.append(value_and_gradients())
+    for mine, theirs in zip(*found, strict=True):
+        np.testing.assert_allclose(mine, theirs, atol=2e-6)
 
 
 @pytest.mark.parametrize("cell", ["simple_rnn", "lstm", "gru"])

@@ -17,6 +17,8 @@ from keras_a2.recurrent import model as models
 from keras_a2.recurrent.data import Windows
 
 EVALUATION_BATCH = 1024
+SHARES = 4  # of a batch: a fixed number, not the cores', so that sums do not depend on the machine
+LEAST_SHARE = 32  # windows
 CEILING = 100  # standard deviations of the target: no forecast, but weights that blew up
 
 
@@ -135,22 +137,42 @@ def sample_list(windows: Windows, split: str, channel_independent: bool) -> np.n
 
 
 def make_step(network, optimizer, windows: Windows, settings: Settings, average: Average):
-    """One compiled training step on samples ``(batch, 2)``; it gathers the windows itself."""
+    """One training step on samples ``(batch, 2)``: each share of them gathers its windows and finds its gradients."""
     gather = _gather_own if settings.channel_independent else _gather_joint
     values, truth = tf.constant(windows.values), tf.constant(windows.truth)
-    variables = network.trainable_variables
+    variables, seeds = network.trainable_variables, network.non_trainable_variables  # the latter are dropout's
 
-    @tf.function
-    def step(samples):
+    @tf.function(jit_compile=models.scanned(network), autograph=False)
+    def loss_and_gradients(samples, seeds):
         seen, change = gather(values, truth, samples, windows)
         with tf.GradientTape() as tape:
-            error = network(seen, training=True) - change
+            predicted, seeds = network.stateless_call(variables, seeds, seen, training=True)
+            error = predicted - change
             loss = tf.reduce_mean(tf.abs(error) if settings.loss == "mae" else tf.square(error))
-        optimizer.apply(tape.gradient(loss, variables), variables)
+        return loss, tape.gradient(loss, variables), seeds
+
+    @tf.function(autograph=False)
+    def step(samples):
+        parts = shares(samples, network)
+        # Each share draws its own dropout; no share writes what another reads, so they run side by side.
+        found = [loss_and_gradients(part, [seed + number for seed in seeds]) for number, part in enumerate(parts)]
+        weights = [part.shape[0] / samples.shape[0] for part in parts]
+        losses, gradients, (after, *_) = zip(*found, strict=True)
+        mean = [tf.add_n([w * g for w, g in zip(weights, each, strict=True)]) for each in zip(*gradients, strict=True)]
+        optimizer.apply(mean, variables)
         average.update()
-        return loss
+        for seed, value in zip(seeds, after, strict=True):
+            seed.assign(value)
+        return tf.add_n([w * loss for w, loss in zip(weights, losses, strict=True)])
 
     return step
+
+
+def shares(samples: tf.Tensor, network: keras.Sequential) -> list[tf.Tensor]:
+    """A batch in parts for the cores to work on side by side; TensorFlow's own loops share out each product instead."""
+    n = samples.shape[0]
+    count = max(min(SHARES, n // LEAST_SHARE), 1) if models.scanned(network) else 1
+    return tf.split(samples, [n // count + (number < n % count) for number in range(count)])
 
 
 def _gather_joint(values, truth, samples, windows: Windows):
@@ -175,12 +197,12 @@ def _gather_own(values, truth, samples, windows: Windows):
 
 
 def make_predict(network, windows: Windows, channel_independent: bool):
-    """Origins ``(batch,)`` to standardised forecasts ``(batch, horizon, targets)``."""
+    """``EVALUATION_BATCH`` origins to standardised forecasts ``(EVALUATION_BATCH, horizon, targets)``."""
     values = tf.constant(windows.values)
     columns, n = windows.target_columns, len(windows.targets)
 
-    @tf.function(input_signature=[tf.TensorSpec((None,), tf.int32)])
-    def predict(origins):
+    @tf.function(jit_compile=models.scanned(network), autograph=False)
+    def of_share(origins):
         seen = tf.gather(values, origins[:, tf.newaxis] + windows.past.astype(np.int32))
         own = tf.gather(seen, columns, axis=2)
         last = own[:, -1:]
@@ -191,11 +213,14 @@ def make_predict(network, windows: Windows, channel_independent: bool):
             change = tf.reshape(network(models.relative(seen, windows), training=False), (-1, windows.horizon, n))
         return last + change
 
+    @tf.function(input_signature=[tf.TensorSpec((EVALUATION_BATCH,), tf.int32)], autograph=False)
+    def predict(origins):
+        return tf.concat([of_share(part) for part in shares(origins, network)], axis=0)
+
     return predict
 
 
 def forecast(predict, windows: Windows, origins: np.ndarray) -> np.ndarray:
     """Run ``predict`` over all origins in batches: ``(n, horizon, targets)`` float32."""
-    origins = origins.astype(np.int32)
-    parts = [np.asarray(predict(origins[i : i + EVALUATION_BATCH])) for i in range(0, len(origins), EVALUATION_BATCH)]
-    return np.concatenate(parts)
+    full = np.resize(origins.astype(np.int32), -(-len(origins) // EVALUATION_BATCH) * EVALUATION_BATCH)
+    return np.concatenate([predict(part) for part in full.reshape(-1, EVALUATION_BATCH)])[: len(origins)]
