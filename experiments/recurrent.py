@@ -47,12 +47,15 @@ class Config:
     """The first step ahead that is forecast."""
     season: int | None = None
     """Steps per season of the seasonal naive; by default found in the training rows."""
-    units: int | None = None
-    """Width of the recurrent layer; by default 64, or 128 where channels are independent."""
+    units: int = 128
+    """Width of the recurrent layer."""
     layers: int = 1
     """Recurrent layers on top of each other."""
     dropout: float = 0.3
     """Share of the recurrent layer's outputs dropped while training."""
+    input_dropout: float | None = None
+    """Share of the inputs dropped while training, each for a whole window; by default 0.4, or 0 where channels are
+    independent (there is one input)."""
     segment: int | None = None
     """Feed the recurrent layer so many steps at a time (SegRNN), a divisor of the look-back; 0 is step by step. By
     default one season where channels are independent, else 0."""
@@ -60,13 +63,13 @@ class Config:
     """Share one network over the targets, each seeing its own past only (SegRNN); by default with several targets."""
 
     epochs: int | None = None
-    """Epochs at most; by default 20, or 10 where channels are independent (each window is then many samples)."""
+    """Epochs at most; by default 16, or 10 where channels are independent (each window is then many samples)."""
     patience: int = 8
     """Stop after so many epochs without a better validation error."""
     batch_size: int | None = None
     """Windows per step; by default 128, or 512 where channels are independent."""
-    learning_rate: float | None = None
-    """Peak rate (Adam, warm-up, cosine decay); by default 2e-3, or 1e-3 where channels are independent."""
+    learning_rate: float = 1e-3
+    """Peak rate (Adam, warm-up, cosine decay)."""
     loss: Literal["mae", "mse"] = "mae"
     """What training minimises, and what validation chooses the epoch by."""
     ema: float = 0.98
@@ -132,8 +135,8 @@ def check(config: Config) -> None:
     for field in ("epochs", "segment", "max_gap"):
         if (getattr(config, field) or 0) < 0:
             raise UserError(f"--{field.replace('_', '-')} is {getattr(config, field)}; it must not be negative")
-    for field in ("dropout", "ema"):
-        if not 0 <= getattr(config, field) < 1:
+    for field in ("dropout", "input_dropout", "ema"):
+        if not 0 <= (getattr(config, field) or 0) < 1:
             raise UserError(f"--{field} is {getattr(config, field)}; it must be at least 0 and below 1")
     jobs.check(config.jobs)
     if config.segment and config.look_back % config.segment:

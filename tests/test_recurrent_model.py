@@ -11,8 +11,8 @@ from scipy import stats
 from keras_a2.recurrent import data, evaluate, model, sources, train
 
 SETTINGS = train.Settings(
-    units=8, layers=1, dropout=0.1, segment=0, channel_independent=False, epochs=2, patience=5, batch_size=32,
-    learning_rate=1e-2, loss="mae", ema=0.9, seed=0,
+    units=8, layers=1, dropout=0.1, input_dropout=0.1, segment=0, channel_independent=False, epochs=2, patience=5,
+    batch_size=32, learning_rate=1e-2, loss="mae", ema=0.9, seed=0,
 )  # fmt: skip
 
 

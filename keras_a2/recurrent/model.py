@@ -29,12 +29,15 @@ def build(
     units: int,
     layers: int = 1,
     dropout: float = 0.0,
+    input_dropout: float = 0.0,
     segment: int = 0,
     portable: bool = False,
 ) -> keras.Sequential:
     """A Sequential network from standardised windows ``(batch, look_back, features)`` to ``(batch, outputs)``.
 
     Args:
+        input_dropout: share of the features that a training window lacks from end to end (Gal & Ghahramani 2016, arXiv
+            1512.05287, section 3): the forecaster must not lean on any one of them.
         segment: feed the recurrent layer so many steps at a time, through a dense layer (SegRNN, arXiv 2308.11200,
             section 4.1); 0 feeds single steps.
         portable: Keras's own layers, without the kernels that only a GPU has: the saved model runs anywhere. Otherwise
@@ -44,6 +47,8 @@ def build(
         UserError: the look-back is not a multiple of the segment.
     """
     network = keras.Sequential([keras.Input((look_back, features))], name=cell)
+    if input_dropout:
+        network.add(keras.layers.SpatialDropout1D(input_dropout))
     if segment:
         if look_back % segment:
             raise UserError(f"--segment {segment} does not divide the look-back of {look_back}; choose a divisor")

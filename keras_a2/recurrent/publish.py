@@ -39,10 +39,9 @@ def settings(config, windows: Windows, season: int) -> Settings:
     defaults = {
         "channel_independent": shared,
         "segment": season if whole_seasons and season > 1 else 0,
-        "units": 128 if shared else 64,
-        "epochs": 10 if shared else 20,
+        "input_dropout": 0.0 if shared else 0.4,
+        "epochs": 10 if shared else 16,
         "batch_size": 512 if shared else 128,
-        "learning_rate": 1e-3 if shared else 2e-3,
     }
     return Settings(**{name: defaults[name] if value is None else value for name, value in values.items()})
 

@@ -29,6 +29,7 @@ class Settings:
     units: int
     layers: int
     dropout: float
+    input_dropout: float
     segment: int
     channel_independent: bool
     epochs: int
@@ -74,6 +75,7 @@ def train(cell: str, windows: Windows, settings: Settings, state: Path | None = 
         "units": settings.units,
         "layers": settings.layers,
         "dropout": settings.dropout,
+        "input_dropout": settings.input_dropout,
         "segment": settings.segment,
     }
     network = models.build(**options)
