@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -55,6 +56,38 @@ def freeze(model, shape: tuple[int, ...]):
 
     function = tf.function(lambda x: model(x, training=False))
     return convert_variables_to_constants_v2(function.get_concrete_function(tf.TensorSpec(shape, tf.float32)))
+
+
+class Parallel:
+    """A Keras model in inference mode as LiteRT: the same function, several times faster on a CPU than ``predict``.
+
+    One interpreter per core, each working through single items: an item's activations stay in the core's cache, which
+    is faster than batches shared by the cores.
+    """
+
+    def __init__(self, model, item: tuple[int, ...]):
+        with runs.silence():
+            import tensorflow as tf
+            from ai_edge_litert.interpreter import Interpreter
+
+            content = tf.lite.TFLiteConverter.from_concrete_functions([freeze(model, (1, *item))]).convert()
+            self._interpreters = [Interpreter(model_content=content, num_threads=1) for _ in range(runs.cores())]
+            for interpreter in self._interpreters:
+                interpreter.allocate_tensors()
+        self._ask = [_asker(interpreter) for interpreter in self._interpreters]
+        self._pool = ThreadPoolExecutor(len(self._ask))
+
+    def __call__(self, items: np.ndarray) -> np.ndarray:
+        """Answers ``(n, ...)`` to ``n`` items."""
+        items = np.asarray(items, np.float32)
+        answers: list = [None] * len(items)
+
+        def work(number: int) -> None:
+            for i in range(number, len(items), len(self._ask)):
+                answers[i] = self._ask[number](items[i : i + 1])
+
+        list(self._pool.map(work, range(len(self._ask))))
+        return np.concatenate(answers)
 
 
 def _asker(interpreter):

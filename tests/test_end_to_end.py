@@ -9,6 +9,7 @@ import sys
 import time
 from pathlib import Path
 
+import keras
 import numpy as np
 import pandas as pd
 import pytest
@@ -183,6 +184,27 @@ def test_predict_streams_a_folder_with_a_broken_file(published, tmp_path, capsys
     inference.classify(model, [tmp_path / "in"], 2, tmp_path / "out.jsonl")
     lines = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
     assert sum(p["probability"] for p in lines[0]["predictions"]) == pytest.approx(1, abs=1e-5)
+
+
+def test_many_files_through_litert_are_predicted_as_by_the_saved_model(published, tmp_path, monkeypatch):
+    import shutil
+
+    from keras_a2.transfer import predict
+
+    files = sorted((published / "photos").rglob("*.png"))
+    model = inference.load(published / "models" / "transfer-photos")
+    few = list(model.stream(files, 2))
+    monkeypatch.setattr(predict, "MANY", len(files))
+    for one, other in zip(few, model.stream(files, 2), strict=True):
+        assert one.classes == other.classes
+        assert one.probabilities == pytest.approx(other.probabilities, abs=1e-4)
+    # Another network's model.keras beside this SavedModel must not answer in its place.
+    shutil.copytree(model.saved.folder, tmp_path / "1")
+    network = keras.saving.load_model(tmp_path / "1" / "model.keras")
+    network.set_weights([w + 0.3 for w in network.get_weights()])
+    network.save(tmp_path / "1" / "model.keras")
+    with pytest.raises(keras_a2.UserError, match="were they published together"):
+        next(inference.load(tmp_path / "1").stream(files))
 
 
 def test_predict_and_list_from_the_command_line(published, tmp_path):

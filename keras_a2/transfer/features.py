@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
-
 import keras
 import numpy as np
 import tensorflow as tf
-from ai_edge_litert.interpreter import Interpreter
 
 from keras_a2 import litert
 from keras_a2.errors import UserError
-from keras_a2.runs import cores, silence
 from keras_a2.transfer.augment import boxes, crop
 from keras_a2.transfer.data import Images, batches
 
@@ -20,41 +16,13 @@ ASSERTED = 16  # images of each call's first batch, compared with the Keras mode
 TOLERANCE = 1e-3  # relative to the largest feature, between the extractor and the Keras model
 
 
-class Extractor:
-    """The frozen backbone as LiteRT models: the same function, several times faster on a CPU than ``predict``.
-
-    One interpreter per core, each working through single images: an image's activations stay in the core's cache, which
-    is faster than batches shared by the cores.
-    """
+class Extractor(litert.Parallel):
+    """The frozen backbone: pixels 0-255 ``(n, size, size, 3)`` to features ``(n, features)``."""
 
     def __init__(self, backbone: keras.Model, size: int):
+        super().__init__(backbone, (size, size, 3))
         self.backbone = backbone
         self.features: int = backbone.output_shape[-1]
-        frozen = litert.freeze(backbone, (1, size, size, 3))
-        with silence():
-            content = tf.lite.TFLiteConverter.from_concrete_functions([frozen]).convert()
-            self._interpreters = [Interpreter(model_content=content, num_threads=1) for _ in range(cores())]
-            for interpreter in self._interpreters:
-                interpreter.allocate_tensors()
-        self._input = self._interpreters[0].get_input_details()[0]["index"]
-        self._output = self._interpreters[0].get_output_details()[0]["index"]
-        self._pool = ThreadPoolExecutor(len(self._interpreters))
-
-    def __call__(self, images: np.ndarray) -> np.ndarray:
-        """Features ``(n, features)`` of pixels 0-255 ``(n, size, size, 3)``."""
-        images = np.asarray(images, np.float32)
-        out = np.empty((len(images), self.features), np.float32)
-        workers = len(self._interpreters)
-
-        def work(number: int) -> None:
-            interpreter = self._interpreters[number]
-            for i in range(number, len(images), workers):
-                interpreter.set_tensor(self._input, images[i : i + 1])
-                interpreter.invoke()
-                out[i] = interpreter.get_tensor(self._output)[0]
-
-        list(self._pool.map(work, range(workers)))
-        return out
 
 
 def extract(

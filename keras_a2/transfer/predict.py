@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from keras_a2 import deployment, litert
 from keras_a2.errors import UserError
 from keras_a2.runs import cores
 from keras_a2.saved_model import SavedModel
@@ -19,6 +20,8 @@ from keras_a2.transfer.decode import EXTENSIONS, UnreadableImage, decode, read_b
 from keras_a2.transfer.sources import images_below
 
 BATCH = 32
+MANY = 2000  # files from which converting the model to LiteRT, a few seconds, pays
+TOLERANCE = 1e-3  # between the probabilities of the SavedModel and of LiteRT
 
 
 @dataclass(frozen=True)
@@ -70,10 +73,35 @@ class Classifier:
         return pd.DataFrame(rows, columns=["file", "class", "probability", "error"])
 
     def stream(self, files: Sequence[Path], top: int = 1) -> Iterator[Prediction]:
-        """Predictions in the order of ``files``; the next batch is decoded while the model works on this one."""
+        """Predictions in the order of ``files``; the next batch is decoded while the model works on this one.
+
+        Raises:
+            UserError: of many files, for which the model is converted to LiteRT: its answers to the first are others.
+        """
+        answer = self._converted() if len(files) >= MANY else self.saved
         decoded = self.decode_all(files)
         while batch := list(islice(decoded, BATCH)):
-            yield from self._predict_decoded(batch, top)
+            yield from self._predict_decoded(batch, top, answer)
+
+    def _converted(self) -> Callable[[np.ndarray], np.ndarray]:
+        """The SavedModel's function through LiteRT; asserted on the first batch. Without ``model.keras``, itself."""
+        if not (self.saved.folder / "model.keras").exists():
+            return self.saved
+        fast = litert.Parallel(deployment.deployable(self.saved.folder), (self.image_size, self.image_size, 3))
+        asserted = False
+
+        def answer(images: np.ndarray) -> np.ndarray:
+            nonlocal asserted
+            found = fast(images)
+            if not asserted and not np.abs(found - self.saved(images)).max() <= TOLERANCE:
+                raise UserError(
+                    f"{self.saved.folder}: model.keras and the SavedModel differ by more than {TOLERANCE}; "
+                    "were they published together? Copy the whole folder again"
+                )
+            asserted = True
+            return found
+
+        return answer
 
     def decode_all(self, files: Sequence[Path]) -> Iterator[tuple[Path, np.ndarray | str]]:
         """Each file with its pixels at the model's size, or the reason why not; a few are decoded ahead."""
@@ -99,9 +127,9 @@ class Classifier:
         except UnreadableImage as error:
             return str(error)
 
-    def _predict_decoded(self, decoded: list[tuple[Path, np.ndarray | str]], top: int) -> Iterator[Prediction]:
+    def _predict_decoded(self, decoded: list[tuple[Path, np.ndarray | str]], top: int, answer) -> Iterator[Prediction]:
         images = [image for _, image in decoded if not isinstance(image, str)]
-        answers = iter(self.saved(np.stack(images)) if images else [])
+        answers = iter(answer(np.stack(images)) if images else [])
         for path, image in decoded:
             if isinstance(image, str):
                 yield Prediction(str(path), error=image)
