@@ -46,7 +46,7 @@ def test_one_group_from_the_command_line(tmp_path):
     answer = run_script("benchmark", "--only", "segment", "--quick", "--output", tmp_path / "b.json")
     assert answer.returncode == 0, answer.stderr
     rows = json.loads((tmp_path / "b.json").read_text())["rows"]
-    assert [row["what"] for row in rows] == ["--segment 24, gru"]
+    assert [row["against"] for row in rows] == ["fit, step by step", "our compiled loop, step by step"]
     assert rows[0]["ratio"] > 1
     refused = run_script("benchmark", "--only", "nothing")
     assert refused.returncode == 2

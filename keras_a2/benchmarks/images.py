@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from keras_a2.benchmarks import plain
-from keras_a2.benchmarks.measure import alternate, fresh, growth, peak_bytes, rate, row, seconds
+from keras_a2.benchmarks.measure import alternate, fresh, growth, importing, peak_bytes, rate, row, seconds
 from keras_a2.transfer import backbone as backbones
 from keras_a2.transfer import data, features, head, sources, step, train
 
@@ -151,7 +151,7 @@ def plain_run(per_class: int | None) -> float:
     images = data.load(sources.find("elpv"), SIZE, seed=0, train_per_class=per_class)
     with tempfile.TemporaryDirectory() as folder:
         _write(images, Path(folder))
-        whole = seconds(lambda: subprocess.run([sys.executable, "-c", "import keras, tensorflow"], check=True))
+        whole = importing()
         started = time.perf_counter()
         tune, control = plain.transfer(Path(folder), SIZE, weights, HEAD_EPOCHS, 2, 2)
         whole += time.perf_counter() - started

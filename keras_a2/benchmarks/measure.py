@@ -2,28 +2,22 @@
 
 from __future__ import annotations
 
-import json
-import os
+import importlib
+import multiprocessing
 import resource
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 
 import numpy as np
 
+from keras_a2 import runs
 from keras_a2.errors import UserError
 
-# Prints one line of JSON last: whatever TensorFlow prints comes before it.
-_CALL = """
-import importlib, json, sys
-from keras_a2 import runs
-runs.configure_tensorflow(0)
-module, name = sys.argv[1].split(":")
-answer = getattr(importlib.import_module(module), name)(**json.loads(sys.argv[2]))
-print("\\n" + json.dumps(answer))
-"""
+ROOMS = [f"keras_a2.benchmarks.{name}" for name in ("images", "series", "published")]
 
 
 @dataclass
@@ -69,17 +63,28 @@ def seconds(work: Callable[[], object]) -> float:
 
 
 def fresh(function: str, **arguments):
-    """What ``module:function`` answers in a process of its own.
+    """What ``module:function`` answers in a process of its own, forked from one that has imported TensorFlow.
 
     Raises:
-        UserError: the process failed; the last line it wrote is named.
+        UserError: the process failed; what it raised is named.
     """
-    command = [sys.executable, "-c", _CALL, function, json.dumps(arguments)]
-    answer = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"})
-    if answer.returncode:
-        last = (answer.stderr.strip().splitlines() or ["no message"])[-1]
-        raise UserError(f"the benchmark {function.split(':')[1]} failed: {last}")
-    return json.loads(answer.stdout.strip().splitlines()[-1])
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(ROOMS)
+    with ProcessPoolExecutor(1, mp_context=context) as pool:
+        with runs.silence():  # the processes inherit it
+            answer = pool.submit(_call, function, arguments)
+        try:
+            return answer.result()
+        except Exception as error:  # whatever the function raises, or the pool where the process died
+            raise UserError(
+                f"the benchmark {function.split(':')[1]} failed: {type(error).__name__}: {error}"
+            ) from error
+
+
+def _call(function: str, arguments: dict):
+    runs.configure_tensorflow(0)
+    module, name = function.split(":")
+    return getattr(importlib.import_module(module), name)(**arguments)
 
 
 def growth(function: str, base: int, noun: str) -> dict:
@@ -96,6 +101,12 @@ def growth(function: str, base: int, noun: str) -> dict:
     note = f"{sizes[0]} to {sizes[-1]} {noun}s: {each} a {noun}"
     note += f"; peak memory {small / 2**30:.2f} to {large / 2**30:.2f} GB"
     return row(f"16 times the {noun}s", "16 times the time", "s", [sixteen], [16 * one], 1, note)
+
+
+def importing() -> float:
+    """Seconds that a process needs until it has Keras and TensorFlow; a forked one has them from the start."""
+    command = [sys.executable, "-c", "import keras, tensorflow"]
+    return seconds(lambda: subprocess.run(command, check=True, capture_output=True))
 
 
 def peak_bytes() -> int:
