@@ -2,7 +2,11 @@
 
 TensorFlow differentiates a loop by stacking every intermediate value and adding up each step's weight gradient. Here a
 loop forwards keeps what its gradient needs, a loop backwards finds the gradient of every step's sums, and one product
-over all steps gives that of the weights. XLA compiles both, and the windows of a batch are shared out to the cores.
+over all steps gives that of the weights. XLA compiles both.
+
+Of one step, ``forward`` of a cell's gates takes x and a, the parts of input and state in the sums ``(batch, width)``,
+and the state before; it gives the state after, and what ``backward`` needs. That gives the gradients of x, of a, and of
+the state before, its way through a left out. A state is a tuple of ``(batch, units)``, the hidden one first.
 """
 
 from __future__ import annotations
@@ -12,7 +16,7 @@ import tensorflow as tf
 
 
 class SimpleRNNGates:
-    """h = tanh(x + a), of the input's part x and the state's part a (Elman 1990)."""
+    """h = tanh(x + a) (Elman 1990)."""
 
     states = 1
 
