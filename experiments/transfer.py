@@ -78,6 +78,8 @@ class Config:
     """Repeat training with so many seeds (same split) and report the mean and every value."""
     jobs: int | Literal["ray"] = 1
     """Train so many arms and seeds at once, each on its own cores; ray: on the cluster of RAY_ADDRESS ([cluster])."""
+    strategy: Literal["none", "mirrored"] = "none"
+    """mirrored: share every batch out to the devices of this machine (tf.distribute.MirroredStrategy)."""
     deterministic: bool = False
     """Ask TensorFlow for deterministic kernels, where the machine's are not already."""
     tensorboard: bool = False
@@ -97,6 +99,7 @@ def main(config: Config) -> None:
     runs.configure_tensorflow(config.seed, config.deterministic)
     from keras_a2.transfer import backbone, evaluate, publish, sources, train  # TensorFlow: seconds, so after --help
 
+    strategy = runs.strategy(config.strategy)
     source = sources.find(config.data, config.elpv_classes)
     weights = backbone.find_weights(config.weights, config.alpha, tell=publish.tell)
     with runs.Run(config, config.name or f"transfer-{source.name}", config.output, config.resume) as run:
@@ -110,9 +113,10 @@ def main(config: Config) -> None:
         for seed in seeds:
             settings = publish.settings(config, images, weights, seed)
             state, log = publish.stage_files(run.work, seed), publish.stage_log(run, config, seed)
-            trained = {"pretrained": train.train_pretrained(images, weights, settings, state, log)}
-            if not config.no_scratch:
-                trained["scratch"] = train.train_scratch(images, weights.alpha, settings, state, log)
+            with strategy.scope():
+                trained = {"pretrained": train.train_pretrained(images, weights, settings, state, log)}
+                if not config.no_scratch:
+                    trained["scratch"] = train.train_scratch(images, weights.alpha, settings, state, log)
             arms.append(trained)
 
         # Every choice is made: the test split is read here, once.
@@ -145,6 +149,8 @@ def check(config: Config) -> None:
             raise UserError(f"--{field.replace('_', '-')} is {getattr(config, field)}; it must lie between 0 and 1")
     if config.tensorboard and config.jobs != 1:
         raise UserError("--tensorboard follows one training after the other; leave out --jobs")
+    if config.strategy != "none" and config.jobs != 1:
+        raise UserError("--strategy mirrored gives all devices to one training; leave out --jobs")
     jobs.check(config.jobs)
     if not 32 <= config.image_size <= 1024:
         raise UserError(f"--image-size is {config.image_size}; MobileNetV3 takes 32 to 1024 pixels")

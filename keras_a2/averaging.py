@@ -20,8 +20,9 @@ class Average:
     def __init__(self, model: keras.Model, decay: float):
         self._live = list(model.weights)
         self._decay = decay
-        self.count = tf.Variable(0.0, trainable=False)
-        self.shown = self._live if not decay else [tf.Variable(w, trainable=False) for w in self._live]
+        self.count = keras.Variable(0.0, trainable=False)
+        copies = (keras.Variable(np.array(w), dtype=w.dtype, trainable=False) for w in self._live)
+        self.shown = self._live if not decay else list(copies)
 
     def update(self) -> None:
         if self.shown is self._live:

@@ -90,6 +90,22 @@ def configure_tensorflow(seed: int, deterministic: bool = False) -> None:
         tf.config.experimental.enable_op_determinism()
 
 
+def strategy(name: str):
+    """The ``tf.distribute`` strategy of ``--strategy``: ``none``, or ``mirrored`` over the devices of this machine.
+
+    Raises:
+        UserError: ``mirrored`` on a machine with one device.
+    """
+    import tensorflow as tf
+
+    if name == "none":
+        return tf.distribute.get_strategy()
+    devices = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
+    if len(devices) < 2:
+        raise UserError(f"--strategy mirrored needs two devices or more; TensorFlow finds {devices[0].name} only")
+    return tf.distribute.MirroredStrategy([device.name for device in devices])
+
+
 @contextmanager
 def silence() -> Iterator[None]:
     """Keep what C++ code logs off the terminal (file descriptor 2); Python's exceptions still come through."""

@@ -43,6 +43,10 @@ class FusedBatchNormalization(keras.layers.BatchNormalization):
 
     inference = False
 
+    def add_weight(self, *args, **options):
+        # Devices that work on parts of a batch agree on the mean of their statistics.
+        return super().add_weight(*args, **{**options, "aggregation": "mean"})
+
     def call(self, inputs, training=None, mask=None):
         if not training or not self.trainable or self.inference:
             return super().call(inputs, training=False)

@@ -93,24 +93,42 @@ def _pixel_epoch(step, images: Images, settings: Settings, epoch: int, report) -
 
 
 def make_step(model, optimizer, label_smoothing: float, size: int | None = None, average=None):
-    """One traced training step; written by hand it starts sooner than ``compile`` + ``fit`` and stalls on nothing."""
-    variables = model.trainable_variables
+    """One traced training step; written by hand it starts sooner than ``compile`` + ``fit`` and stalls on nothing.
 
-    @tf.function
-    def step(inputs, labels, where=None):
+    Under a ``tf.distribute`` strategy each device works on its share of the batch; Keras's optimizer adds up their
+    gradients, so that the step is the same on any number of devices.
+    """
+    variables = model.trainable_variables
+    strategy = tf.distribute.get_strategy()
+
+    def on_one_device(*batch):
+        inputs, labels, where = _own_share(batch)
         if size is not None:
             inputs = crop(inputs, where, size)
         with tf.GradientTape() as tape:
-            loss = _cross_entropy(labels, model(inputs, training=True), label_smoothing)
+            losses = _cross_entropy(labels, model(inputs, training=True), label_smoothing)
+            loss = tf.reduce_sum(losses) / tf.cast(tf.shape(batch[1])[0], tf.float32)
         optimizer.apply(tape.gradient(loss, variables), variables)
-        if average is not None:
-            average.update()
         return loss
 
+    @tf.function
+    def step(inputs, labels, where=None):
+        losses = strategy.run(on_one_device, args=(inputs, labels, where))
+        if average is not None:
+            average.update()
+        return strategy.reduce("SUM", losses, axis=None)
+
     return step
+
+
+def _own_share(batch: tuple) -> list:
+    """Of each tensor, the rows that this device works on."""
+    context = tf.distribute.get_replica_context()
+    count, mine = context.num_replicas_in_sync, context.replica_id_in_sync_group
+    return [part if part is None or count == 1 else part[mine::count] for part in batch]
 
 
 def _cross_entropy(labels, logits, smoothing: float):
     target = tf.one_hot(labels, logits.shape[-1])
     target = target * (1 - smoothing) + smoothing / logits.shape[-1]
-    return tf.reduce_mean(tf.nn.softmax_cross_entropy_with_logits(target, logits))
+    return tf.nn.softmax_cross_entropy_with_logits(target, logits)
