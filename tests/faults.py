@@ -51,15 +51,25 @@ def figures(output: Path) -> dict:
     }
 
 
+def differences(found, expected, where: str = "") -> list[str]:
+    """Each place where two structures of figures differ, with both values."""
+    if isinstance(found, dict) and isinstance(expected, dict):
+        keys = sorted(found.keys() | expected.keys())
+        return [d for k in keys for d in differences(found.get(k), expected.get(k), f"{where}/{k}")]
+    if isinstance(found, list) and isinstance(expected, list) and len(found) == len(expected):
+        return [d for i in range(len(found)) for d in differences(found[i], expected[i], f"{where}/{i}")]
+    return [] if found == expected else [f"{where}: {found} instead of {expected}"]
+
+
 def _without_times(value):
     if isinstance(value, dict):
         return {k: _without_times(v) for k, v in value.items() if k not in TIMES}
     return [_without_times(v) for v in value] if isinstance(value, list) else value
 
 
-def kill(times: int = 30, seed: int = 0) -> None:
-    """Kill both scripts at random moments and resume them until they end."""
-    for script in SHORT:
+def kill(times: int = 30, seed: int = 0, scripts: tuple[str, ...] = tuple(SHORT)) -> None:
+    """Kill the scripts at random moments and resume them until they end."""
+    for script in scripts:
         with tempfile.TemporaryDirectory() as folder:
             _kill_one(script, Path(folder), times, random.Random(seed))
 
@@ -80,9 +90,11 @@ def _kill_one(script: str, root: Path, times: int, rng: random.Random) -> None:
         damaged += _damaged(root / "killed")
         if process.returncode == 0:
             ended += 1
-            same += figures(root / "killed") == expected
+            found = figures(root / "killed")
+            same += found == expected
+            print("".join(f"{line}\n" for line in differences(found, expected)), end="", flush=True)
             shutil.rmtree(root / "killed")
-    print(f"{script}: {kills} kills, {ended} runs ended, {same} of them with the uninterrupted run's figures")
+    print(f"{script}: {kills} kills, {ended} runs ended, {same} of them with the figures of the whole run", flush=True)
     assert (same, damaged) == (ended, 0)
 
 
