@@ -203,6 +203,7 @@ class Run:
                 lock.acquire(timeout=0)
             except Timeout:
                 continue  # a live run has it
+            shutil.rmtree(_away(work), ignore_errors=True)  # of a run that was killed while it tidied up
             if not resume:
                 shutil.rmtree(work, ignore_errors=True)
             work.mkdir(exist_ok=True)
@@ -238,7 +239,8 @@ class Run:
 
     def close(self) -> None:
         """Remove the working folder, and the home if this run made it and published nothing."""
-        shutil.rmtree(self.work, ignore_errors=True)
+        # Away at once: half a working folder would be taken up by --resume as a run that has not published.
+        shutil.rmtree(self.work.rename(_away(self.work)), ignore_errors=True)
         self._lock.release()
         Path(str(self.work) + ".lock").unlink(missing_ok=True)
         for folder in self._created:
@@ -253,6 +255,10 @@ class Run:
     def __exit__(self, kind, _error, _traceback) -> None:
         if kind is None or issubclass(kind, UserError):
             self.close()  # published, or the same command would fail again: nothing to go on with
+
+
+def _away(work: Path) -> Path:
+    return work.with_name(f"{work.name}.done")
 
 
 def state_file(folder: Path, stage: str) -> Path:

@@ -81,6 +81,28 @@ def test_a_run_killed_after_publishing_keeps_its_version(tmp_path):
     assert publish(tmp_path) == 2
 
 
+def test_a_run_killed_while_tidying_up_is_not_taken_up_again(tmp_path, monkeypatch):
+    class Killed(BaseException):
+        pass
+
+    def killed_half_way(folder, **_):
+        if (folder / "run").exists():
+            (folder / "run").unlink()
+            raise Killed
+
+    first = runs.Run(Config(), "thing", tmp_path, resume=True)
+    first.state("head").write_bytes(b"progress")
+    with monkeypatch.context() as patched:
+        patched.setattr(runs.shutil, "rmtree", killed_half_way)
+        with pytest.raises(Killed):
+            first.close()
+    first._lock.release()
+    with runs.Run(Config(), "thing", tmp_path, resume=True) as again:
+        assert not again.resumed
+    assert publish(tmp_path) == 1
+    assert sorted(p.name for p in (tmp_path / "thing").iterdir()) == ["1"]
+
+
 def test_a_refused_run_leaves_nothing(tmp_path):
     with pytest.raises(UserError), runs.Run(Config(), "thing", tmp_path / "new" / "deep"):
         raise UserError("no good")
