@@ -100,8 +100,9 @@ def main(config: Config) -> None:
         "teacher": None if teacher is None else {"file": config.teacher.name, "sha256": teacher.sha256},
         "config": asdict(config) | {"data": config.data.name, "teacher": config.teacher and config.teacher.name},
         "hours_since_start": (time.perf_counter() - started) / 3600,
-        "cpus": runs.cores(),
-        "history": history.rows,
+        "environment": {name: fact for name, fact in runs.environment().items() if name != "command"},  # it has paths
+        "label_accuracy_on_held_out_images": history.rows[-1]["validation_accuracy"],
+        "history": history.table(),
         "sha256": backbone.sha256(path),
     }
     runs.write_json(path.with_suffix("").with_suffix(".json"), card)
