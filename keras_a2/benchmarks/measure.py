@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import importlib
 import multiprocessing
+import os
 import resource
 import subprocess
 import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import redirect_stdout
 from dataclasses import asdict, dataclass
+from pathlib import Path
 
 import numpy as np
 
@@ -84,7 +87,8 @@ def fresh(function: str, **arguments):
 def _call(function: str, arguments: dict):
     runs.configure_tensorflow(0)
     module, name = function.split(":")
-    return getattr(importlib.import_module(module), name)(**arguments)
+    with Path(os.devnull).open("w") as nowhere, redirect_stdout(nowhere):  # progress of what is measured
+        return getattr(importlib.import_module(module), name)(**arguments)
 
 
 def growth(function: str, base: int, noun: str) -> dict:
