@@ -1,6 +1,6 @@
 """Every speed that the README claims, measured again against what a person would use instead.
 
-python experiments/benchmark.py                    all rows, about ten minutes
+python experiments/benchmark.py                    all rows, about 13 minutes
 python experiments/benchmark.py --quick            all but whole runs, on little data: do they run, and which way
 python experiments/benchmark.py --only features    one group of rows
 """

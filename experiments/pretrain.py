@@ -9,7 +9,7 @@ import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from keras_a2 import runs
+from keras_a2 import machine, runs
 from keras_a2.errors import UserError
 
 
@@ -65,7 +65,7 @@ def main(config: Config) -> None:
             raise UserError(f"--{field.replace('_', '-')} is {getattr(config, field)}; it must be above 0")
     if not config.output.is_dir():
         raise UserError(f"no such folder: {config.output}; give an existing one with --output")
-    runs.configure_tensorflow(config.seed)
+    machine.configure_tensorflow(config.seed)
     from rich.progress import Progress
 
     from keras_a2.console import console

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from keras_a2 import jobs, runs
+from keras_a2 import jobs, machine, runs
 from keras_a2.errors import UserError
 
 
@@ -94,7 +94,7 @@ class Config:
 
 def main(config: Config) -> None:
     check(config)
-    runs.configure_tensorflow(config.seed, config.deterministic)
+    machine.configure_tensorflow(config.seed, config.deterministic)
     from keras_a2.recurrent import baselines, data, publish, sources, train  # TensorFlow: seconds, so after --help
 
     table = sources.find(config.data, config.target, config.time, config.inputs)

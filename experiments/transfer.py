@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from keras_a2 import jobs, runs
+from keras_a2 import jobs, machine, runs
 from keras_a2.errors import UserError
 
 
@@ -96,10 +96,10 @@ class Config:
 
 def main(config: Config) -> None:
     check(config)
-    runs.configure_tensorflow(config.seed, config.deterministic)
+    machine.configure_tensorflow(config.seed, config.deterministic)
     from keras_a2.transfer import backbone, evaluate, publish, sources, train  # TensorFlow: seconds, so after --help
 
-    strategy = runs.strategy(config.strategy)
+    strategy = machine.strategy(config.strategy)
     source = sources.find(config.data, config.elpv_classes)
     weights = backbone.find_weights(config.weights, config.alpha, tell=publish.tell)
     with runs.Run(config, config.name or f"transfer-{source.name}", config.output, config.resume) as run:

@@ -8,14 +8,14 @@ from pathlib import Path
 
 import numpy as np
 
-from keras_a2 import runs
+from keras_a2 import machine
 
 LATENCY_RUNS = 60
 
 
 def deployable(folder: Path):
     """The published Keras model without its resizing: LiteRT has no kernel for it, and an app has its own."""
-    with runs.silence():
+    with machine.silence():
         import keras
 
     model = keras.saving.load_model(folder / "model.keras", safe_mode=True)

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from keras_a2.console import console
 from keras_a2.errors import UserError
-from keras_a2.runs import cores
+from keras_a2.machine import cores
 
 Task = dict[str, object]
 RETRIES = 3  # of a Ray task whose node was lost

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from keras_a2 import deployment, runs
+from keras_a2 import deployment, machine
 from keras_a2.errors import UserError
 
 
@@ -26,7 +26,7 @@ def export(folder: Path, items: np.ndarray) -> dict:
     Raises:
         UserError: the converter cannot take this model.
     """
-    with runs.silence():
+    with machine.silence():
         import tensorflow as tf
         from ai_edge_litert.interpreter import Interpreter
 
@@ -38,9 +38,9 @@ def export(folder: Path, items: np.ndarray) -> dict:
         converter = tf.lite.TFLiteConverter.from_concrete_functions([frozen])
         converter.optimizations = [tf.lite.Optimize.DEFAULT] if quantise else []
         try:
-            with runs.silence():
+            with machine.silence():
                 content = converter.convert()
-                interpreter = Interpreter(model_content=content, num_threads=runs.cores())
+                interpreter = Interpreter(model_content=content, num_threads=machine.cores())
                 interpreter.allocate_tensors()
         except Exception as error:  # the converter raises its own and TensorFlow's
             raise UserError(f"{folder} cannot be converted to LiteRT ({str(error).splitlines()[0][:120]})") from error
@@ -66,12 +66,12 @@ class Parallel:
     """
 
     def __init__(self, model, item: tuple[int, ...]):
-        with runs.silence():
+        with machine.silence():
             import tensorflow as tf
             from ai_edge_litert.interpreter import Interpreter
 
             content = tf.lite.TFLiteConverter.from_concrete_functions([freeze(model, (1, *item))]).convert()
-            self._interpreters = [Interpreter(model_content=content, num_threads=1) for _ in range(runs.cores())]
+            self._interpreters = [Interpreter(model_content=content, num_threads=1) for _ in range(machine.cores())]
             for interpreter in self._interpreters:
                 interpreter.allocate_tensors()
         self._ask = [_asker(interpreter) for interpreter in self._interpreters]

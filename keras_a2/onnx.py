@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from keras_a2 import deployment, runs
+from keras_a2 import deployment, machine
 from keras_a2.errors import UserError
 
 
@@ -23,7 +23,7 @@ def export(folder: Path, items: np.ndarray) -> dict:
     Raises:
         UserError: the extra ``[onnx]`` is not installed, or the model cannot be converted.
     """
-    with runs.silence():
+    with machine.silence():
         try:
             import onnxruntime
             import tf2onnx  # noqa: F401  Keras's export needs it
@@ -36,7 +36,7 @@ def export(folder: Path, items: np.ndarray) -> dict:
     expected = deployment.answers(model, items)  # Keras exports only a model that has been called
     path = folder / "model.onnx"
     try:
-        with runs.silence(), warnings.catch_warnings():
+        with machine.silence(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             model.export(path, format="onnx", verbose=False)
             session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])

@@ -24,6 +24,7 @@ from typing import TypeVar
 from filelock import FileLock, Timeout
 
 from keras_a2.errors import UserError
+from keras_a2.machine import cores
 
 Config = TypeVar("Config")
 MINIMUM_FREE_BYTES = 300 * 2**20
@@ -75,56 +76,6 @@ def _leave_on_interrupt(advice: str) -> None:
 
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # inherited by every thread that TensorFlow starts
     threading.Thread(target=wait, daemon=True).start()
-
-
-def configure_tensorflow(seed: int, deterministic: bool = False) -> None:
-    """Seed Python, NumPy and Keras; with ``deterministic`` also make TensorFlow's ops deterministic (slower)."""
-    with silence():  # its start-up log goes to the terminal before any setting can quiet it
-        import keras
-        import tensorflow as tf
-
-        tf.config.list_logical_devices()
-        tf.get_logger().setLevel("ERROR")  # it takes a function made anew for every arm for one that is retraced
-    keras.utils.set_random_seed(seed)
-    if deterministic:
-        tf.config.experimental.enable_op_determinism()
-
-
-def strategy(name: str):
-    """The ``tf.distribute`` strategy of ``--strategy``: ``none``, or ``mirrored`` over the devices of this machine.
-
-    Raises:
-        UserError: ``mirrored`` on a machine with one device.
-    """
-    import tensorflow as tf
-
-    if name == "none":
-        return tf.distribute.get_strategy()
-    devices = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
-    if len(devices) < 2:
-        raise UserError(f"--strategy mirrored needs two devices or more; TensorFlow finds {devices[0].name} only")
-    return tf.distribute.MirroredStrategy([device.name for device in devices])
-
-
-@contextmanager
-def silence() -> Iterator[None]:
-    """Keep what C++ code logs off the terminal (file descriptor 2); Python's exceptions still come through."""
-    sys.stderr.flush()
-    saved, null = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    os.dup2(null, 2)
-    try:
-        yield
-    finally:
-        os.dup2(saved, 2)
-        os.close(saved)
-        os.close(null)
-
-
-def cores() -> int:
-    """Processor cores that this process may use, and no more than TensorFlow's own variable allows."""
-    mine = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    allowed = os.environ.get("TF_NUM_INTRAOP_THREADS", "")
-    return max(min(mine, int(allowed)), 1) if allowed.isdigit() else mine
 
 
 def environment() -> dict:

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from keras_a2.errors import UserError
-from keras_a2.runs import silence
+from keras_a2.machine import silence
 
 CARD_FIELDS = {"experiment": str, "version": int, "task": str, "data": dict}
 

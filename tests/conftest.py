@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from keras_a2 import runs
+from keras_a2 import machine
 
 ROOT = Path(__file__).parent.parent
 
@@ -19,7 +19,7 @@ ROOT = Path(__file__).parent.parent
 @pytest.fixture(scope="session", autouse=True)
 def tensorflow():
     """Start TensorFlow once, quietly."""
-    runs.configure_tensorflow(0)
+    machine.configure_tensorflow(0)
 
 
 @pytest.fixture

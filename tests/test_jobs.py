@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from keras_a2 import jobs, runs
+from keras_a2 import jobs, machine
 from keras_a2.errors import UserError
 
 
@@ -49,11 +49,11 @@ def test_a_failure_is_the_tasks_own_line_and_ends_the_others(tmp_path):
 
 
 def test_a_pinned_process_counts_its_own_cores(monkeypatch):
-    mine = runs.cores()
+    mine = machine.cores()
     monkeypatch.setenv("TF_NUM_INTRAOP_THREADS", "1000")  # as many as the run that started it has
-    assert runs.cores() == mine
+    assert machine.cores() == mine
     monkeypatch.setenv("TF_NUM_INTRAOP_THREADS", "1")
-    assert runs.cores() == 1
+    assert machine.cores() == 1
 
 
 def test_more_jobs_than_cores_share_them():

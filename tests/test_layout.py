@@ -16,6 +16,7 @@ FLOOR = [
     "litert",
     "onnx",
     "report",
+    "machine",
     "runs",
     "saved_model",
 ]

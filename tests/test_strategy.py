@@ -8,7 +8,7 @@ import sys
 import pytest
 from conftest import ROOT
 
-from keras_a2 import runs
+from keras_a2 import machine
 from keras_a2.errors import UserError
 
 # The training images are odd in number, so that the last batch of the head is shared out unevenly.
@@ -19,7 +19,7 @@ import numpy as np
 import tensorflow as tf
 halves = [tf.config.LogicalDeviceConfiguration()] * 2
 tf.config.set_logical_device_configuration(tf.config.list_physical_devices("CPU")[0], halves)
-from keras_a2 import runs
+from keras_a2 import machine
 from keras_a2.transfer import backbone, data, sources, step, train
 settings = step.Settings(
     batch_size=8, learning_rate=1e-4, head_learning_rate=1e-3, scratch_learning_rate=1e-3, head_epochs=1,
@@ -30,7 +30,7 @@ images = data.load(sources.find("digits"), 32, seed=0, train_per_class=3)
 images.train = images.train[:-1]
 losses = []
 for name in ("none", "mirrored"):
-    strategy = runs.strategy(name)
+    strategy = machine.strategy(name)
     with strategy.scope():
         weights = backbone.find_weights("bundled", None)
         arm = train.train_pretrained(images, weights, settings, lambda stage: Path(sys.argv[1], name + stage))
@@ -56,4 +56,4 @@ def test_two_devices_share_a_training(tmp_path):
 
 def test_one_device_cannot_be_mirrored():
     with pytest.raises(UserError, match="two devices or more"):
-        runs.strategy("mirrored")
+        machine.strategy("mirrored")

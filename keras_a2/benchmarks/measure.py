@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from keras_a2 import runs
+from keras_a2 import machine
 from keras_a2.errors import UserError
 
 ROOMS = [f"keras_a2.benchmarks.{name}" for name in ("images", "series", "published")]
@@ -74,7 +74,7 @@ def fresh(function: str, **arguments):
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(ROOMS)
     with ProcessPoolExecutor(1, mp_context=context) as pool:
-        with runs.silence():  # the processes inherit it
+        with machine.silence():  # the processes inherit it
             answer = pool.submit(_call, function, arguments)
         try:
             return answer.result()
@@ -85,7 +85,7 @@ def fresh(function: str, **arguments):
 
 
 def _call(function: str, arguments: dict):
-    runs.configure_tensorflow(0)
+    machine.configure_tensorflow(0)
     module, name = function.split(":")
     with Path(os.devnull).open("w") as nowhere, redirect_stdout(nowhere):  # progress of what is measured
         return getattr(importlib.import_module(module), name)(**arguments)

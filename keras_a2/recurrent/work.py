@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
-from keras_a2 import runs
+from keras_a2 import machine
 
 
 def train_cell(config: dict, cell: str, seed: int, folder: str) -> None:
@@ -16,7 +16,7 @@ def train_cell(config: dict, cell: str, seed: int, folder: str) -> None:
         config: the script's configuration, as a dictionary.
     """
     options = SimpleNamespace(**config)
-    runs.configure_tensorflow(options.seed, options.deterministic)
+    machine.configure_tensorflow(options.seed, options.deterministic)
     from keras_a2.recurrent import baselines, data, publish, sources, train
 
     table = sources.find(options.data, options.target, options.time, options.inputs)

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from keras_a2.errors import UserError
-from keras_a2.runs import cores
+from keras_a2.machine import cores
 from keras_a2.transfer.decode import UnreadableImage, decode, read_bytes
 from keras_a2.transfer.sources import Source
 

@@ -14,7 +14,7 @@ import pandas as pd
 
 from keras_a2 import deployment, litert
 from keras_a2.errors import UserError
-from keras_a2.runs import cores
+from keras_a2.machine import cores
 from keras_a2.saved_model import SavedModel
 from keras_a2.transfer.decode import EXTENSIONS, UnreadableImage, decode, read_bytes
 from keras_a2.transfer.sources import images_below

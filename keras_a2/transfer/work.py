@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from types import SimpleNamespace
 
-from keras_a2 import runs
+from keras_a2 import machine
 
 
 def train_arm(config: dict, arm: str, seed: int, folder: str) -> None:
@@ -15,7 +15,7 @@ def train_arm(config: dict, arm: str, seed: int, folder: str) -> None:
         config: the script's configuration, as a dictionary.
     """
     options = SimpleNamespace(**config)
-    runs.configure_tensorflow(options.seed, options.deterministic)
+    machine.configure_tensorflow(options.seed, options.deterministic)
     from keras_a2.transfer import backbone, publish, sources, train
 
     images = publish.load_images(sources.find(options.data, options.elpv_classes), options, Path(folder))
