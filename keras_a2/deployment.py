@@ -9,16 +9,26 @@ from pathlib import Path
 import numpy as np
 
 from keras_a2 import machine
+from keras_a2.errors import UserError
 
 LATENCY_RUNS = 60
 
 
 def deployable(folder: Path):
-    """The published Keras model without its resizing: LiteRT has no kernel for it, and an app has its own."""
+    """The published Keras model without its resizing: LiteRT has no kernel for it, and an app has its own.
+
+    Raises:
+        UserError: the file is missing or damaged.
+    """
     with machine.silence():
         import keras
 
-    model = keras.saving.load_model(folder / "model.keras", safe_mode=True)
+    try:
+        model = keras.saving.load_model(folder / "model.keras", safe_mode=True)
+    except Exception as error:  # Keras raises OSError, ValueError, zipfile's own ... by where the damage is
+        raise UserError(
+            f"{folder / 'model.keras'} cannot be loaded (damaged or half-copied?): copy it again"
+        ) from error
     position = next((i for i, layer in enumerate(model.layers) if layer.name == "resize"), None)
     if position is None:
         return model

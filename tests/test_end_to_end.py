@@ -205,6 +205,9 @@ def test_many_files_through_litert_are_predicted_as_by_the_saved_model(published
     network.save(tmp_path / "1" / "model.keras")
     with pytest.raises(keras_a2.UserError, match="were they published together"):
         next(inference.load(tmp_path / "1").stream(files))
+    (tmp_path / "1" / "model.keras").write_bytes(b"damaged")
+    with pytest.raises(keras_a2.UserError, match="cannot be loaded"):
+        next(inference.load(tmp_path / "1").stream(files))
 
 
 def test_predict_and_list_from_the_command_line(published, tmp_path):
