@@ -35,6 +35,12 @@ def delete_wrong(path: Path, digest: str) -> str:
     return f"; {path} was a wrong file (checksum) and is deleted"
 
 
+def reason(error: Exception) -> str:
+    """Why a download failed, in a few words; Keras puts them after the address ("... -- [Errno -2] Name or ...")."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return lines[0].rsplit(" -- ", 1)[-1][:120]
+
+
 @contextmanager
 def connect_timeout(seconds: float = CONNECT_SECONDS) -> Iterator[None]:
     """Give every connection opened inside the block so many seconds; Keras's downloader sets no limit of its own."""

@@ -55,3 +55,16 @@ def test_the_right_file_stays(tmp_path):
     assert downloads.delete_wrong(path, hashlib.md5(b"right").hexdigest()) == ""
     assert downloads.delete_wrong(path, hashlib.sha256(b"right").hexdigest()) == ""
     assert path.exists()
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (OSError("URL fetch failure on https://a/b: None -- [Errno -2] Name or service not known"), "[Errno -2] Name"),
+        (ValueError("Incomplete or corrupted file detected.\nmore"), "Incomplete or corrupted file detected."),
+        (TimeoutError(), "TimeoutError"),
+    ],
+)
+def test_a_failed_download_says_why(error, words):
+    assert downloads.reason(error).startswith(words)
+    assert "\n" not in downloads.reason(error)

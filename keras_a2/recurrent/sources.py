@@ -105,7 +105,7 @@ def jena() -> Table:
     """The Jena climate data of *Deep Learning with Python* (Chollet), 2009-2016, every 10 minutes."""
     import keras
 
-    from keras_a2.downloads import connect_timeout, delete_wrong, keras_home
+    from keras_a2.downloads import connect_timeout, delete_wrong, keras_home, reason
 
     try:
         with connect_timeout():
@@ -116,7 +116,7 @@ def jena() -> Table:
         wrong = delete_wrong(keras_home() / "datasets" / JENA_FILE, JENA_MD5)
         raise UserError(
             f"the Jena data are neither in {keras_home() / 'datasets'} nor could they be downloaded "
-            f"({type(error).__name__}){wrong}; connect once, or use --data nyc_weather or a CSV file"
+            f"({reason(error)}){wrong}; connect once, or use --data nyc_weather or a CSV file"
         ) from error
     time = pd.DatetimeIndex(pd.to_datetime(frame.pop("Date Time"), format="%d.%m.%Y %H:%M:%S"))
     return Table(

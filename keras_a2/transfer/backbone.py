@@ -11,7 +11,7 @@ import h5py
 import keras
 import tensorflow as tf
 
-from keras_a2.downloads import connect_timeout, delete_wrong, keras_home
+from keras_a2.downloads import connect_timeout, delete_wrong, keras_home, reason
 from keras_a2.errors import UserError
 
 ALPHAS = (0.75, 1.0)
@@ -152,7 +152,7 @@ def _imagenet(alpha: float) -> Path:
         wrong = delete_wrong(path, md5)
         raise UserError(
             f"ImageNet weights {name} (MD5 {md5}) are not in {path.parent} and cannot be downloaded "
-            f"({type(error).__name__}){wrong}"
+            f"({reason(error)}){wrong}"
         ) from error
     return path
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from keras_a2.downloads import connect_timeout, delete_wrong, keras_home
+from keras_a2.downloads import connect_timeout, delete_wrong, keras_home, reason
 from keras_a2.errors import UserError
 from keras_a2.transfer.decode import EXTENSIONS
 
@@ -108,7 +108,7 @@ def cifar100() -> Source:
         wrong = delete_wrong(keras_home() / "datasets" / CIFAR100_ARCHIVE, CIFAR100_SHA256)
         raise UserError(
             f"CIFAR-100 is neither in {keras_home() / 'datasets'} nor could it be downloaded "
-            f"({type(error).__name__}){wrong}; connect once, or use --data elpv, digits or a folder"
+            f"({reason(error)}){wrong}; connect once, or use --data elpv, digits or a folder"
         ) from error
     return Source(
         name="cifar100",
