@@ -46,7 +46,7 @@ class Config:
     """Images per step of the fine-tune phase and of the scratch control; by default 32 below 4,000 images, else 64."""
     learning_rate: float | None = None
     """Peak rate of the fine-tune phase (AdamW, warm-up, cosine decay); by default 3e-4, and below 4,000
-    images, where few steps must be larger ones, 5e-4, or 2e-3 with the bundled weights."""
+    images 2e-4, or 2e-3 with the bundled weights."""
     head_learning_rate: float = 1e-4
     """Rate of the head phase (Adam); small, because it starts at the optimum for the cached features."""
     scratch_learning_rate: float = 2e-3
@@ -56,7 +56,8 @@ class Config:
     layer_decay: float = 0.85
     """Each block's rate is this multiple of the next one's, so that early, general features move least."""
     unfreeze: int | None = None
-    """Train only the last so many of the backbone's 13 blocks; by default all."""
+    """Train only the last so many of the backbone's 13 blocks; by default 9, or all of
+    random weights; the frozen ones before them run outside the training step, several times faster."""
     ema: float = 0.98
     """Decay of the moving average of the weights that is evaluated and kept; 0 turns it off."""
     weight_decay: float = 0.02
@@ -152,6 +153,8 @@ def check(config: Config) -> None:
     if config.strategy != "none" and config.jobs != 1:
         raise UserError("--strategy mirrored gives all devices to one training; leave out --jobs")
     jobs.check(config.jobs)
+    if config.unfreeze is not None and not 1 <= config.unfreeze <= 13:
+        raise UserError(f"--unfreeze is {config.unfreeze}; the backbone has 13 blocks, 1 to 13")
     if not 32 <= config.image_size <= 1024:
         raise UserError(f"--image-size is {config.image_size}; MobileNetV3 takes 32 to 1024 pixels")
 

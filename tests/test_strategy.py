@@ -24,7 +24,7 @@ from keras_a2.transfer import backbone, data, sources, step, train
 settings = step.Settings(
     batch_size=8, learning_rate=1e-4, head_learning_rate=1e-3, scratch_learning_rate=1e-3, head_epochs=1,
     fine_tune_epochs=1, scratch_epochs=1, batch_norm="frozen", views=1, augment="shift", dropout=0.0,
-    label_smoothing=0.1, layer_decay=0.9, ema=0.9, weight_decay=0.01, unfreeze=None, seed=0,
+    label_smoothing=0.1, layer_decay=0.9, ema=0.9, weight_decay=0.01, unfreeze=9, seed=0,
 )
 images = data.load(sources.find("digits"), 32, seed=0, train_per_class=3)
 images.train = images.train[:-1]

@@ -12,7 +12,19 @@ from scipy.stats import binomtest
 from sklearn.linear_model import LogisticRegression
 
 from keras_a2.errors import UserError
-from keras_a2.transfer import backbone, data, evaluate, features, head, optimize, sources, statistics, train
+from keras_a2.transfer import (
+    backbone,
+    data,
+    evaluate,
+    features,
+    head,
+    optimize,
+    sources,
+    statistics,
+    step,
+    train,
+    unfreeze,
+)
 
 FEATURES = [-0.0366, -0.0410, 0.0959, -0.2423, -0.0466, -0.1641]  # of the bundled backbone on the fixed image
 MEAN_FEATURE = 0.1949
@@ -119,16 +131,49 @@ def test_the_solved_head_is_logistic_regression(classes):
 
 
 def test_block_numbers_follow_kerass_layer_names(network):
-    numbers = [optimize.block_number(layer.name) for layer in network.layers if layer.weights]
+    numbers = [unfreeze.block_number(layer.name) for layer in network.layers if layer.weights]
     assert numbers == sorted(numbers)
     assert set(numbers) == set(range(13))
 
 
 def test_unfreeze_leaves_only_the_last_blocks():
     model = backbone.build(RANDOM)
-    train.freeze_all_but(model, 2)
-    trained = {optimize.block_number(layer.name) for layer in model.layers if layer.trainable_weights}
+    unfreeze.freeze_all_but(model, 2)
+    trained = {unfreeze.block_number(layer.name) for layer in model.layers if layer.trainable_weights}
     assert trained == {11, 12}
+
+
+def test_frozen_blocks_outside_the_step_change_no_loss(photos, monkeypatch):
+    def losses(cut):
+        monkeypatch.setattr(step, "cut", cut)
+        keras.utils.set_random_seed(0)
+        images = data.load(sources.folder(photos), 32, seed=0)
+        model = backbone.build(backbone.find_weights("bundled", None))
+        backbone.set_batch_norm(model, "affine")
+        unfreeze.freeze_all_but(model, 3)
+        before = [np.array(w) for w in model.weights]
+        trained = step.end_to_end(model, head.build(576, 2, 0.0), images, SETTINGS, 1e-3, epochs=2, layer_decay=0.9)
+        found = [trained.epoch(epoch, lambda part: None) for epoch in (1, 2)]
+        moved = [not np.array_equal(w, b) for w, b in zip(model.weights, before, strict=True)]
+        return found, moved, len(trained.average.shown)
+
+    (cut_losses, cut_moved, cut_weights) = losses(unfreeze.cut)
+    (whole_losses, whole_moved, whole_weights) = losses(lambda backbone: (None, backbone))
+    np.testing.assert_allclose(cut_losses, whole_losses, rtol=1e-4)
+    assert cut_moved == whole_moved
+    assert 0 < sum(cut_moved) < len(cut_moved)
+    assert cut_weights < whole_weights / 2  # the frozen blocks are not averaged either
+
+
+@pytest.mark.parametrize("blocks", [1, 5, 9, 12])
+def test_a_backbone_cut_in_two_is_the_same_function(blocks):
+    model = backbone.build(RANDOM)
+    unfreeze.freeze_all_but(model, blocks)
+    frozen, rest = unfreeze.cut(model)
+    pixels = np.random.default_rng(0).uniform(0, 255, (2, 64, 64, 3)).astype("float32")
+    np.testing.assert_allclose(rest(frozen(pixels)), model(pixels), rtol=1e-4, atol=1e-6)
+    assert not frozen.trainable_weights
+    assert {unfreeze.block_number(layer.name) for layer in rest.layers if layer.weights} == set(range(13 - blocks, 13))
 
 
 def test_layerwise_rates_move_later_blocks_more():
@@ -230,7 +275,7 @@ def test_the_test_labels_choose_nothing(network, photos):
 SETTINGS = train.Settings(
     batch_size=8, learning_rate=1e-3, head_learning_rate=1e-3, scratch_learning_rate=1e-3, head_epochs=2,
     fine_tune_epochs=1, scratch_epochs=1, batch_norm="frozen", views=2, augment="none", dropout=0.2,
-    label_smoothing=0.1, layer_decay=0.9, ema=0.9, weight_decay=0.01, unfreeze=None, seed=0,
+    label_smoothing=0.1, layer_decay=0.9, ema=0.9, weight_decay=0.01, unfreeze=13, seed=0,
 )  # fmt: skip
 
 

@@ -23,7 +23,7 @@ HEAD_EPOCHS, FINE_TUNE_EPOCHS, SCRATCH_EPOCHS = 2, 10, 12  # of transfer.py's de
 SETTINGS = step.Settings(
     batch_size=32, learning_rate=2e-3, head_learning_rate=1e-4, scratch_learning_rate=2e-3, head_epochs=10,
     fine_tune_epochs=FINE_TUNE_EPOCHS, scratch_epochs=SCRATCH_EPOCHS, batch_norm="frozen", views=1, augment="flips",
-    dropout=0.2, label_smoothing=0.1, layer_decay=0.85, ema=0.98, weight_decay=0.02, unfreeze=None, seed=0,
+    dropout=0.2, label_smoothing=0.1, layer_decay=0.85, ema=0.98, weight_decay=0.02, unfreeze=9, seed=0,
 )  # fmt: skip
 SIZE, BATCH = 128, 32
 

@@ -49,7 +49,7 @@ def extract(
             pixels = batch if view == 0 else crop(batch, where[view][rows], images.store.size).numpy()
             out[view, rows] = extractor(pixels)
             if done == 0:
-                _assert_same(extractor.backbone, pixels[:ASSERTED], out[view, :ASSERTED])
+                assert_same(extractor.backbone, pixels[:ASSERTED], out[view, :ASSERTED])
         done += len(batch)
         report(done * views, len(indices) * views)
     return out
@@ -59,7 +59,8 @@ def _view_boxes(view: int, n: int, augment: str, seed: int) -> np.ndarray:
     return boxes("none" if view == 0 else augment, n, np.random.default_rng([seed, 3, view]))
 
 
-def _assert_same(backbone: keras.Model, pixels: np.ndarray, features: np.ndarray) -> None:
+def assert_same(backbone: keras.Model, pixels: np.ndarray, features: np.ndarray) -> None:
+    """Raise ``UserError`` where LiteRT's features are not the model's own."""
     expected = np.asarray(backbone(tf.cast(pixels, tf.float32), training=False))
     error = np.abs(features - expected).max() / max(np.abs(expected).max(), 1e-12)
     if not error <= TOLERANCE:

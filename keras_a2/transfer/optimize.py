@@ -5,6 +5,8 @@ from __future__ import annotations
 import keras
 import tensorflow as tf
 
+from keras_a2.transfer.unfreeze import block_number
+
 
 class LayerwiseAdamW(keras.optimizers.AdamW):
     """AdamW (Loshchilov & Hutter 2019) with one rate multiplier per variable, in the order it was built with.
@@ -41,11 +43,3 @@ def rate_multipliers(backbone: keras.Model, head: keras.Model, decay: float) -> 
         v.path: last - block_number(layer.name) + 1 for layer in backbone.layers for v in layer.trainable_variables
     }
     return [decay ** depth[v.path] for v in backbone.trainable_variables] + [1.0] * len(head.trainable_variables)
-
-
-def block_number(name: str) -> int:
-    """Position by Keras's layer names: stem 0, ``expanded_conv`` 1 to ``expanded_conv_10`` 11, last convolution 12."""
-    if name.startswith("expanded_conv"):
-        number = name.split("_")[2]
-        return int(number) + 1 if number.isdigit() else 1
-    return 12 if name.startswith("conv_1") else 0

@@ -14,6 +14,7 @@ from keras_a2.averaging import Average
 from keras_a2.transfer.augment import boxes, crop
 from keras_a2.transfer.data import Images, batches
 from keras_a2.transfer.optimize import LayerwiseAdamW, rate_multipliers
+from keras_a2.transfer.unfreeze import cut, lookup
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ class Settings:
     layer_decay: float
     ema: float
     weight_decay: float
-    unfreeze: int | None
+    unfreeze: int
     seed: int
 
 
@@ -57,29 +58,34 @@ def end_to_end(
     epochs: int,
     layer_decay: float,
 ) -> EndToEnd:
-    """Optimizer, schedule, average and the traced step; the rate warms up over the first epoch, then decays."""
-    network = keras.Sequential([backbone, head])
+    """Optimizer, schedule, average and the traced step; the rate warms up over the first epoch, then decays.
+
+    Frozen blocks in front of the first that trains are no part of the step.
+    """
+    frozen, unfrozen = cut(backbone)
+    look = lookup(frozen, images.store.size) if frozen else None
+    network = keras.Sequential([unfrozen, head])
     steps = max(len(images.train) // settings.batch_size, 1)
     schedule = keras.optimizers.schedules.CosineDecay(
         0.0, max(epochs * steps - steps, 1), warmup_target=learning_rate, warmup_steps=steps
     )
     optimizer = LayerwiseAdamW(
-        rate_multipliers(backbone, head, layer_decay),
+        rate_multipliers(unfrozen, head, layer_decay),
         learning_rate=schedule,
         weight_decay=settings.weight_decay,
     )
     optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
     optimizer.build(network.trainable_variables)
     average = Average(network, settings.ema)
-    step = make_step(network, optimizer, settings.label_smoothing, images.store.size, average)
+    step = make_step(network, optimizer, settings.label_smoothing, None if frozen else images.store.size, average)
     return EndToEnd(
         average,
         [*network.weights, *optimizer.variables, *training.random_states(network), average.count],
-        lambda epoch, report: _pixel_epoch(step, images, settings, epoch, report),
+        lambda epoch, report: _pixel_epoch(step, look, images, settings, epoch, report),
     )
 
 
-def _pixel_epoch(step, images: Images, settings: Settings, epoch: int, report) -> float:
+def _pixel_epoch(step, look, images: Images, settings: Settings, epoch: int, report) -> float:
     rng = np.random.default_rng([settings.seed, 5, epoch])
     order = rng.permutation(images.train)
     size = min(settings.batch_size, len(order))
@@ -87,7 +93,10 @@ def _pixel_epoch(step, images: Images, settings: Settings, epoch: int, report) -
     losses = []
     for pixels, labels in batches(images.store, order, images.labels, size, drop_remainder=True):
         done = len(losses) * size
-        losses.append(step(pixels, labels, where[done : done + size]))
+        if look is None:
+            losses.append(step(pixels, labels, where[done : done + size]))
+        else:
+            losses.append(step(look(crop(pixels, where[done : done + size], images.store.size)), labels))
         report((done + size) / len(order))
     return float(np.mean([float(loss) for loss in losses]))
 

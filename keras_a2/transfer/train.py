@@ -17,8 +17,8 @@ from keras_a2.console import console
 from keras_a2.transfer import backbone as backbones
 from keras_a2.transfer import features, head, statistics
 from keras_a2.transfer.data import Images, batches
-from keras_a2.transfer.optimize import block_number
 from keras_a2.transfer.step import Settings, end_to_end, make_step
+from keras_a2.transfer.unfreeze import freeze_all_but
 
 HEAD_BATCH = 256
 EVALUATION_BATCH = 64
@@ -174,16 +174,6 @@ def fine_tune(arm: Arm, images: Images, settings: Settings, state: Path, log=Non
         note = "Validation accuracy fell after unfreezing; the head-only model was kept."
         console.print(f"note: {note}")
     return Phase("fine_tune", history, history.earlier + time.perf_counter() - started, note)
-
-
-def freeze_all_but(backbone: keras.Model, blocks: int | None) -> None:
-    """Leave only the last ``blocks`` blocks trainable (the last convolution counts as one); None: all of them."""
-    if blocks is None:
-        return
-    last = max(block_number(layer.name) for layer in backbone.layers)
-    for layer in backbone.layers:
-        if block_number(layer.name) <= last - blocks:
-            layer.trainable = False
 
 
 def _train_network(stage, arm, images, settings, learning_rate, epochs, layer_decay, state, log) -> training.History:
