@@ -35,10 +35,10 @@ def export(folder: Path, items: np.ndarray) -> dict:
     frozen = freeze(model, (1, *items.shape[1:]))
     facts = {}
     for name, quantise in {"model.tflite": False, "model.int8.tflite": True}.items():
-        converter = tf.lite.TFLiteConverter.from_concrete_functions([frozen])
-        converter.optimizations = [tf.lite.Optimize.DEFAULT] if quantise else []
         try:
             with machine.silence():
+                converter = tf.lite.TFLiteConverter.from_concrete_functions([frozen])
+                converter.optimizations = [tf.lite.Optimize.DEFAULT] if quantise else []
                 content = converter.convert()
                 interpreter = Interpreter(model_content=content, num_threads=machine.cores())
                 interpreter.allocate_tensors()
