@@ -27,7 +27,10 @@ ELSEWHERE = """
 import sys
 import numpy as np, tensorflow as tf
 model = tf.saved_model.load(sys.argv[1])
-print(model.serve_bytes(tf.constant([open(sys.argv[2], "rb").read()])).shape)
+content = open(sys.argv[2], "rb").read()
+answer = model.serve_bytes(tf.constant([content]))
+np.testing.assert_allclose(answer, model.serve(tf.io.decode_image(content, channels=3)[tf.newaxis]), atol=1e-6)
+print(answer.shape)
 assert not [m for m in sys.modules if m.startswith("keras_a2")]
 """
 

@@ -26,20 +26,19 @@ def assemble(arm: Arm, size: int) -> keras.Model:
 def endpoints(model: keras.Model, size: int) -> dict:
     """Signatures of the SavedModel: ``serve`` takes pixels, ``serve_bytes`` the content of image files."""
 
+    resize = model.get_layer("resize")
+    rest = keras.Model(resize.output, model.output)
+
     def serve(images):
         return model(images, training=False)
 
     def serve_bytes(contents):
-        resize = model.get_layer("resize")
-
         def decode(content):
             image = tf.io.decode_image(content, channels=3, expand_animations=False)
             image.set_shape((None, None, 3))
-            resized = resize(image[tf.newaxis])[0]
-            return tf.cast(tf.round(resized), tf.uint8)
+            return resize(image[tf.newaxis])[0]
 
-        pixels = tf.map_fn(decode, contents, fn_output_signature=tf.TensorSpec((size, size, 3), tf.uint8))
-        return model(pixels, training=False)
+        return rest(tf.map_fn(decode, contents, fn_output_signature=tf.TensorSpec((size, size, 3))), training=False)
 
     return {
         "serve": (serve, [tf.TensorSpec((None, None, None, 3), tf.uint8, name="images")]),
