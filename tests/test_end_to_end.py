@@ -139,6 +139,8 @@ def test_the_forecaster_in_python(published):
     assert answer["lead"].tolist() == [1, 2, 3, 4, 5, 6]
     shuffled = frame.assign(date=pd.to_datetime(frame["date"]))[["other", "load", "date"]]
     pd.testing.assert_frame_equal(model.predict(shuffled.tail(24), time="date"), answer, check_index_type=False)
+    for found_by_itself in (shuffled, shuffled.assign(date=pd.to_datetime(shuffled["date"])).set_index("date")):
+        pd.testing.assert_frame_equal(model.predict(found_by_itself), answer, check_index_type=False)
     with pytest.raises(keras_a2.UserError, match="no column 'other'"):
         model.predict(shuffled[["load", "date"]], time="date")
     with pytest.raises(keras_a2.UserError, match="needs its last 24"):

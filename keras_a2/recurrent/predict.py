@@ -37,9 +37,10 @@ class Forecaster:
         """Forecast the steps after the last row.
 
         Args:
-            series: a file, or a table whose index or column ``time`` holds the times, with the columns that the model
-                was trained on in any order and at least ``look_back`` rows; or raw windows
-                ``(batch, look_back, inputs)``, the calendar columns included.
+            series: a file or a table, its times in the index or a column, with the columns that the model was trained
+                on in any order and at least ``look_back`` rows; or raw windows ``(batch, look_back, inputs)``, the
+                calendar columns included.
+            time: name of the column of times; found by itself where there is one.
 
         Returns:
             For a table or file: a table ``lead``, then one column per target in its unit, indexed by time (or by lead).
@@ -74,13 +75,10 @@ class Forecaster:
         return whole.astype(np.float32)
 
     def _table(self, series: pd.DataFrame | str | Path, time: str | None) -> sources.Table:
+        measured = ",".join(self._measured())
         if isinstance(series, str | Path):
-            measured = ",".join(self._measured())
             return sources.from_file(Path(series), time, target=measured, inputs=measured)
-        frame = series.copy()
-        stamps = pd.DatetimeIndex(frame.pop(time)) if time else frame.index
-        stamps = stamps.tz_localize(None) if isinstance(stamps, pd.DatetimeIndex) else None
-        return sources.Table("the series", frame.reset_index(drop=True), stamps, [])
+        return sources.from_frame(series, "the series", "the series", time, target=measured, inputs=measured)
 
     def _span(self) -> int:
         """Rows from the first that a window sees to its last."""

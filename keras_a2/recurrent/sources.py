@@ -140,26 +140,32 @@ def from_file(path: Path, time: str | None, target: str | None = None, inputs: s
         frame = pd.read_parquet(path) if path.suffix in (".parquet", ".pq") else pd.read_csv(path, low_memory=False)
     except (ValueError, OSError, UnicodeError, OverflowError) as error:  # pandas' and pyarrow's parsers raise these
         raise UserError(f"{path} cannot be read as a table ({str(error).splitlines()[0]})") from error
-    if isinstance(frame.index, pd.DatetimeIndex):
-        frame = frame.reset_index()
+    return from_frame(frame, path.stem, str(path), time, target, inputs)
+
+
+def from_frame(
+    frame: pd.DataFrame, name: str, where: str, time: str | None, target: str | None = None, inputs: str | None = None
+) -> Table:
+    """``from_file`` of a table that has been read; ``where`` names it in errors."""
+    frame = frame.reset_index() if isinstance(frame.index, pd.DatetimeIndex) else frame.reset_index(drop=True)
     if frame.empty or len(frame.columns) == 0:
-        raise UserError(f"{path} has no rows; give a table with a header and one row per time step")
+        raise UserError(f"{where} has no rows; give a table with a header and one row per time step")
     frame.columns = [str(c) for c in frame.columns]
     if frame.columns.duplicated().any():
-        raise UserError(f"{path} has two columns named {frame.columns[frame.columns.duplicated()][0]!r}; rename one")
-    stamps = _time(frame, path, time)
+        raise UserError(f"{where} has two columns named {frame.columns[frame.columns.duplicated()][0]!r}; rename one")
+    stamps = _time(frame, where, time)
     if inputs is not None and target not in (None, "all"):
         frame = frame[
-            [c for c in frame.columns if c in _columns(inputs, frame, str(path)) + _columns(target, frame, str(path))]
+            [c for c in frame.columns if c in _columns(inputs, frame, where) + _columns(target, frame, where)]
         ]
-    _check_numeric(frame, path)
-    return Table(name=path.stem, frame=frame.astype(np.float64), time=stamps, target=[])
+    _check_numeric(frame, where)
+    return Table(name=name, frame=frame.astype(np.float64), time=stamps, target=[])
 
 
-def _time(frame: pd.DataFrame, path: Path, column: str | None) -> pd.DatetimeIndex | None:
+def _time(frame: pd.DataFrame, where: str, column: str | None) -> pd.DatetimeIndex | None:
     """Take the time column out of ``frame``; found by its name or by being the only one that parses as dates."""
     if column is not None and column not in frame.columns:
-        raise UserError(f"{path} has no column {column!r} for --time; it has {', '.join(frame.columns[:12])}")
+        raise UserError(f"{where} has no column {column!r} for --time; it has {', '.join(frame.columns[:12])}")
     if column is None:
         texts = [c for c in frame.columns if not pd.api.types.is_numeric_dtype(frame[c])]
         named = next((c for c in texts if c.lower() in TIME_NAMES), None)
@@ -168,13 +174,13 @@ def _time(frame: pd.DataFrame, path: Path, column: str | None) -> pd.DatetimeInd
             return None
     values = frame.pop(column)
     if pd.api.types.is_numeric_dtype(values):
-        raise UserError(f"{path}: the time column {column!r} holds numbers; give dates and times as text")
+        raise UserError(f"{where}: the time column {column!r} holds numbers; give dates and times as text")
     try:
         stamps = pd.DatetimeIndex(pd.to_datetime(values, utc=True)).tz_localize(None)
     except (ValueError, TypeError, OverflowError) as error:
-        raise UserError(f"{path}: column {column!r} holds something that is no time ({str(error)[:80]})") from error
+        raise UserError(f"{where}: column {column!r} holds something that is no time ({str(error)[:80]})") from error
     if stamps.isna().any():
-        raise UserError(f"{path}: row {int(np.argmax(stamps.isna())) + 2} has no time in column {column!r}")
+        raise UserError(f"{where}: row {int(np.argmax(stamps.isna())) + 2} has no time in column {column!r}")
     return stamps
 
 
@@ -191,16 +197,17 @@ def _parses(values: pd.Series) -> bool:
         return False
 
 
-def _check_numeric(frame: pd.DataFrame, path: Path) -> None:
+def _check_numeric(frame: pd.DataFrame, where: str) -> None:
     for name in frame.columns:
         if not pd.api.types.is_numeric_dtype(frame[name]) or pd.api.types.is_bool_dtype(frame[name]):
             bad = pd.to_numeric(frame[name].astype(object), errors="coerce").isna() & frame[name].notna()
             row = int(np.argmax(bad.to_numpy())) + 2
             raise UserError(
-                f"{path}: column {name!r} is not numeric (first in line {row}); repair it or leave it out with --inputs"
+                f"{where}: column {name!r} is not numeric (first in line {row}); "
+                "repair it or leave it out with --inputs"
             )
         infinite = np.isinf(frame[name].to_numpy(dtype=float, na_value=np.nan))
         if infinite.any():
             raise UserError(
-                f"{path}: column {name!r} is infinite in line {int(np.argmax(infinite)) + 2}; repair that row"
+                f"{where}: column {name!r} is infinite in line {int(np.argmax(infinite)) + 2}; repair that row"
             )
