@@ -56,8 +56,8 @@ class Config:
     layer_decay: float = 0.85
     """Each block's rate is this multiple of the next one's, so that early, general features move least."""
     unfreeze: int | None = None
-    """Train only the last so many of the backbone's 13 blocks; by default 9, or all of
-    random weights; the frozen ones before them run outside the training step, several times faster."""
+    """Train only the last so many of the backbone's 13 blocks; by default 9, or all of the bundled and of random
+    weights. The frozen ones before them run outside the training step, several times faster."""
     ema: float = 0.98
     """Decay of the moving average of the weights that is evaluated and kept; 0 turns it off."""
     weight_decay: float = 0.02

@@ -33,7 +33,7 @@ from keras_a2.errors import UserError
 EXPERIMENTS = Path(__file__).parent.parent / "experiments"
 SHORT = {
     "transfer": ["--data", "digits", "--image-size", "32", "--weights", "bundled", "--train-per-class", "40",
-                 "--head-epochs", "3", "--fine-tune-epochs", "3", "--views", "2"],
+                 "--head-epochs", "3", "--fine-tune-epochs", "3", "--views", "2", "--unfreeze", "9"],
     "recurrent": ["--cell", "gru", "--epochs", "8"],
 }  # fmt: skip
 TIMES = {"seconds", "environment", "config"}

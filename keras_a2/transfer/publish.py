@@ -16,10 +16,9 @@ from keras_a2.transfer import data, evaluate, export, figures, present
 from keras_a2.transfer.backbone import Weights
 from keras_a2.transfer.sources import Source
 from keras_a2.transfer.train import Arm, Settings
-from keras_a2.transfer.unfreeze import BLOCKS
+from keras_a2.transfer.unfreeze import BLOCKS, IMAGENET_BLOCKS
 
 VERIFIED_ITEMS = 64
-UNFREEZE = 9  # blocks of pretrained weights; the four before them cost most, and as accurate in cross-validation
 SMALL = 4000  # training images; below, an epoch has too few steps of 64
 # Softmax through another resize order differs in the last digits of float32 only.
 TOLERANCE = 1e-3
@@ -61,10 +60,11 @@ def settings(config, images: data.Images, weights: Weights, seed: int) -> Settin
         values["scratch_epochs"] = config.head_epochs + config.fine_tune_epochs
     if values["augment"] == "auto":
         values["augment"] = images.source.augment
-    small = len(images.train) < SMALL
+    small, bundled = len(images.train) < SMALL, weights.origin == "bundled"
     # How high a rate the frozen statistics bear depends on the weights and the batch (cross-validated on elpv).
-    rate = (2e-3 if weights.origin == "bundled" else 2e-4) if small else 3e-4
-    blocks = BLOCKS if weights.path is None else UNFREEZE
+    rate = (2e-3 if bundled else 2e-4) if small else 3e-4
+    # The bundled weights have seen 64 and 96 pixels only, so their first blocks have something to learn too.
+    blocks = BLOCKS if bundled or weights.path is None else IMAGENET_BLOCKS
     defaults = {"batch_size": 32 if small else 64, "learning_rate": rate, "unfreeze": blocks}
     values |= {name: default for name, default in defaults.items() if values[name] is None}
     return Settings(**values | {"seed": seed})

@@ -12,6 +12,7 @@ from keras_a2 import litert
 from keras_a2.transfer.features import ASSERTED, assert_same
 
 BLOCKS = 13  # stem, eleven inverted residuals, last convolution
+IMAGENET_BLOCKS = 9  # of ImageNet's weights; the four before them cost most and need least change
 
 
 def freeze_all_but(backbone: keras.Model, blocks: int) -> None:
