@@ -83,7 +83,8 @@ def _forecaster_page(gradio, model: Forecaster):
         except UserError as error:
             said = str(error).replace(path, Path(path).name)
             raise gradio.Error(said, print_exception=False) from error
-        return plot(model, answer), answer.reset_index().round(3)
+        digits = answer.astype(dict.fromkeys(model.targets, "float64")).round(3)  # of float32, 7.637 has 16 digits
+        return plot(model, answer), digits.reset_index()
 
     with _page(gradio, model) as page:
         series = gradio.File(label="series", file_types=[".csv", ".parquet"], type="filepath")

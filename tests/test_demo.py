@@ -6,6 +6,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import ClassVar
 
+import numpy as np
 import pandas as pd
 import pytest
 from gradio_client import Client, handle_file
@@ -41,7 +42,8 @@ class Forecaster:
     def predict(self, path):
         if "load" not in pd.read_csv(path):
             raise UserError(f"{path} has no column 'load'")
-        return pd.DataFrame({"lead": [1, 2], "load": [3.0, 4.0]}, index=pd.Index([1, 2], name="step"))
+        load = np.array([3.0, 7.637], np.float32)
+        return pd.DataFrame({"lead": [1, 2], "load": load}, index=pd.Index([1, 2], name="step"))
 
 
 @pytest.fixture
@@ -71,7 +73,7 @@ def test_a_series_gets_its_forecast_and_a_wrong_one_its_reason(client, series, t
     page = client(Forecaster())
     plot, table = page.predict(handle_file(series), api_name="/forecast")
     assert plot["plot"].startswith("data:image")
-    assert table["data"] == [[1, 1, 3], [2, 2, 4]]
+    assert table["data"] == [[1, 1, 3], [2, 2, 7.637]]
     (tmp_path / "other.csv").write_text("a,b\n1,2\n")
     with pytest.raises(AppError, match=r"other\.csv has no column 'load'"):
         page.predict(handle_file(tmp_path / "other.csv"), api_name="/forecast")
