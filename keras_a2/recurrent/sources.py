@@ -155,9 +155,8 @@ def from_frame(
         raise UserError(f"{where} has two columns named {frame.columns[frame.columns.duplicated()][0]!r}; rename one")
     stamps = _time(frame, where, time)
     if inputs is not None and target not in (None, "all"):
-        frame = frame[
-            [c for c in frame.columns if c in _columns(inputs, frame, where) + _columns(target, frame, where)]
-        ]
+        wanted = _columns(inputs, frame, where) + _columns(target, frame, where)
+        frame = frame[[c for c in frame.columns if c in wanted]]
     _check_numeric(frame, where)
     return Table(name=name, frame=frame.astype(np.float64), time=stamps, target=[])
 
