@@ -33,12 +33,14 @@ class Config:
     """Epochs at image_size."""
     late_image_size: int = 96
     """Pixels of the last epochs' images: features then also fit larger objects."""
-    late_epochs: int = 6
+    late_epochs: int = 8
     """Epochs at late_image_size."""
     teacher_size: int = 160
     """Pixels at which the teacher sees each crop."""
     views: int = 6
     """Crops of each image, used in turn; the teacher's features of each are computed once."""
+    grey: float = 0.25
+    """Share of crops shown without colour, to the teacher too: X-rays, scans and solar cells have none."""
     batch_size: int = 256
     """Images per step."""
     learning_rate: float = 4e-3
@@ -63,6 +65,8 @@ def main(config: Config) -> None:
     for field in ("held_out_per_class", "image_size", "epochs", "views", "batch_size", "learning_rate"):
         if not getattr(config, field) > 0:
             raise UserError(f"--{field.replace('_', '-')} is {getattr(config, field)}; it must be above 0")
+    if not 0 <= config.grey <= 1:
+        raise UserError(f"--grey is {config.grey}; it must lie between 0 and 1")
     if not config.output.is_dir():
         raise UserError(f"no such folder: {config.output}; give an existing one with --output")
     machine.configure_tensorflow(config.seed)
@@ -82,7 +86,7 @@ def main(config: Config) -> None:
         with Progress(console=console, transient=True) as bar:
             task = bar.add_task("reading images")
             pool = distill.load(
-                source, config.image_size, config.held_out_per_class, config.views, config.seed,
+                source, config.image_size, config.held_out_per_class, config.views, config.grey, config.seed,
                 lambda done, total: bar.update(task, completed=done, total=total),
             )  # fmt: skip
             features = None

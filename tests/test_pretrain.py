@@ -2,9 +2,10 @@
 
 import json
 
+import numpy as np
 from conftest import run_script
 
-from keras_a2.transfer import backbone
+from keras_a2.transfer import backbone, distill
 
 
 def test_pretrained_weights_are_found_usable(photos, tmp_path):
@@ -21,3 +22,11 @@ def test_pretrained_weights_are_found_usable(photos, tmp_path):
     assert (weights.alpha, weights.sha256) == (1.0, card["sha256"])
     assert [row["epoch"] for row in card["history"]] == [0, 1, 2]
     assert not (tmp_path / "work").exists()
+
+
+def test_a_crop_without_colour_has_the_luminance_in_every_channel():
+    images = np.full((2, 4, 4, 3), (200, 100, 50), np.uint8)
+    crops = np.array([[0, 0, 1, 1, 0], [0, 0, 1, 1, 1]], np.float32)
+    coloured, grey = distill.show(images, crops, 4).numpy()
+    np.testing.assert_allclose(coloured, images[0])
+    np.testing.assert_allclose(grey, 0.2989 * 200 + 0.587 * 100 + 0.114 * 50, rtol=1e-5)  # ITU-R BT.601

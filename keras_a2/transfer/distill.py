@@ -48,11 +48,14 @@ class Pool:
     train: np.ndarray
     held: np.ndarray
     classes: int
-    views: list[np.ndarray]  # boxes (len(train), 4)
+    views: list[np.ndarray]  # (len(train), 5): a box, and 1 where the crop is shown without colour
 
 
-def load(source: Source, size: int, held_per_class: int, views: int, seed: int, on_image) -> Pool:
+def load(source: Source, size: int, held_per_class: int, views: int, grey: float, seed: int, on_image) -> Pool:
     """Decode the images once and hold some of each class out.
+
+    Args:
+        grey: share of the crops that are shown without colour.
 
     Raises:
         UserError: an unreadable image, or a class with nothing left to train on.
@@ -71,8 +74,23 @@ def load(source: Source, size: int, held_per_class: int, views: int, seed: int, 
         held.append(members[:held_per_class])
     held = np.sort(np.concatenate(held))
     train = np.setdiff1d(np.arange(len(source.items)), held)
-    crops = [boxes("wide_crop", len(train), np.random.default_rng([seed, view])) for view in range(views)]
-    return Pool(store, source.labels.astype(np.int32), train, held, len(source.classes), crops)
+    drawn = [_crops("wide_crop", len(train), grey, np.random.default_rng([seed, view])) for view in range(views)]
+    return Pool(store, source.labels.astype(np.int32), train, held, len(source.classes), drawn)
+
+
+def _crops(kind: str, n: int, grey: float, rng: np.random.Generator) -> np.ndarray:
+    return np.column_stack([boxes(kind, n, rng), rng.random(n) < grey]).astype(np.float32)
+
+
+def _whole(n: int) -> np.ndarray:
+    return _crops("none", n, 0.0, np.random.default_rng(0))
+
+
+def show(images, crops, size: int) -> tf.Tensor:
+    """What teacher and student see of images ``(n, height, width, 3)`` at crops ``(n, 5)``: float32 pixels 0-255."""
+    pixels = crop(images, crops[:, :4], size)
+    grey = crops[:, 4, tf.newaxis, tf.newaxis, tf.newaxis] > 0
+    return tf.where(grey, tf.image.rgb_to_grayscale(pixels), pixels)
 
 
 def teacher_features(teacher: backbones.Weights, pool: Pool, settings: Settings, folder: Path, report) -> tuple:
@@ -81,7 +99,7 @@ def teacher_features(teacher: backbones.Weights, pool: Pool, settings: Settings,
     Each view is kept in a file of ``folder``, written whole, so that a killed run does not compute it again.
     """
     jobs = [(f"view{k}", pool.train, view) for k, view in enumerate(pool.views)]
-    jobs.append(("held", pool.held, boxes("none", len(pool.held), np.random.default_rng(0))))
+    jobs.append(("held", pool.held, _whole(len(pool.held))))
     extractor, answers = None, []
     for done, (name, indices, where) in enumerate(jobs):
         path = folder / f"{name}.npy"
@@ -89,7 +107,7 @@ def teacher_features(teacher: backbones.Weights, pool: Pool, settings: Settings,
             if extractor is None:
                 extractor = Extractor(backbones.build(teacher), settings.teacher_size)
             features = [
-                extractor(crop(pool.store.read(indices[i : i + BATCH]), where[i : i + BATCH], settings.teacher_size))
+                extractor(show(pool.store.read(indices[i : i + BATCH]), where[i : i + BATCH], settings.teacher_size))
                 for i in range(0, len(indices), BATCH)
             ]
             temporary = folder / f"{name}.tmp.npy"
@@ -173,7 +191,7 @@ def _standardise(features: tuple | None, pool: Pool) -> tuple[list[np.ndarray], 
 def _make_step(model, optimizer, settings: Settings):
     @tf.function
     def step(images, where, target, labels, size):
-        pixels = crop(images, where, size)
+        pixels = show(images, where, size)
         with tf.GradientTape() as tape:
             feature, label = model(pixels, training=True)
             by_feature = tf.reduce_mean(tf.square(feature - tf.cast(target, tf.float32)))
@@ -188,7 +206,7 @@ def _make_step(model, optimizer, settings: Settings):
 def _make_predict(model):
     @tf.function
     def predict(images, where, size):
-        return model(crop(images, where, size), training=False)
+        return model(show(images, where, size), training=False)
 
     return predict
 
@@ -197,8 +215,7 @@ def _validate(predict, pool: Pool, targets: np.ndarray, size: int) -> dict:
     correct, error = 0, 0.0
     for start in range(0, len(pool.held), EVALUATION_BATCH):
         indices = pool.held[start : start + EVALUATION_BATCH]
-        whole = boxes("none", len(indices), np.random.default_rng(0))
-        feature, label = predict(pool.store.read(indices), whole, size)
+        feature, label = predict(pool.store.read(indices), _whole(len(indices)), size)
         correct += int((np.argmax(label, axis=1) == pool.labels[indices]).sum())
         error += float(
             np.square(feature - targets[start : start + EVALUATION_BATCH].astype(np.float32)).mean(axis=1).sum()
