@@ -207,6 +207,13 @@ def test_a_store_on_disk_gives_what_the_store_in_memory_gives(photos, tmp_path):
     assert (large.store.read(order) == small.store.read(order)).all()
 
 
+def test_an_epoch_does_not_wait_for_autotuning():
+    """Its thread wakes 5.1 and 10.2 s after the start, and what reads a data set to its end may wait for that."""
+    store = data.PixelStore(4, 8)
+    labels = np.zeros(4, np.int32)
+    assert data.batches(store, np.arange(4), labels, 2).options().autotune.enabled is False
+
+
 def test_elpv_is_the_published_data_set():
     pytest.importorskip("elpv_dataset")
     source = sources.elpv(4)

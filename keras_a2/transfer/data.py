@@ -229,4 +229,6 @@ def batches(store: PixelStore, indices: np.ndarray, labels: np.ndarray, batch_si
 
     dataset = tf.data.Dataset.from_tensor_slices((indices.astype(np.int64), labels[indices].astype(np.int32)))
     dataset = dataset.batch(batch_size, drop_remainder=drop_remainder)
-    return dataset.map(lambda i, y: (read(i), y), num_parallel_calls=2).prefetch(2)
+    options = tf.data.Options()
+    options.autotune.enabled = False  # its thread may sleep on at the end, and an epoch waits for it
+    return dataset.map(lambda i, y: (read(i), y), num_parallel_calls=2).prefetch(2).with_options(options)
