@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from scipy.stats import binomtest
 from sklearn.linear_model import LogisticRegression
+from threadpoolctl import threadpool_limits
 
 from keras_a2.errors import UserError
 from keras_a2.transfer import (
@@ -128,6 +129,17 @@ def test_the_solved_head_is_logistic_regression(classes):
     logits = x[200:] @ kernel + bias
     probability = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
     np.testing.assert_allclose(probability, reference.predict_proba(x[200:]), atol=2e-2)
+
+
+def test_the_solved_head_does_not_depend_on_the_number_of_cores():
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(7000, 576)).astype(np.float32)
+    labels = (x[:, 0] + rng.normal(0, 2, 7000) > 0).astype(int)
+    kernels = []
+    for threads in (1, 2, 3, 4):
+        with threadpool_limits(threads, user_api="blas"):
+            kernels.append(head.solve(x[:6700], labels[:6700], x[6700:], labels[6700:])[0])
+    assert all((kernel == kernels[0]).all() for kernel in kernels)
 
 
 def test_block_numbers_follow_kerass_layer_names(network):
