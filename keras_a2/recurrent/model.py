@@ -27,6 +27,7 @@ def build(
     features: int,
     outputs: int,
     units: int,
+    steady: int = 0,
     layers: int = 1,
     dropout: float = 0.0,
     input_dropout: float = 0.0,
@@ -36,6 +37,7 @@ def build(
     """A Sequential network from standardised windows ``(batch, look_back, features)`` to ``(batch, outputs)``.
 
     Args:
+        steady: the last so many features are the same at every step of a window; the compiled loops use it.
         input_dropout: share of the features that a training window lacks from end to end (Gal & Ghahramani 2016, arXiv
             1512.05287, section 3): the forecaster must not lean on any one of them.
         segment: feed the recurrent layer so many steps at a time, through a dense layer (SegRNN, arXiv 2308.11200,
@@ -58,6 +60,8 @@ def build(
     gpu = bool(tf.config.list_physical_devices("GPU"))
     recurrent = CELLS if portable or gpu or segment else SCANNED
     for number in range(layers):
+        if recurrent is SCANNED:
+            options = {"steady": steady if number == 0 else 0}
         network.add(recurrent[cell](units, return_sequences=number < layers - 1, **options))
     network.add(keras.layers.Dropout(dropout))
     # A zero kernel forecasts no change: training starts as persistence.

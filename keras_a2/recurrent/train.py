@@ -71,6 +71,7 @@ def train(cell: str, windows: Windows, settings: Settings, state: Path | None = 
         "cell": cell,
         "look_back": windows.look_back,
         "features": 1 if shared else 2 * len(windows.inputs),
+        "steady": 0 if shared else len(windows.inputs),  # as models.relative lays them out
         "outputs": windows.horizon * (1 if shared else len(windows.targets)),
         "units": settings.units,
         "layers": settings.layers,
