@@ -34,7 +34,7 @@ def rows_features(quick: bool) -> list[dict]:
     n, rounds = (64, 1) if quick else (256, 3)
     found = []
     for size in (96, 224):
-        images = _elpv(size, n)
+        images = _elpv(size, n, whole=False)
         network = backbones.build(backbones.find_weights("bundled", None))
         extractor = features.Extractor(network, size)
         pixels = images.store.read(images.train).astype(np.float32)
@@ -52,7 +52,7 @@ def rows_features(quick: bool) -> list[dict]:
 
 def rows_head(quick: bool) -> list[dict]:
     """The head phase with its extraction, 10 epochs at 224 px, against the frozen backbone in every step."""
-    n = 96 if quick else 700
+    n = 96 if quick else 450
     images = _elpv(224, n)
     weights = backbones.find_weights("bundled", None)
     network = backbones.build(weights)
@@ -76,8 +76,8 @@ def rows_head(quick: bool) -> list[dict]:
 
 def rows_fine_tune(quick: bool) -> list[dict]:
     """Training steps of the unfrozen network, against ``fit`` on ``image_dataset_from_directory``."""
-    n, rounds = (64, 1) if quick else (512, 2)
-    images = _elpv(SIZE, n)
+    n, rounds = (64, 1) if quick else (256, 2)
+    images = _elpv(SIZE, n, whole=False)
     weights = backbones.find_weights("bundled", None)
     epoch = _our_epoch(images, weights, "frozen", IMAGENET_BLOCKS)
     whole_network = _our_epoch(images, weights, "frozen", BLOCKS)
@@ -117,7 +117,7 @@ def rows_first_step(quick: bool) -> list[dict]:
 
 
 def first_step(ours: bool) -> float:
-    images = _elpv(64, BATCH)
+    images = _elpv(64, BATCH, whole=False)
     started = time.perf_counter()
     if ours:
         _our_epoch(images, backbones.Weights("random", None, 1.0), "frozen", BLOCKS)()
@@ -188,7 +188,7 @@ def streamed(n: int) -> tuple[int, int]:
 
 def rows_growth(quick: bool) -> list[dict]:
     """Time and memory of decoding images to 64 px and extracting features at 1, 4 and 16 times the images."""
-    return [growth(f"{HERE}:extracted", 125 if quick else 1000, "image")]
+    return [growth(f"{HERE}:extracted", 125 if quick else 500, "image")]
 
 
 def extracted(n: int) -> tuple[float, int]:
@@ -197,7 +197,7 @@ def extracted(n: int) -> tuple[float, int]:
     labels = np.arange(n) % 2
     source = sources.Source("noise", ["a", "b"], items, labels, [str(i) for i in range(n)])
     extractor = features.Extractor(backbones.build(backbones.find_weights("bundled", None)), 64)
-    limit = 1000 * 64 * 64 * 3  # the cache limit of the smallest of the three, so that the others stream from a file
+    limit = 500 * 64 * 64 * 3  # the cache limit of the smallest of the three, so that the others stream from a file
     started = time.perf_counter()
     images = data.load(source, 64, seed=0, memory_limit=limit)
     for split in (images.train, images.validation, images.test):
@@ -205,9 +205,17 @@ def extracted(n: int) -> tuple[float, int]:
     return time.perf_counter() - started, peak_bytes()
 
 
-def _elpv(size: int, n: int) -> data.Images:
-    """The solar cells with at most ``n`` training images, as the experiment reads and splits them."""
-    images = data.load(sources.find("elpv"), size, seed=0)
+def _elpv(size: int, n: int, whole: bool = True) -> data.Images:
+    """The solar cells with at most ``n`` training images, as the experiment reads and splits them.
+
+    ``whole``: all held-out images too; otherwise only as many cells are read as it takes.
+    """
+    source = sources.find("elpv")
+    if not whole:
+        rows = np.random.default_rng(0).permutation(len(source.items))[: 2 * n]
+        items, names = ([values[i] for i in rows] for values in (source.items, source.item_names))
+        source = sources.Source(source.name, source.classes, items, source.labels[rows], names)
+    images = data.load(source, size, seed=0)
     chosen = np.sort(np.random.default_rng(0).permutation(images.train)[:n])
     return dataclasses.replace(images, train=chosen)
 

@@ -32,7 +32,7 @@ SETTINGS = train.Settings(
 
 def rows_recurrent(quick: bool) -> list[dict]:
     """Windows a second of each cell, against Keras's weather example and, where it is installed, PyTorch."""
-    steps, rounds = (10, 1) if quick else (40, 3)
+    steps, rounds = (10, 1) if quick else (30, 3)
     windows, found = _weather(), []
     samples = train.sample_list(windows, "train", False)[: steps * BATCH]
     inputs = windows.values.shape[1]
@@ -150,7 +150,7 @@ def plain_run(epochs: int) -> float:
 
 def rows_growth(quick: bool) -> list[dict]:
     """Time and memory of reading a table, cutting it into windows and one epoch, at 1, 4 and 16 times the rows."""
-    return [growth(f"{HERE}:one_epoch", 500 if quick else 4000, "row")]
+    return [growth(f"{HERE}:one_epoch", 500 if quick else 2000, "row")]
 
 
 def one_epoch(n: int) -> tuple[float, int]:
