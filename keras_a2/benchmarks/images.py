@@ -53,7 +53,7 @@ def rows_features(quick: bool) -> list[dict]:
 def rows_head(quick: bool) -> list[dict]:
     """The head phase with its extraction, 10 epochs at 224 px, against the frozen backbone in every step."""
     n = 96 if quick else 450
-    images = _elpv(224, n)
+    images = _elpv(224, n, whole=not quick)
     weights = backbones.find_weights("bundled", None)
     network = backbones.build(weights)
     arm = train.Arm("pretrained", weights, network, head.build(network.output_shape[-1], 2, 0.2))

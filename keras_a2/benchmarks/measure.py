@@ -8,6 +8,7 @@ import os
 import resource
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
@@ -20,6 +21,7 @@ import numpy as np
 from keras_a2 import machine
 from keras_a2.errors import UserError
 
+_starting = threading.Lock()  # two threads that silence at once would restore each other's silence
 ROOMS = [f"keras_a2.benchmarks.{name}" for name in ("images", "series", "published")]
 
 
@@ -74,7 +76,7 @@ def fresh(function: str, **arguments):
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(ROOMS)
     with ProcessPoolExecutor(1, mp_context=context) as pool:
-        with machine.silence():  # the processes inherit it
+        with _starting, machine.silence():  # the processes inherit it
             answer = pool.submit(_call, function, arguments)
         try:
             return answer.result()
