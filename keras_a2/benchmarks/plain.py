@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 
 import numpy as np
@@ -55,42 +54,23 @@ def compile_classifier(model, learning_rate: float) -> None:
 
 
 def transfer(folder: Path, size: int, weights: Path, head_epochs: int, fine_tune_epochs: int, scratch_epochs: int):
-    """The whole of experiment 1: frozen, then unfrozen, then from scratch; seconds of each epoch.
+    """The whole of experiment 1: frozen, then unfrozen, then from scratch; both models.
 
     ``folder`` holds ``train``, ``validation`` and ``test``.
     """
     train, validation, test = (images_from(folder / name, size) for name in ("train", "validation", "test"))
     base, model = transfer_model(size, 2, weights)
-    clock = epoch_clock()
     compile_classifier(model, 1e-3)
     model.fit(train, epochs=head_epochs, validation_data=validation, verbose=0)
     base.trainable = True
     compile_classifier(model, 1e-5)
-    model.fit(train, epochs=fine_tune_epochs, validation_data=validation, verbose=0, callbacks=[clock])
-    control, control_clock = scratch_model(size, 2), epoch_clock()
+    model.fit(train, epochs=fine_tune_epochs, validation_data=validation, verbose=0)
+    control = scratch_model(size, 2)
     compile_classifier(control, 1e-3)
-    control.fit(train, epochs=scratch_epochs, validation_data=validation, verbose=0, callbacks=[control_clock])
+    control.fit(train, epochs=scratch_epochs, validation_data=validation, verbose=0)
     model.evaluate(test, verbose=0)
     control.evaluate(test, verbose=0)
-    return clock.seconds, control_clock.seconds
-
-
-def epoch_clock():
-    """A callback whose ``seconds`` has the length of each epoch."""
-    import keras
-
-    class Clock(keras.callbacks.Callback):
-        def __init__(self):
-            super().__init__()
-            self.seconds: list[float] = []
-
-        def on_epoch_begin(self, epoch, logs=None):
-            self._started = time.perf_counter()
-
-        def on_epoch_end(self, epoch, logs=None):
-            self.seconds.append(time.perf_counter() - self._started)
-
-    return Clock()
+    return model, control
 
 
 def windows_from(values: np.ndarray, target: np.ndarray, look_back: int, horizon: int, batch_size: int):

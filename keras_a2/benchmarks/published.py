@@ -35,7 +35,7 @@ def rows_inference(quick: bool) -> list[dict]:
         served = deployment.measure(lambda image: model.saved(image.astype(np.uint8)), pixels, keras_answers)
         lite = litert.export(version, pixels)["model.tflite"]
         list(model.stream(files[:64]))
-        many = files * (1 if quick else 6)
+        many = files * (1 if quick else 4)
         whole = rate(len(many), lambda: list(model.stream(many)))()
         decoding = rate(n, lambda: list(model.decode_all(files)))()
         batches = [np.repeat(pixels, 2, axis=0)] * (n // 32)

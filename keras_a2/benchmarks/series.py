@@ -32,7 +32,7 @@ SETTINGS = train.Settings(
 
 def rows_recurrent(quick: bool) -> list[dict]:
     """Windows a second of each cell, against Keras's weather example and, where it is installed, PyTorch."""
-    steps, rounds = (10, 1) if quick else (30, 3)
+    steps, rounds = (10, 1) if quick else (20, 3)
     windows, found = _weather(), []
     samples = train.sample_list(windows, "train", False)[: steps * BATCH]
     inputs = windows.values.shape[1]
