@@ -58,16 +58,16 @@ def solve(
     """
     model = LogisticRegression(warm_start=True, max_iter=ITERATIONS, tol=1e-3)
     best = None
-    for strength in STRENGTHS:
-        model.set_params(C=1 / (strength * len(train)))
-        # One thread: sums cut among several are rounded by how many there are, and figures would depend on the machine.
-        with warnings.catch_warnings(), threadpool_limits(1, user_api="blas"):
-            warnings.simplefilter("ignore", ConvergenceWarning)  # a bounded number of steps is also a regulariser
+    # One thread: sums cut among several are rounded by how many there are, and figures would depend on the machine.
+    with warnings.catch_warnings(), threadpool_limits(1, user_api="blas"):
+        warnings.simplefilter("ignore", ConvergenceWarning)  # a bounded number of steps is also a regulariser
+        for strength in STRENGTHS:
+            model.set_params(C=1 / (strength * len(train)))
             model.fit(train, train_labels)
-        loss = log_loss(validation_labels, model.predict_proba(validation), labels=model.classes_)
-        if best is not None and loss >= best[0]:
-            break
-        best = (loss, model.coef_.copy(), model.intercept_.copy(), strength)
+            loss = log_loss(validation_labels, model.predict_proba(validation), labels=model.classes_)
+            if best is not None and loss >= best[0]:
+                break
+            best = (loss, model.coef_.copy(), model.intercept_.copy(), strength)
     _, kernel, bias, strength = best
     if len(model.classes_) == 2:  # scikit-learn keeps the log-odds of the second class only
         kernel, bias = np.vstack([-kernel, kernel]) / 2, np.concatenate([-bias, bias]) / 2
