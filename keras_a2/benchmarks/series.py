@@ -67,10 +67,7 @@ def _torch_epoch(cell: str, windows, samples):
 
 def _our_epoch(cell: str, windows, samples, segment: int = 0):
     settings = dataclasses.replace(SETTINGS, segment=segment)
-    network = model.build(
-        cell, look_back=LOOK_BACK, features=2 * len(windows.inputs), steady=len(windows.inputs), outputs=HORIZON,
-        units=UNITS, dropout=0.3, input_dropout=0.4, segment=segment,
-    )  # fmt: skip
+    network = model.build(**train.network_options(cell, windows, settings))
     optimizer = keras.optimizers.Adam(1e-3, clipnorm=1.0)
     optimizer.build(network.trainable_variables)
     step = train.make_step(network, optimizer, windows, settings, Average(network, settings.ema))

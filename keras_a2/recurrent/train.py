@@ -67,18 +67,7 @@ def train(cell: str, windows: Windows, settings: Settings, state: Path | None = 
     started = time.perf_counter()
     keras.utils.set_random_seed(settings.seed)
     shared = settings.channel_independent
-    options = {
-        "cell": cell,
-        "look_back": windows.look_back,
-        "features": 1 if shared else 2 * len(windows.inputs),
-        "steady": 0 if shared else len(windows.inputs),  # as models.relative lays them out
-        "outputs": windows.horizon * (1 if shared else len(windows.targets)),
-        "units": settings.units,
-        "layers": settings.layers,
-        "dropout": settings.dropout,
-        "input_dropout": settings.input_dropout,
-        "segment": settings.segment,
-    }
+    options = network_options(cell, windows, settings)
     network = models.build(**options)
     samples = sample_list(windows, "train", shared)
     steps = max(len(samples) // settings.batch_size, 1)
@@ -130,6 +119,23 @@ def train(cell: str, windows: Windows, settings: Settings, state: Path | None = 
     )
     average.copy_to_model()
     return Forecaster(cell, network, options, shared, predict, history, history.earlier + time.perf_counter() - started)
+
+
+def network_options(cell: str, windows: Windows, settings: Settings) -> dict:
+    """What ``model.build`` needs for these windows."""
+    shared = settings.channel_independent
+    return {
+        "cell": cell,
+        "look_back": windows.look_back,
+        "features": 1 if shared else 2 * len(windows.inputs),
+        "steady": 0 if shared else len(windows.inputs),  # as models.relative lays them out
+        "outputs": windows.horizon * (1 if shared else len(windows.targets)),
+        "units": settings.units,
+        "layers": settings.layers,
+        "dropout": settings.dropout,
+        "input_dropout": settings.input_dropout,
+        "segment": settings.segment,
+    }
 
 
 def sample_list(windows: Windows, split: str, channel_independent: bool) -> np.ndarray:
