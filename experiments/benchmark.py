@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
+from itertools import chain
 from pathlib import Path
 
 from rich.table import Table
@@ -66,7 +67,7 @@ def main(config: Config) -> None:
         return rows
 
     with ThreadPoolExecutor(2 if config.quick else 1) as pool:
-        rows = [row for rows in pool.map(measured, names) for row in rows]
+        rows = list(chain.from_iterable(pool.map(measured, names)))
     if config.quick and not config.only:
         console.print(f"left out by --quick: {', '.join(LONG)}")
     facts = {"config": asdict(config), "environment": runs.environment(), "seconds": seconds, "rows": rows}

@@ -27,6 +27,7 @@ SETTINGS = step.Settings(
     dropout=0.2, label_smoothing=0.1, layer_decay=0.85, ema=0.98, weight_decay=0.02, unfreeze=BLOCKS, seed=0,
 )  # fmt: skip
 SIZE, BATCH = 128, 32
+FEW_IMAGES = 500  # the smallest number that growth is measured from
 
 
 def rows_features(quick: bool) -> list[dict]:
@@ -192,7 +193,7 @@ def streamed(n: int) -> tuple[int, int]:
 
 def rows_growth(quick: bool) -> list[dict]:
     """Time and memory of decoding images to 64 px and extracting features at 1, 4 and 16 times the images."""
-    return [growth(f"{HERE}:extracted", 125 if quick else 500, "image")]
+    return [growth(f"{HERE}:extracted", 125 if quick else FEW_IMAGES, "image")]
 
 
 def extracted(n: int) -> tuple[float, int]:
@@ -201,7 +202,7 @@ def extracted(n: int) -> tuple[float, int]:
     labels = np.arange(n) % 2
     source = sources.Source("noise", ["a", "b"], items, labels, [str(i) for i in range(n)])
     extractor = features.Extractor(backbones.build(backbones.find_weights("bundled", None)), 64)
-    limit = 500 * 64 * 64 * 3  # the cache limit of the smallest of the three, so that the others stream from a file
+    limit = FEW_IMAGES * 64 * 64 * 3  # the cache holds the smallest of the three; the others stream from a file
     started = time.perf_counter()
     images = data.load(source, 64, seed=0, memory_limit=limit)
     for split in (images.train, images.validation, images.test):
