@@ -18,14 +18,16 @@ CARD_FIELDS = {"experiment": str, "version": int, "task": str, "data": dict}
 
 # Runs in a process of its own, which must need TensorFlow and nothing of this package.
 _VERIFY = """
+import json
 import sys
 import numpy as np
 import tensorflow as tf
-model = tf.saved_model.load(sys.argv[1])
-with np.load(sys.argv[2], allow_pickle=False) as saved:
+folder, asked, answered = json.load(sys.stdin)
+model = tf.saved_model.load(folder)
+with np.load(asked, allow_pickle=False) as saved:
     outputs = [np.asarray(model.serve(saved[f"input_{i}"])) for i in range(len(saved.files))]
 assert "keras_a2" not in sys.modules
-np.savez(sys.argv[3], *outputs)
+np.savez(answered, *outputs)
 """
 
 
@@ -46,36 +48,48 @@ def export(model, endpoints: dict, folder: Path) -> None:
     (folder / "assets").mkdir(exist_ok=True)
 
 
-def verify(folder: Path, inputs: list[np.ndarray], expected: list[np.ndarray], tolerance: float) -> dict:
-    """Load the SavedModel in a fresh process that imports TensorFlow only, and compare its predictions.
+class FreshProcess:
+    """A process that imports TensorFlow only, to load an exported model in.
 
-    Args:
-        inputs: batches for the ``serve`` signature.
-        expected: what the model in memory answers to each.
-        tolerance: largest difference allowed, relative to the largest expected value.
-
-    Raises:
-        UserError: the fresh process fails or its predictions differ.
+    Enter it before the export: importing takes seconds, which pass while this process exports and draws.
     """
-    with tempfile.TemporaryDirectory() as temporary:
-        asked, answered = Path(temporary, "inputs.npz"), Path(temporary, "outputs.npz")
+
+    def __enter__(self) -> FreshProcess:
+        self._temporary = tempfile.TemporaryDirectory()
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
+        command = [sys.executable, "-I", "-c", _VERIFY]
+        self._process = subprocess.Popen(command, cwd=self._temporary.name, text=True, **pipes)
+        return self
+
+    def __exit__(self, *_) -> None:
+        self._process.kill()
+        self._process.communicate()
+        self._temporary.cleanup()
+
+    def verify(self, folder: Path, inputs: list[np.ndarray], expected: list[np.ndarray], tolerance: float) -> dict:
+        """Load the SavedModel there, once, and compare its predictions.
+
+        Args:
+            inputs: batches for the ``serve`` signature.
+            expected: what the model in memory answers to each.
+            tolerance: largest difference allowed, relative to the largest expected value.
+
+        Raises:
+            UserError: the process fails or its predictions differ.
+        """
+        asked, answered = (Path(self._temporary.name, name) for name in ("inputs.npz", "outputs.npz"))
         np.savez(asked, **{f"input_{i}": batch for i, batch in enumerate(inputs)})
-        process = subprocess.run(
-            [sys.executable, "-I", "-c", _VERIFY, folder.resolve(), asked, answered],
-            capture_output=True,
-            text=True,
-            cwd=temporary,
-        )
-        if process.returncode:
-            last = (process.stderr.strip().splitlines() or ["no message"])[-1]
+        _, messages = self._process.communicate(json.dumps([str(p) for p in (folder.resolve(), asked, answered)]))
+        if self._process.returncode:
+            last = (messages.strip().splitlines() or ["no message"])[-1]
             raise UserError(f"the exported model in {folder} does not load in a fresh process: {last}")
         with np.load(answered, allow_pickle=False) as outputs:
             got = [outputs[f"arr_{i}"] for i in range(len(inputs))]
-    scale = max(np.abs(e).max() for e in expected)
-    difference = max(float(np.abs(g - e).max()) for g, e in zip(got, expected, strict=True)) / max(scale, 1e-12)
-    if not difference <= tolerance:
-        raise UserError(f"the exported model's predictions differ by {difference:.1e} from the trained model's")
-    return {"items": sum(len(e) for e in expected), "max_relative_difference": difference}
+        scale = max(np.abs(e).max() for e in expected)
+        difference = max(float(np.abs(g - e).max()) for g, e in zip(got, expected, strict=True)) / max(scale, 1e-12)
+        if not difference <= tolerance:
+            raise UserError(f"the exported model's predictions differ by {difference:.1e} from the trained model's")
+        return {"items": sum(len(e) for e in expected), "max_relative_difference": difference}
 
 
 @dataclass

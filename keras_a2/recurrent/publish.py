@@ -140,29 +140,29 @@ def publish(run: runs.Run, config, windows: Windows, trained: dict[str, list[For
         name = config.name or f"recurrent-{windows.name}-{cell}"
         if config.name and len(trained) > 1:
             name = f"{config.name}-{cell}"
-        with run.publishing(name) as folder:
-            _fill(folder, config, windows, cell, seeds, best, result, name)
+        with saved_model.FreshProcess() as fresh, run.publishing(name) as folder:
+            _fill(folder, fresh, config, windows, cell, seeds, best, result, name)
         console.print(f"published {run.version} (open {run.version / 'report.html'})")
 
 
-def _fill(folder: Path, config, windows, cell, seeds, best: Forecaster, result: Result, name: str) -> None:
+def _fill(folder: Path, fresh, config, windows, cell, seeds, best: Forecaster, result: Result, name: str) -> None:
     model = models.assemble(best.network, windows, best.channel_independent, best.options)
     saved_model.export(model, models.endpoints(model, windows), folder)
+    pictures = _figures(folder / "figures", windows, cell, seeds[0], result)
+    _predictions(windows, result.predicted[cell]).to_csv(folder / "predictions.csv", index=False, float_format="%.5g")
+    _example(windows).to_csv(folder / "example.csv", index=windows.time is not None)
+    rows = [{"seed": k, "model": cell, **row} for k, f in enumerate(seeds) for row in f.history.table()]
+    pd.DataFrame(rows).to_csv(folder / "history.csv", index=False)
     some = windows.origins["test"][:VERIFIED_WINDOWS]
     expected = windows.to_unit(best.forecast(windows, some))
     expected = expected[..., 0] if len(windows.targets) == 1 else expected
-    check = saved_model.verify(folder, [windows.raw(some)], [expected], TOLERANCE)
+    check = fresh.verify(folder, [windows.raw(some)], [expected], TOLERANCE)
     metrics = result.metrics | {"saved_model_check": check}
     runs.write_json(folder / "metrics.json", metrics)
     card = _card(windows, cell, metrics, name)
     if config.litert:
         card["litert"] = litert.export(folder, windows.raw(some))
     runs.write_json(folder / "model.json", card)
-    _predictions(windows, result.predicted[cell]).to_csv(folder / "predictions.csv", index=False, float_format="%.5g")
-    _example(windows).to_csv(folder / "example.csv", index=windows.time is not None)
-    rows = [{"seed": k, "model": cell, **row} for k, f in enumerate(seeds) for row in f.history.table()]
-    pd.DataFrame(rows).to_csv(folder / "history.csv", index=False)
-    pictures = _figures(folder / "figures", windows, cell, seeds[0], result)
     present.page(config, windows, cell, name, metrics, pictures, folder / "report.html")
 
 

@@ -116,18 +116,18 @@ def publish(
     present.show(metrics, reports)
     best = max(range(len(arms)), key=lambda i: arms[i]["pretrained"].phases[-1].history.best["validation_accuracy"])
     arm, probability = arms[best]["pretrained"], probabilities[best]["pretrained"]
-    with run.publishing() as folder:
+    with saved_model.FreshProcess() as fresh, run.publishing() as folder:
         model = export.assemble(arm, config.image_size)
         saved_model.export(model, export.endpoints(model, config.image_size), folder)
-        metrics["saved_model_check"] = _verify(folder, model, images, probability)
+        pictures = _figures(folder / "figures", images, arms[0], probabilities[0], metrics)
+        _predictions(images, probability).to_csv(folder / "predictions.csv", index=False)
+        _history(arms).to_csv(folder / "history.csv", index=False)
+        metrics["saved_model_check"] = _verify(fresh, folder, model, images, probability)
         runs.write_json(folder / "metrics.json", metrics)
         card = _card(run, config, images, arm, metrics)
         if config.litert:
             card["litert"] = litert.export(folder, images.store.read(images.test[:VERIFIED_ITEMS]))
         runs.write_json(folder / "model.json", card)
-        _predictions(images, probability).to_csv(folder / "predictions.csv", index=False)
-        _history(arms).to_csv(folder / "history.csv", index=False)
-        pictures = _figures(folder / "figures", images, arms[0], probabilities[0], metrics)
         present.page(config, run.name, images, metrics, reports, pictures, folder / "report.html")
         if (run.work / "logs").exists():
             (run.work / "logs").rename(folder / "logs")
@@ -168,17 +168,16 @@ def _metrics(config, images, arms, probabilities, baselines) -> dict:
     return summary
 
 
-def _verify(folder: Path, model, images: data.Images, probability: np.ndarray) -> dict:
+def _verify(fresh, folder: Path, model, images: data.Images, probability: np.ndarray) -> dict:
     """The published model, in a fresh process, on test images: as the run saw them, and from their own size."""
     some = images.test[:VERIFIED_ITEMS]
-    pixels = images.store.read(some)
-    check = saved_model.verify(folder, [pixels], [probability[: len(some)]], TOLERANCE)
     whole, kept = [], []
     for i, item in enumerate(images.source.items[j] for j in some[:16]):
         content = item if isinstance(item, np.ndarray) else data.read_bytes(item)
         whole.append(np.asarray(model(data.decode(content, None)[np.newaxis], training=False))[0])
         kept.append(probability[i])
     gap = float(np.abs(np.array(whole) - np.array(kept)).max())
+    check = fresh.verify(folder, [images.store.read(some)], [probability[: len(some)]], TOLERANCE)
     return check | {"own_size_items": len(whole), "own_size_max_difference": gap}
 
 

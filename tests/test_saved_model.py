@@ -1,0 +1,42 @@
+"""What is exported is loaded and compared in a process that has TensorFlow only."""
+
+from __future__ import annotations
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from keras_a2.errors import UserError
+from keras_a2.saved_model import FreshProcess, export
+
+BATCH = np.ones((2, 3), np.float32)
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("model")
+    model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(1, kernel_initializer="ones")])
+    export(model, {"serve": (model, [tf.TensorSpec((None, 3), tf.float32)])}, folder)
+    return folder
+
+
+def test_what_a_fresh_process_answers_is_compared(exported):
+    with FreshProcess() as fresh:
+        check = fresh.verify(exported, [BATCH], [np.full((2, 1), 3.0)], 1e-6)
+        assert check == {"items": 2, "max_relative_difference": 0}
+    with FreshProcess() as fresh, pytest.raises(UserError, match=r"differ by 2\.5e-01"):
+        fresh.verify(exported, [BATCH], [np.full((2, 1), 4.0)], 1e-6)
+
+
+def test_an_export_that_does_not_load_is_one_line(exported, tmp_path):
+    (tmp_path / "saved_model.pb").write_bytes((exported / "saved_model.pb").read_bytes()[:100])
+    with FreshProcess() as fresh, pytest.raises(UserError, match=r"does not load in a fresh process: \w+") as error:
+        fresh.verify(tmp_path, [BATCH], [BATCH], 1e-6)
+    assert "\n" not in str(error.value)
+
+
+def test_a_process_that_is_not_needed_is_gone():
+    with pytest.raises(KeyError), FreshProcess() as fresh:
+        raise KeyError
+    assert fresh._process.returncode is not None
