@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from conftest import run_script
 
-from keras_a2.benchmarks import measure, plain
+from keras_a2.benchmarks import measure, plain, series
 from keras_a2.errors import UserError
 
 
@@ -35,6 +35,12 @@ def test_the_plain_windows_are_the_experiments_windows():
     order = np.argsort(ahead[:, 0])
     np.testing.assert_array_equal(ahead[order], [[i + 5, i + 6, i + 7] for i in range(13)])
     np.testing.assert_array_equal(seen[order][:, -1, 0] / 2 + 1, ahead[order][:, 0])  # the target follows its window
+
+
+def test_the_plain_forecaster_learns_from_numbers():
+    windows = series._weather()
+    assert np.isnan(windows.truth).any()  # not measured: our windows leave them out, the plain ones cannot
+    assert np.isfinite(series._target(windows)).all()
 
 
 def test_a_failed_row_is_one_line():
