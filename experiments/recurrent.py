@@ -64,8 +64,8 @@ class Config:
 
     epochs: int | None = None
     """Epochs at most; by default 16, or 10 where channels are independent (each window is then many samples)."""
-    patience: int = 8
-    """Stop after so many epochs without a better validation error."""
+    patience: int | None = None
+    """Stop after so many epochs without a better validation error; by default a quarter of the epochs, at least 4."""
     batch_size: int | None = None
     """Windows per step; by default 128, or 512 where channels are independent."""
     learning_rate: float = 1e-3

@@ -36,11 +36,13 @@ def settings(config, windows: Windows, season: int) -> Settings:
     shared = config.channel_independent
     shared = len(windows.targets) > 1 if shared is None else shared
     whole_seasons = shared and windows.look_back % season == 0 and windows.look_back >= 2 * season
+    epochs = config.epochs or (10 if shared else 16)
     defaults = {
         "channel_independent": shared,
         "segment": season if whole_seasons and season > 1 else 0,
         "input_dropout": 0.0 if shared else 0.4,
-        "epochs": 10 if shared else 16,
+        "epochs": epochs,
+        "patience": max(epochs // 4, 4),
         "batch_size": 512 if shared else 128,
     }
     return Settings(**{name: defaults[name] if value is None else value for name, value in values.items()})
