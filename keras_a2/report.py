@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -45,6 +46,14 @@ def _inline(picture: Path) -> str:
 
 def percent(value: float) -> str:
     return f"{100 * value:.1f} %"
+
+
+def number(value: float, digits: int = 3) -> str:
+    """So many significant digits, but every one before the point: 0.000412, 1.99, 12,346."""
+    if not 1e-6 <= abs(value) < 1e15:
+        return f"{value:.{digits}g}"
+    before = math.floor(math.log10(abs(value))) + 1
+    return f"{value:,.{max(digits - before, 0)}f}"
 
 
 def interval(ends: list[float], scale: float = 100, unit: str = " %") -> str:

@@ -15,8 +15,8 @@ def headline(metrics: dict, cell: str) -> str:
     """The result of one cell in a sentence that claims no more than its interval."""
     test, unit = metrics["models"][cell]["test"], metrics["data"]["unit"]
     skill, (low, high) = test["skill"], test["skill_ci95"]
-    error = f"{cell.replace('_', ' ')}: mean absolute error {test['mae']:#.3g} {unit}"
-    naive = f"the best naive baseline ({metrics['best_naive_test']['mae']:#.3g})"
+    error = f"{cell.replace('_', ' ')}: mean absolute error {report.number(test['mae'])} {unit}"
+    naive = f"the best naive baseline ({report.number(metrics['best_naive_test']['mae'])})"
     span = f"95 % interval {100 * low:.1f} to {100 * high:.1f} %, Diebold-Mariano p {report.p_text(test['dm_p_value'])}"
     if low <= 0 <= high:
         return f"{error}; no evidence that it beats {naive}: skill {100 * skill:.1f} %, {span}."
@@ -35,7 +35,7 @@ def result_rows(metrics: dict) -> tuple[list[str], list[list[str]]]:
     for name, test, seconds in tests:
         row = [
             name.replace("_", " "),
-            f"{test['mae']:.3f}",
+            report.number(test["mae"], 4),
             f"{test['mae_standardized']:.4f}",
             f"{test['mse_standardized']:.4f}",
         ]
@@ -76,7 +76,7 @@ def page(config, windows: Windows, cell: str, name: str, metrics: dict, pictures
     for part in ("hour", "month"):
         values = metrics["models"][cell][f"mae_by_{part}"]
         if values:
-            row = [f"{value:.3g}" for value in values.values()]
+            row = [report.number(value) for value in values.values()]
             tables.append(report.Table(f"MAE by {part} of the forecast time ({windows.unit})", list(values), [row]))
     content = report.Page(
         title=f"{cell.replace('_', ' ')} on {windows.name}",

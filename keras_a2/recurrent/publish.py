@@ -188,7 +188,7 @@ def _card(windows: Windows, cell: str, metrics: dict, name: str) -> dict:
         "output": "forecasts in the targets' units (batch, horizon) or (batch, horizon, targets)",
         "data": {"name": windows.name, "sha256": windows.sha256, "citation": windows.facts["citation"]},
         "weights": {"origin": "random"},
-        "headline": f"MAE {test['mae']:#.3g} {windows.unit}, skill {report.percent(test['skill'])}",
+        "headline": f"MAE {report.number(test['mae'])} {windows.unit}, skill {report.percent(test['skill'])}",
         "saved_model_check": metrics["saved_model_check"],
         "environment": metrics["environment"],
     }

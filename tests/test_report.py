@@ -1,0 +1,20 @@
+"""Figures as people read them."""
+
+from __future__ import annotations
+
+import pytest
+
+from keras_a2 import report
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(1.989, "1.99"), (2.1, "2.10"), (0.000412345, "0.000412"), (123.4, "123"), (12345.6, "12,346"), (0, "0")],
+)
+def test_a_number_has_three_digits_and_no_exponent(value, text):
+    assert report.number(value) == text
+
+
+@pytest.mark.parametrize(("value", "text"), [(1.9886, "1.989"), (-123.44, "-123.4"), (3e-9, "3e-09")])
+def test_a_number_has_the_digits_asked_for(value, text):
+    assert report.number(value, 4) == text
