@@ -74,6 +74,9 @@ class Config:
     """What training minimises, and what validation chooses the epoch by."""
     ema: float = 0.98
     """Decay of the moving average of the weights that is evaluated and kept; 0 turns it off."""
+    combine: bool | None = None
+    """Publish the mean of the network's and ridge regression's forecasts, or the network's alone; by default whichever
+    has the lower validation error."""
     seed: int = 0
     """Seed of the initialisation and of the order of windows."""
     seeds: int = 1
@@ -119,10 +122,12 @@ def main(config: Config) -> None:
             for seed in seeds:
                 state = publish.state_file(run.work, seed, cell)
                 trained[cell].append(train.train(cell, windows, replace(settings, seed=seed), state))
+        beside_ridge = {cell: [network.with_ridge(ridge) for network in trained[cell]] for cell in cells}
+        chosen = publish.choose(config.combine, windows, settings.loss, trained, beside_ridge)
 
         # Every choice is made: the test split is read here, once.
-        result = publish.measure(config, settings, windows, references, trained)
-        publish.publish(run, config, windows, trained, result)
+        result = publish.measure(config, settings, windows, references, [trained, beside_ridge])
+        publish.publish(run, config, windows, chosen, result)
 
 
 def check(config: Config) -> None:

@@ -44,6 +44,11 @@ def _inline(picture: Path) -> str:
     return "data:image/png;base64," + base64.b64encode(picture.read_bytes()).decode("ascii")
 
 
+def label(name: str) -> str:
+    """The name of a model or baseline as people read it: ``simple_rnn+ridge`` is simple rnn + ridge."""
+    return name.replace("_", " ").replace("+", " + ")
+
+
 def percent(value: float) -> str:
     return f"{100 * value:.1f} %"
 

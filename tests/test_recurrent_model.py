@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import statsmodels.api as sm
 import tensorflow as tf
 from scipy import stats
 
-from keras_a2.recurrent import data, evaluate, model, sources, train
+from keras_a2.recurrent import baselines, data, evaluate, model, present, publish, sources, train
 
 SETTINGS = train.Settings(
     units=8, layers=1, dropout=0.1, input_dropout=0.1, segment=0, channel_independent=False, epochs=2, patience=5,
@@ -59,22 +61,78 @@ def test_an_untrained_forecaster_is_persistence(windows, cell):
     np.testing.assert_allclose(train.forecast(predict, windows, origins), expected, atol=1e-6)
 
 
+@pytest.mark.parametrize("ridge_columns", [None, 24, baselines.RIDGE_COLUMNS])
 @pytest.mark.parametrize(("shared", "segment", "layers"), [(False, 0, 1), (True, 6, 1), (False, 6, 2)])
-def test_the_exported_model_gives_the_forecasts_in_units(series, shared, segment, layers):
-    from dataclasses import replace
-
+def test_the_exported_model_gives_the_forecasts_in_units(series, shared, segment, layers, ridge_columns, monkeypatch):
     windows = data.prepare(sources.find(str(series), "load,other", None, None), look_back=24, horizon=6)
     settings = replace(SETTINGS, epochs=1, channel_independent=shared, segment=segment, layers=layers)
     forecaster = train.train("gru", windows, settings)
-    exported = model.assemble(forecaster.network, windows, shared, forecaster.options)
+    if ridge_columns is not None:  # beside ridge regression, on all inputs or (24) the targets' own past
+        monkeypatch.setattr(baselines, "RIDGE_COLUMNS", ridge_columns)
+        ridge = baselines.Ridge(shared)
+        ridge.fit(windows)
+        forecaster = forecaster.with_ridge(ridge)
+    exported = model.assemble(forecaster.network, windows, shared, forecaster.options, forecaster.ridge)
     some = windows.origins["test"][:7]
     expected = windows.to_unit(forecaster.forecast(windows, some))
     np.testing.assert_allclose(exported(windows.raw(some), training=False), expected, rtol=1e-4, atol=1e-4)
 
 
-def test_training_beats_persistence_on_a_wave_and_is_repeatable(windows):
-    from dataclasses import replace
+def test_a_forecast_beside_ridge_regression_is_the_mean_of_both(windows):
+    ridge = baselines.Ridge()
+    ridge.fit(windows)
+    network = train.train("simple_rnn", windows, SETTINGS)
+    both = network.with_ridge(ridge)
+    some = windows.origins["test"]
+    forecasts = [f.forecast(windows, some) for f in (network, ridge, both)]
+    np.testing.assert_allclose(forecasts[2], np.mean(forecasts[:2], axis=0), rtol=1e-6)
+    alone, linear, mean = (np.abs(forecast - windows.wanted(some)).mean() for forecast in forecasts)
+    assert mean <= (alone + linear) / 2  # the triangle inequality
+    assert (network.name, both.name) == ("simple_rnn", "simple_rnn+ridge")
 
+
+class Off:
+    """Forecasts that miss by so much on validation and on test."""
+
+    def __init__(self, validation: float, test: float):
+        self.off = {"validation": validation, "test": test}
+
+    def forecast(self, windows, origins):
+        split = next(name for name in self.off if np.array_equal(origins, windows.origins[name]))
+        return windows.wanted(origins) + self.off[split]
+
+
+@pytest.mark.parametrize(("combine", "expected"), [(None, 0.1), (True, 0.1), (False, -0.2)])
+def test_validation_chooses_what_is_published_unless_told(windows, combine, expected):
+    alone, beside = {"gru": [Off(-0.2, 0.0)]}, {"gru": [Off(0.1, 5.0)]}
+    for loss in ("mae", "mse"):
+        chosen = publish.choose(combine, windows, loss, alone, beside)
+        assert chosen["gru"][0].off["validation"] == expected
+        swapped = publish.choose(None, windows, loss, beside, alone)
+        assert swapped["gru"][0].off["validation"] == 0.1
+
+
+def test_the_headline_claims_no_more_than_its_intervals():
+    test = {
+        "mae": 1.0,
+        "skill": 0.3,
+        "skill_ci95": [0.2, 0.4],
+        "against_ridge": {"skill": 0.02, "skill_ci95": [-0.1, 0.1]},
+    }
+    metrics = {
+        "data": {"unit": "°C"},
+        "baselines": {"ridge": {"test": {"mae": 1.02}}},
+        "best_naive_test": {"mae": 1.43},
+        "models": {"gru+ridge": {"test": test}},
+    }
+    text = present.headline(metrics, "gru+ridge")
+    assert "gru + ridge: mean absolute error 1.00 °C; 30.0 % (20.0 to 40.0) lower than the best naive" in text
+    assert "no evidence that it beats ridge regression (1.02): skill 2.0 % (-10.0 to 10.0)" in text
+    test |= {"skill": -0.3, "skill_ci95": [-0.4, -0.2]}
+    assert "30.0 % (20.0 to 40.0) HIGHER than the best naive baseline (1.43)" in present.headline(metrics, "gru+ridge")
+
+
+def test_training_beats_persistence_on_a_wave_and_is_repeatable(windows):
     settings = replace(SETTINGS, epochs=6)
     first, second = (train.train("gru", windows, settings) for _ in range(2))
     assert first.history.rows == second.history.rows
@@ -93,8 +151,6 @@ def test_the_test_rows_choose_nothing(series):
 
 
 def test_a_resumed_training_ends_like_the_uninterrupted_one(windows, tmp_path):
-    from dataclasses import replace
-
     settings = replace(SETTINGS, epochs=4, dropout=0.3)
     whole = train.train("gru", windows, settings)
 

@@ -62,9 +62,13 @@ class Ridge:
     def __init__(self, channel_independent: bool = False):
         self.channel_independent = channel_independent
         self.strength: float | None = None
+        self.columns: np.ndarray | None = None  # of the inputs, that it sees
         self._kernel: np.ndarray | None = None
 
     def fit(self, windows: Windows) -> None:
+        wide = windows.look_back * len(windows.inputs) > RIDGE_COLUMNS
+        own_past = self.channel_independent or wide
+        self.columns = windows.target_columns if own_past else np.arange(len(windows.inputs))
         gram, cross, n = self._sums(windows, windows.origins["train"])
         values, vectors = eigh(gram / n)
         projected = vectors.T @ (cross / n)
@@ -89,6 +93,10 @@ class Ridge:
             parts.append(last[:, np.newaxis] + change)
         return np.concatenate(parts).astype(np.float32)
 
+    def weights(self) -> list[np.ndarray]:
+        """Kernel and, unless channels are independent, bias of a dense layer from the flattened ``columns``."""
+        return [self._kernel] if self.channel_independent else [self._kernel[:-1], self._kernel[-1]]
+
     def _sums(self, windows, origins) -> tuple[np.ndarray, np.ndarray, int]:
         gram = cross = 0.0
         n = 0
@@ -105,9 +113,7 @@ class Ridge:
         if self.channel_independent:
             own = (seen[..., windows.target_columns] - last[:, np.newaxis]).transpose(0, 2, 1)
             return own.reshape(-1, windows.look_back), change.transpose(0, 2, 1).reshape(-1, windows.horizon), last
-        if seen[0].size > RIDGE_COLUMNS:
-            seen = seen[..., windows.target_columns]
-        x = np.hstack([seen.reshape(len(seen), -1), np.ones((len(seen), 1))])
+        x = np.hstack([seen[..., self.columns].reshape(len(seen), -1), np.ones((len(seen), 1))])
         return x, change.reshape(len(seen), -1), last
 
 

@@ -10,6 +10,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 
+from keras_a2 import report
 from keras_a2.recurrent.data import Windows
 from keras_a2.training import History
 
@@ -24,8 +25,8 @@ def error_by_lead(windows: Windows, by_lead: dict[str, list[float]], path: Path)
     figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
     leads, marker = windows.leads, "o" if windows.horizon == 1 else None
     for name, values in by_lead.items():
-        style = "--" if name in ("persistence", "seasonal_naive", "ridge") else "-"
-        axes.plot(leads, values, style, marker=marker, color=COLOURS[name], label=name.replace("_", " "))
+        style = "--" if name in ("persistence", "seasonal_naive", "ridge") else ":" if "+" in name else "-"
+        axes.plot(leads, values, style, marker=marker, color=_colour(name), label=report.label(name))
     axes.set(xlabel=f"lead ({_step(windows)})", ylabel=f"mean absolute error ({windows.unit})", ylim=(0, None))
     axes.set_title("Error by lead, test split")
     axes.grid(alpha=0.3)
@@ -57,7 +58,7 @@ def forecasts(windows: Windows, predicted: dict[str, np.ndarray], path: Path) ->
         )
         axis.plot(future, windows.to_unit(wanted[i])[:, 0], color="black", lw=2, label="truth")
         for name, values in predicted.items():
-            axis.plot(future, windows.to_unit(values[i])[:, 0], color=COLOURS[name], label=name.replace("_", " "))
+            axis.plot(future, windows.to_unit(values[i])[:, 0], color=_colour(name), label=report.label(name))
         start = "" if windows.time is None else f", from {windows.time[origins[i]]:%Y-%m-%d %H:%M}"
         axis.set(title=f"{label}{start}", ylabel=f"{windows.targets[0]} ({windows.unit})")
         axis.axvline(0, color="grey", lw=0.8, ls=":")
@@ -82,8 +83,8 @@ def weeks(windows: Windows, predicted: dict[str, np.ndarray], path: Path, days: 
         x = x if windows.time is None else windows.time[x]
         axes.plot(x, wanted[i, :, 0], color="black", lw=1.6, label="truth" if k == 0 else None)
         for name, values in predicted.items():
-            label = name.replace("_", " ") if k == 0 else None
-            axes.plot(x, windows.to_unit(values[i])[:, 0], color=COLOURS[name], lw=1, label=label)
+            label = report.label(name) if k == 0 else None
+            axes.plot(x, windows.to_unit(values[i])[:, 0], color=_colour(name), lw=1, label=label)
     axes.set(
         ylabel=f"{windows.targets[0]} ({windows.unit})",
         title=f"Forecasts made every {ahead} rows, test split",
@@ -98,8 +99,8 @@ def learning_curves(histories: dict[str, History], path: Path) -> None:
     figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
     for name, history in histories.items():
         values = [row["validation_mae"] for row in history.rows]
-        axes.plot(values, color=COLOURS[name], marker=".", label=name.replace("_", " "))
-        axes.plot(history.best_epoch, values[history.best_epoch], "o", color=COLOURS[name], fillstyle="none", ms=10)
+        axes.plot(values, color=_colour(name), marker=".", label=report.label(name))
+        axes.plot(history.best_epoch, values[history.best_epoch], "o", color=_colour(name), fillstyle="none", ms=10)
     axes.set(xlabel="epoch (0: before training)", ylabel="validation MAE (standardised)", title="Learning curves")
     axes.legend(frameon=False)
     _save(figure, path)
@@ -118,6 +119,11 @@ def residuals_by_hour(windows: Windows, error: np.ndarray, path: Path) -> None:
         xlabel="hour of the day", ylabel=f"forecast less truth ({windows.unit})", title="Residuals by hour, test split"
     )
     _save(figure, path)
+
+
+def _colour(name: str) -> str:
+    """A network keeps its colour beside ridge regression."""
+    return COLOURS[name.removesuffix("+ridge")]
 
 
 def _step(windows: Windows) -> str:

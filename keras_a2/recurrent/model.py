@@ -9,6 +9,7 @@ from keras import ops
 
 from keras_a2.errors import UserError
 from keras_a2.recurrent import scan
+from keras_a2.recurrent.baselines import Ridge
 from keras_a2.recurrent.data import CALENDAR, Windows
 
 CELLS = {"simple_rnn": keras.layers.SimpleRNN, "lstm": keras.layers.LSTM, "gru": keras.layers.GRU}
@@ -83,8 +84,13 @@ def relative(seen, windows: Windows):
     return ops.concatenate([seen - last * measured, ops.repeat(last, windows.look_back, axis=1)], axis=-1)
 
 
-def assemble(network: keras.Sequential, windows: Windows, channel_independent: bool, options: dict) -> keras.Model:
+def assemble(
+    network: keras.Sequential, windows: Windows, channel_independent: bool, options: dict, ridge: Ridge | None = None
+) -> keras.Model:
     """The model that is saved: raw windows ``(batch, look_back, inputs)`` to forecasts in the targets' units.
+
+    Args:
+        ridge: a fitted one; the model's forecast is then the mean of the two.
 
     Returns ``(batch, horizon)`` for one target, else ``(batch, horizon, targets)``. Scaling, the last value and its
     addition are inside; only layers and operations of Keras are used.
@@ -97,14 +103,30 @@ def assemble(network: keras.Sequential, windows: Windows, channel_independent: b
     last = ops.take(scaled[:, -1:, :], columns, axis=-1)  # (batch, 1, targets)
     if channel_independent:
         own = ops.transpose(ops.take(scaled, columns, axis=-1) - last, (0, 2, 1))
-        change = portable(ops.reshape(own, (-1, windows.look_back, 1)))
+        own = ops.reshape(own, (-1, windows.look_back, 1))
+        change = _with_ridge(portable(own), own, ridge)
         change = ops.transpose(ops.reshape(change, (-1, len(columns), windows.horizon)), (0, 2, 1))
     else:
-        change = keras.layers.Reshape((windows.horizon, len(columns)))(portable(relative(scaled, windows)))
+        change = _with_ridge(portable(relative(scaled, windows)), scaled, ridge)
+        change = keras.layers.Reshape((windows.horizon, len(columns)))(change)
     forecast = keras.layers.Rescaling(windows.target_scale, windows.target_mean, name="to_unit")(last + change)
     if len(columns) == 1:
         forecast = keras.layers.Reshape((windows.horizon,), name="forecast")(forecast)
     return keras.Model(raw, forecast, name="forecaster")
+
+
+def _with_ridge(change, seen, ridge: Ridge | None):
+    """The mean of the network's change and that of ridge regression, which here is one dense layer."""
+    if ridge is None:
+        return change
+    if not ridge.channel_independent:
+        seen = ops.take(seen, ridge.columns.tolist(), axis=-1)
+    flat = keras.layers.Flatten()(seen)
+    weights = ridge.weights()
+    dense = keras.layers.Dense(change.shape[-1], use_bias=len(weights) == 2, name="ridge")
+    linear = dense(flat)
+    dense.set_weights(weights)
+    return keras.layers.Average(name="mean")([change, linear])
 
 
 def parameters(network: keras.Model) -> int:

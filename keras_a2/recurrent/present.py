@@ -11,57 +11,65 @@ from keras_a2.console import console
 from keras_a2.recurrent.data import Windows
 
 
-def headline(metrics: dict, cell: str) -> str:
-    """The result of one cell in a sentence that claims no more than its interval."""
-    test, unit = metrics["models"][cell]["test"], metrics["data"]["unit"]
-    skill, (low, high) = test["skill"], test["skill_ci95"]
-    error = f"{cell.replace('_', ' ')}: mean absolute error {report.number(test['mae'])} {unit}"
-    naive = f"the best naive baseline ({report.number(metrics['best_naive_test']['mae'])})"
-    span = f"95 % interval {100 * low:.1f} to {100 * high:.1f} %, Diebold-Mariano p {report.p_text(test['dm_p_value'])}"
+def headline(metrics: dict, name: str) -> str:
+    """The result of one model in a sentence that claims no more than its intervals."""
+    test, unit = metrics["models"][name]["test"], metrics["data"]["unit"]
+    ridge = metrics["baselines"]["ridge"]["test"]
+    return (
+        f"{report.label(name)}: mean absolute error {report.number(test['mae'])} {unit}; "
+        f"{_verdict(test, 'the best naive baseline', metrics['best_naive_test'])}; "
+        f"{_verdict(test['against_ridge'], 'ridge regression', ridge)} (95 % intervals)."
+    )
+
+
+def _verdict(comparison: dict, reference: str, test: dict) -> str:
+    skill, (low, high) = comparison["skill"], comparison["skill_ci95"]
+    reference += f" ({report.number(test['mae'])})"
     if low <= 0 <= high:
-        return f"{error}; no evidence that it beats {naive}: skill {100 * skill:.1f} %, {span}."
-    verdict = "lower" if skill > 0 else "HIGHER"
-    return f"{error}, {abs(100 * skill):.1f} % {verdict} than {naive}; {span}."
+        return f"no evidence that it beats {reference}: skill {_skill(comparison)}"
+    span = f"({100 * low:.1f} to {100 * high:.1f})" if skill > 0 else f"({-100 * high:.1f} to {-100 * low:.1f})"
+    return f"{abs(100 * skill):.1f} % {span} {'lower' if skill > 0 else 'HIGHER'} than {reference}"
 
 
 def result_rows(metrics: dict) -> tuple[list[str], list[list[str]]]:
     """The comparison as texts: header and one row per model and baseline."""
     unit = metrics["data"]["unit"]
-    header = ["", f"MAE ({unit})", "MAE std", "MSE std", "skill", "95 % interval", "DM p", "seconds"]
+    header = ["", f"MAE ({unit})", "MAE std", "MSE std", "skill (95 %)", "DM p", "against ridge (95 %)", "seconds"]
     rows = []
     tests = [(name, model["test"], f"{model['seconds']:.0f}") for name, model in metrics["models"].items()]
     tests += [(name, model["test"], "") for name, model in metrics["baselines"].items()]
     tests.append(("best naive per lead", metrics["best_naive_test"], ""))
     for name, test, seconds in tests:
         row = [
-            name.replace("_", " "),
+            report.label(name),
             report.number(test["mae"], 4),
             f"{test['mae_standardized']:.4f}",
             f"{test['mse_standardized']:.4f}",
         ]
-        if "skill" in test:
-            row += [
-                report.percent(test["skill"]),
-                report.interval(test["skill_ci95"]),
-                report.p_text(test["dm_p_value"]),
-            ]
-        else:
-            row += ["", "", ""]
-        rows.append([*row, seconds])
+        row += [_skill(test), report.p_text(test["dm_p_value"]) if "skill" in test else ""]
+        rows.append([*row, _skill(test.get("against_ridge", {})), seconds])
     return header, rows
 
 
-def show(metrics: dict) -> None:
+def _skill(test: dict) -> str:
+    """Skill with its interval, or nothing where there is none."""
+    return (
+        f"{report.percent(test['skill'])} ({report.interval(test['skill_ci95'], unit='')})" if "skill" in test else ""
+    )
+
+
+def show(metrics: dict, published: list[str]) -> None:
+    """Print the comparison, and what is published in a sentence each."""
     header, rows = result_rows(metrics)
     table = RichTable(*header, title=f"{metrics['data']['name']}: {metrics['data']['test']} test windows, read once")
     for row in rows:
         table.add_row(*row)
     console.print(table)
-    for cell in metrics["models"]:
-        console.print(headline(metrics, cell))
+    for model in published:
+        console.print(headline(metrics, model))
 
 
-def page(config, windows: Windows, cell: str, name: str, metrics: dict, pictures, path: Path) -> None:
+def page(config, windows: Windows, model: str, name: str, metrics: dict, pictures, path: Path) -> None:
     header, rows = result_rows(metrics)
     tables = [
         report.Table(
@@ -69,18 +77,19 @@ def page(config, windows: Windows, cell: str, name: str, metrics: dict, pictures
             header,
             rows,
             "Skill: 1 - MAE / MAE of the naive that was best on validation at each lead; circular block "
-            "bootstrap. Skill against each baseline stands in metrics.json. "
+            'bootstrap. "+ ridge": the mean of the network\'s forecast and '
+            "ridge regression's. Skill against each baseline stands in metrics.json. "
             "DM: Diebold-Mariano test with the Harvey-Leybourne-Newbold correction. The test split was read once.",
         )
     ]
     for part in ("hour", "month"):
-        values = metrics["models"][cell][f"mae_by_{part}"]
+        values = metrics["models"][model][f"mae_by_{part}"]
         if values:
             row = [report.number(value) for value in values.values()]
             tables.append(report.Table(f"MAE by {part} of the forecast time ({windows.unit})", list(values), [row]))
     content = report.Page(
-        title=f"{cell.replace('_', ' ')} on {windows.name}",
-        headline=headline(metrics, cell),
+        title=f"{report.label(model)} on {windows.name}",
+        headline=headline(metrics, model),
         tables=tables,
         figures=pictures,
         commands=[

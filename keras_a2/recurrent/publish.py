@@ -69,23 +69,45 @@ def describe(windows: Windows) -> None:
         )
 
 
+def choose(
+    combine: bool | None,
+    windows: Windows,
+    loss: str,
+    alone: dict[str, list[Forecaster]],
+    beside_ridge: dict[str, list[Forecaster]],
+) -> dict[str, list[Forecaster]]:
+    """For each cell what is published: the network alone or its mean with ridge regression, if not told by validation.
+
+    Args:
+        alone, beside_ridge: cell -> one forecaster per seed.
+    """
+    chosen = {}
+    for cell in alone:
+        pair = (alone[cell], beside_ridge[cell])
+        if combine is None:
+            chosen[cell] = min(pair, key=lambda forecasters: evaluate.validation_loss(windows, forecasters, loss))
+        else:
+            chosen[cell] = pair[combine]
+    return chosen
+
+
 @dataclasses.dataclass
 class Result:
     """Everything measured on the test split, read once."""
 
     metrics: dict
     errors: dict[str, np.ndarray]  # name -> standardised test errors (n, horizon, targets)
-    predicted: dict[str, np.ndarray]  # trained models only: standardised forecasts of the first seed
+    predicted: dict[str, np.ndarray]  # networks, alone and beside ridge: standardised forecasts of the first seed
 
 
 def measure(
-    config, settings: Settings, windows: Windows, baselines: list, trained: dict[str, list[Forecaster]]
+    config, settings: Settings, windows: Windows, baselines: list, trained: list[dict[str, list[Forecaster]]]
 ) -> Result:
     """Choose the naive on validation, then read the test split: errors, skill and significance of everything.
 
     Args:
         baselines: fitted; the naive ones among them compete for being the reference.
-        trained: cell -> one forecaster per seed.
+        trained: networks alone, and beside ridge: cell -> one forecaster per seed.
     """
     naive = [b for b in baselines if b.name != "ridge"]
     validation = {
@@ -113,34 +135,39 @@ def measure(
     }
     summary["baselines"]["ridge"]["test"] |= evaluate.against(windows, errors["ridge"], reference)
     predicted, names = {}, list(summary["baselines"])
-    for cell, seeds in trained.items():
+    for seeds in (group[cell] for cell in trained[0] for group in trained):
+        name = seeds[0].name
         forecasts = [f.forecast(windows, test) for f in seeds]
         tests = []
         for forecast in forecasts:
             error = evaluate.errors(windows, forecast, "test")
-            others = {f"against_{name}": evaluate.against(windows, error, errors[name]) for name in names}
+            others = {f"against_{other}": evaluate.against(windows, error, errors[other]) for other in names}
             tests.append(evaluate.metrics(windows, error) | evaluate.against(windows, error, reference) | others)
-        predicted[cell] = forecasts[0]
-        errors[cell] = evaluate.errors(windows, forecasts[0], "test")
-        summary["models"][cell] = {
+        predicted[name] = forecasts[0]
+        errors[name] = evaluate.errors(windows, forecasts[0], "test")
+        summary["models"][name] = {
             "seconds": sum(f.seconds for f in seeds),
             "epochs": seeds[0].history.epochs,
             "best_epoch": seeds[0].history.best_epoch,
             "parameters": seeds[0].parameters,
             "test": training.over_seeds(tests),
-            "mae_by_hour": evaluate.by_time(windows, errors[cell], "hour"),
-            "mae_by_month": evaluate.by_time(windows, errors[cell], "month"),
+            "mae_by_hour": evaluate.by_time(windows, errors[name], "hour"),
+            "mae_by_month": evaluate.by_time(windows, errors[name], "month"),
         }
     return Result(summary, errors, predicted)
 
 
-def publish(run: runs.Run, config, windows: Windows, trained: dict[str, list[Forecaster]], result: Result) -> None:
-    """Print the comparison and publish one version per cell."""
-    present.show(result.metrics)
-    for cell, seeds in trained.items():
+def publish(run: runs.Run, config, windows: Windows, chosen: dict[str, list[Forecaster]], result: Result) -> None:
+    """Print the comparison and publish one version per cell.
+
+    Args:
+        chosen: cell -> one forecaster per seed.
+    """
+    present.show(result.metrics, [seeds[0].name for seeds in chosen.values()])
+    for cell, seeds in chosen.items():
         best = min(seeds, key=lambda f: f.history.best["validation_mae"])
         name = config.name or f"recurrent-{windows.name}-{cell}"
-        if config.name and len(trained) > 1:
+        if config.name and len(chosen) > 1:
             name = f"{config.name}-{cell}"
         with saved_model.FreshProcess() as fresh, run.publishing(name) as folder:
             _fill(folder, fresh, config, windows, cell, seeds, best, result, name)
@@ -148,10 +175,12 @@ def publish(run: runs.Run, config, windows: Windows, trained: dict[str, list[For
 
 
 def _fill(folder: Path, fresh, config, windows, cell, seeds, best: Forecaster, result: Result, name: str) -> None:
-    model = models.assemble(best.network, windows, best.channel_independent, best.options)
+    model = models.assemble(best.network, windows, best.channel_independent, best.options, best.ridge)
     saved_model.export(model, models.endpoints(model, windows), folder)
     pictures = _figures(folder / "figures", windows, cell, seeds[0], result)
-    _predictions(windows, result.predicted[cell]).to_csv(folder / "predictions.csv", index=False, float_format="%.5g")
+    _predictions(windows, result.predicted[best.name]).to_csv(
+        folder / "predictions.csv", index=False, float_format="%.5g"
+    )
     _example(windows).to_csv(folder / "example.csv", index=windows.time is not None)
     rows = [{"seed": k, "model": cell, **row} for k, f in enumerate(seeds) for row in f.history.table()]
     pd.DataFrame(rows).to_csv(folder / "history.csv", index=False)
@@ -161,20 +190,21 @@ def _fill(folder: Path, fresh, config, windows, cell, seeds, best: Forecaster, r
     check = fresh.verify(folder, [windows.raw(some)], [expected], TOLERANCE)
     metrics = result.metrics | {"saved_model_check": check}
     runs.write_json(folder / "metrics.json", metrics)
-    card = _card(windows, cell, metrics, name)
+    card = _card(windows, cell, best.name, metrics, name)
     if config.litert:
         card["litert"] = litert.export(folder, windows.raw(some))
     runs.write_json(folder / "model.json", card)
-    present.page(config, windows, cell, name, metrics, pictures, folder / "report.html")
+    present.page(config, windows, best.name, name, metrics, pictures, folder / "report.html")
 
 
-def _card(windows: Windows, cell: str, metrics: dict, name: str) -> dict:
-    test = metrics["models"][cell]["test"]
+def _card(windows: Windows, cell: str, forecaster: str, metrics: dict, name: str) -> dict:
+    test = metrics["models"][forecaster]["test"]
     return {
         "experiment": "recurrent",
         "task": "forecasting",
         "name": name,
         "cell": cell,
+        "forecaster": forecaster,
         "inputs": windows.inputs,
         "targets": windows.targets,
         "unit": windows.unit,
@@ -229,7 +259,7 @@ def _figures(
 ) -> list[tuple[str, Path]]:
     folder.mkdir()
     by_lead = {name: np.abs(e * windows.target_scale).mean(axis=(0, 2)).tolist() for name, e in result.errors.items()}
-    shown = {cell: result.predicted[cell]}
+    shown = {forecaster.name: result.predicted[forecaster.name]}
     pictures = [("Error by lead of every model and baseline", folder / "error_by_lead.png")]
     figures.error_by_lead(windows, by_lead, pictures[0][1])
     pictures.append(("Three weeks of forecasts against truth", folder / "weeks.png"))
@@ -240,5 +270,5 @@ def _figures(
     figures.learning_curves({cell: forecaster.history}, pictures[-1][1])
     if windows.time is not None and windows.step < pd.Timedelta("1D"):
         pictures.append(("Residuals by hour of the day", folder / "residuals_by_hour.png"))
-        figures.residuals_by_hour(windows, result.errors[cell], pictures[-1][1])
+        figures.residuals_by_hour(windows, result.errors[forecaster.name], pictures[-1][1])
     return pictures

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import keras
@@ -14,6 +14,7 @@ import tensorflow as tf
 from keras_a2 import training
 from keras_a2.averaging import Average
 from keras_a2.recurrent import model as models
+from keras_a2.recurrent.baselines import Ridge
 from keras_a2.recurrent.data import Windows
 
 EVALUATION_BATCH = 1024
@@ -43,7 +44,7 @@ class Settings:
 
 @dataclass
 class Forecaster:
-    """A trained network with the interface of the baselines."""
+    """A trained network, alone or beside ridge regression, with the interface of the baselines."""
 
     name: str
     network: keras.Sequential
@@ -52,6 +53,15 @@ class Forecaster:
     predict: Callable
     history: training.History
     seconds: float
+    ridge: Ridge | None = None  # fitted; the forecast is then the mean of the two
+
+    def with_ridge(self, ridge: Ridge) -> Forecaster:
+        """The mean of this forecast and ridge regression's.
+
+        Forecasts that err differently make a mean with a smaller error (Bates & Granger 1969, The Combination of
+        Forecasts); equal weights are hard to beat (Clemen 1989, Combining forecasts: A review).
+        """
+        return replace(self, name=f"{self.name}+ridge", ridge=ridge)
 
     @property
     def parameters(self) -> int:
@@ -59,7 +69,8 @@ class Forecaster:
 
     def forecast(self, windows: Windows, origins: np.ndarray) -> np.ndarray:
         """Standardised forecasts ``(n, horizon, targets)``."""
-        return forecast(self.predict, windows, origins)
+        own = forecast(self.predict, windows, origins)
+        return own if self.ridge is None else (own + self.ridge.forecast(windows, origins)) / 2
 
 
 def train(cell: str, windows: Windows, settings: Settings, state: Path | None = None, log=None) -> Forecaster:
