@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from rich.progress import track
 from rich.table import Table
 
-from keras_a2 import saved_model
+from keras_a2 import report, saved_model
 from keras_a2.console import console
 from keras_a2.errors import UserError
 
@@ -101,8 +101,9 @@ def forecast(model: Forecaster, series: Path, time: str | None, output: Path | N
         return
     shown = model.targets[:8]
     table = Table(answer.index.name, "lead", *(f"{name} ({model.unit})" for name in shown))
-    for when, row in answer.iterrows():
-        table.add_row(str(when), f"{row['lead']:.0f}", *(f"{row[name]:.2f}" for name in shown))
+    columns = [report.column(answer[name]) for name in shown]
+    for when, lead, *values in zip(answer.index, answer["lead"], *columns, strict=True):
+        table.add_row(str(when), f"{lead:.0f}", *values)
     console.print(table)
 
 

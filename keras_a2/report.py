@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -57,8 +58,20 @@ def number(value: float, digits: int = 3) -> str:
     """So many significant digits, but every one before the point: 0.000412, 1.99, 12,346."""
     if not 1e-6 <= abs(value) < 1e15:
         return f"{value:.{digits}g}"
-    before = math.floor(math.log10(abs(value))) + 1
-    return f"{value:,.{max(digits - before, 0)}f}"
+    return f"{value:,.{_decimals(value, digits)}f}"
+
+
+def column(values: Iterable[float], digits: int = 3) -> list[str]:
+    """Numbers to stand below each other: as many decimals as the largest needs for so many significant digits."""
+    values = list(values)
+    largest = max((abs(value) for value in values if math.isfinite(value)), default=0.0)
+    if not 1e-6 <= largest < 1e15:
+        return [number(value, digits) for value in values]
+    return [f"{value:,.{_decimals(largest, digits)}f}" for value in values]
+
+
+def _decimals(value: float, digits: int) -> int:
+    return max(digits - math.floor(math.log10(abs(value))) - 1, 0)
 
 
 def interval(ends: list[float], scale: float = 100, unit: str = " %") -> str:

@@ -18,3 +18,18 @@ def test_a_number_has_three_digits_and_no_exponent(value, text):
 @pytest.mark.parametrize(("value", "text"), [(1.9886, "1.989"), (-123.44, "-123.4"), (3e-9, "3e-09")])
 def test_a_number_has_the_digits_asked_for(value, text):
     assert report.number(value, 4) == text
+
+
+@pytest.mark.parametrize(
+    ("values", "texts"),
+    [
+        ([12.34, -0.5], ["12.3", "-0.5"]),
+        ([0.000412345, 0.00001], ["0.000412", "0.000010"]),
+        ([12345.6, 0.4], ["12,346", "0"]),
+        ([float("nan"), 1.5], ["nan", "1.50"]),
+        ([0.0, 0.0], ["0", "0"]),
+        ([], []),
+    ],
+)
+def test_a_column_has_the_decimals_its_largest_value_needs(values, texts):
+    assert report.column(values) == texts
