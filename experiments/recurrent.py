@@ -29,7 +29,8 @@ class Config:
     inputs: str | None = None
     """COLUMN[,COLUMN...] to learn from beside the targets; by default every column."""
     preset: Literal["none", "chollet"] = "none"
-    """chollet: the protocol of Deep Learning with Python for jena (hourly, 120 steps, 24 h ahead, 50/25/25)."""
+    """chollet: the protocol of Deep Learning with Python for jena: hourly, 120 steps, 24 h ahead, 50/25/25, by row
+    number and not by time."""
     split: str = "0.6,0.2,0.2"
     """Train, validation, test in time order: three fractions or three row counts."""
     every: int = 1
@@ -98,13 +99,12 @@ class Config:
 def main(config: Config) -> None:
     check(config)
     machine.configure_tensorflow(config.seed, config.deterministic)
-    from keras_a2.recurrent import baselines, data, publish, sources, train  # TensorFlow: seconds, so after --help
+    from keras_a2.recurrent import baselines, configure, publish, train  # TensorFlow: seconds, so after --help
 
-    table = sources.find(config.data, config.target, config.time, config.inputs)
-    windows = data.prepare(table, **publish.window_options(config))
+    windows = configure.windows(config)
     publish.describe(windows)
     season = config.season or baselines.find_season(windows)
-    settings = publish.settings(config, windows, season)
+    settings = configure.settings(config, windows, season)
     cells = ["simple_rnn", "lstm", "gru"] if config.cell == "all" else [config.cell]
     name = config.name or f"recurrent-{windows.name}-{config.cell}"
     with runs.Run(config, name, config.output, config.resume) as run:

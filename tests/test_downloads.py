@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import zipfile
 
 import keras
 import pytest
@@ -47,6 +48,29 @@ def test_a_wrong_file_is_deleted_and_named(broken_network, load, path):
     with pytest.raises(UserError) as error:
         load()
     assert "and is deleted" not in str(error.value)
+
+
+JENA = """Date Time,p (mbar),T (degC),wv (m/s)
+01.01.2009 00:10:00,996.5,-8.0,1.0
+01.01.2009 00:20:00,996.6,-8.1,-9999.0
+01.01.2009 00:50:00,996.7,-8.2,0.5
+01.01.2009 00:20:00,996.6,-8.1,-9999.0
+01.01.2009 00:40:00,996.8,-8.3,0.7
+"""
+
+
+def test_jena_s_rows_come_in_order_once_each_and_its_missing_wind_as_missing(tmp_path, monkeypatch):
+    with zipfile.ZipFile(tmp_path / "jena.zip", "w") as archive:
+        archive.writestr("jena_climate_2009_2016.csv", JENA)
+    monkeypatch.setattr(keras.utils, "get_file", lambda *_, **__: tmp_path / "jena.zip")
+    table = series.find("jena", None, None, None)
+    assert [f"{time:%H:%M}" for time in table.time] == ["00:10", "00:20", "00:40", "00:50"]
+    assert table.frame["T (degC)"].tolist() == [-8.0, -8.1, -8.3, -8.2]
+    assert table.frame["wv (m/s)"].isna().tolist() == [False, True, False, False]
+    assert table.notes == ["1 rows that repeat a time were left out; -9999 was read as missing."]
+    as_read = series.find("jena", None, None, None, as_read=True)
+    assert as_read.time is None
+    assert as_read.frame["T (degC)"].tolist() == [-8.0, -8.1, -8.2, -8.1, -8.3]
 
 
 def test_the_right_file_stays(tmp_path):

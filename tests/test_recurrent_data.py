@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -9,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from keras_a2.errors import UserError
-from keras_a2.recurrent import baselines, data, sources
+from keras_a2.recurrent import baselines, configure, data, evaluate, sources, splits
 
 
 def table(rows: int = 100, columns: int = 2, freq: str | None = "h") -> sources.Table:
@@ -31,15 +33,51 @@ def test_windows_are_the_rows_they_say():
 
 
 def test_the_book_s_protocol_sees_hourly_rows_and_one_day_ahead():
-    t = table(6000, 1, "10min")
-    windows = data.prepare(t, look_back=120, horizon=1, first_lead=24, every=6, split="0.5,0.25,0.25", calendar=False)
+    t = table(12_347, 1, "10min")
+    windows = data.prepare(t, look_back=120, horizon=1, first_lead=24, every=6, calendar=False)
     origin = windows.origins["validation"][:1]
     row = int(origin[0])
     np.testing.assert_allclose(windows.raw(origin)[0, :, 0], t.frame["c0"][row - 119 * 6 : row + 1 : 6], rtol=1e-5)
     assert windows.to_unit(windows.wanted(origin))[0, 0, 0] == pytest.approx(t.frame["c0"][row + 144], rel=1e-5)
-    assert row + 144 == 3000  # the first target is the first row of the split
     naive = baselines.Persistence().forecast(windows, origin)
     assert windows.to_unit(naive)[0, 0, 0] == pytest.approx(t.frame["c0"][row], rel=1e-5)
+
+
+def test_the_preset_has_the_windows_and_the_naive_error_of_the_book_s_own_code(tmp_path):
+    import keras
+
+    frame = table(12_347, 2, None).frame
+    frame.to_csv(tmp_path / "series.csv", index=False)
+    options = dict.fromkeys(configure.WINDOW_OPTIONS) | {"max_gap": 12}
+    windows = configure.windows(
+        SimpleNamespace(
+            **options, data=str(tmp_path / "series.csv"), target="c1", time=None, inputs=None, preset="chollet"
+        )
+    )
+    raw, temperature = frame.to_numpy(), frame["c1"].to_numpy()
+    train, validation = int(0.5 * len(raw)), int(0.25 * len(raw))
+    delay = 6 * (120 + 24 - 1)
+    slices = {"train": (0, train), "validation": (train, train + validation), "test": (train + validation, None)}
+    for split, (start, end) in slices.items():
+        dataset = keras.utils.timeseries_dataset_from_array(
+            raw[:-delay],
+            targets=temperature[delay:],
+            sampling_rate=6,
+            sequence_length=120,
+            batch_size=256,
+            start_index=start,
+            end_index=end,
+        )
+        seen, wanted = (np.concatenate(parts) for parts in zip(*dataset.as_numpy_iterator(), strict=True))
+        origins = windows.origins[split]
+        assert len(origins) == len(wanted)
+        np.testing.assert_allclose(windows.raw(origins[[0, -1]]), seen[[0, -1]], atol=1e-4)
+        error = evaluate.errors(windows, baselines.Persistence().forecast(windows, origins), split)
+        naive = np.abs(seen[:, -1, 1] - wanted).mean()
+        assert evaluate.metrics(windows, error)["mae"] == pytest.approx(naive, rel=1e-5)
+    np.testing.assert_allclose(windows.mean, raw[:train].mean(axis=0), rtol=1e-6)
+    with pytest.raises(UserError, match="the series has 6000 rows"):
+        splits.bounds(splits.BOOK, 6000, 715, 144)
 
 
 @pytest.mark.parametrize("split", ["0.6,0.2,0.2", "50,20,20"])

@@ -9,10 +9,11 @@ import numpy as np
 import pandas as pd
 
 from keras_a2.errors import UserError
+from keras_a2.recurrent import splits
 from keras_a2.recurrent.sources import Table
+from keras_a2.recurrent.splits import SPLITS
 
 CALENDAR = ("hour_sin", "hour_cos", "year_sin", "year_cos")
-SPLITS = ("train", "validation", "test")
 DAY = pd.Timedelta("1D")
 YEAR = pd.Timedelta("365.2425D")
 
@@ -22,8 +23,8 @@ class Windows:
     """A series ready for training: one array of rows, and the rows at which each split's windows begin to forecast.
 
     A window with origin ``t`` sees the rows ``t + past`` and forecasts the rows ``t + future``: without ``every`` and
-    ``first_lead`` the ``look_back`` rows up to ``t`` and the ``horizon`` rows after it. Its
-    targets lie wholly in its split; what it sees may reach back into the split before, as it would in use.
+    ``first_lead`` the ``look_back`` rows up to ``t`` and the ``horizon`` rows after it. Which windows belong to which
+    split: see ``splits``.
     """
 
     name: str
@@ -117,7 +118,7 @@ def prepare(
     """Put the table on its grid, fill short gaps from the past, add the calendar, scale by train, and cut windows.
 
     Args:
-        split: three fractions or three row counts, ``train,validation,test``, in time order.
+        split: three fractions or three row counts, ``train,validation,test``, in time order; or ``splits.BOOK``.
         max_gap: gaps of at most so many steps are filled; windows that touch a longer one are dropped.
         every: rows from one step of a window to the next (hourly windows from 10-minute data: 6); windows still begin
             at every row.
@@ -128,7 +129,7 @@ def prepare(
     """
     frame, time, step = to_grid(table)
     sees, ahead = every * (look_back - 1) + 1, every * (first_lead + horizon - 1)
-    bounds = split_bounds(split, len(frame), sees, ahead)
+    bounds = splits.bounds(split, len(frame), sees, ahead)
     names = list(frame.columns) + (calendar_names(step) if calendar and time is not None else [])
     values = np.empty((len(frame), len(names)), np.float32)
     truth = np.empty((len(frame), len(table.target)), np.float32)
@@ -146,7 +147,8 @@ def prepare(
             missing_values += int(np.isnan(raw).sum())
             digest.update(np.ascontiguousarray(raw).tobytes())
     np.nan_to_num(values, copy=False)
-    origins, dropped = _origins(absent, np.isnan(truth).any(axis=1), bounds, sees, ahead, every * first_lead)
+    spans = splits.spans(split, bounds, sees, ahead, every * first_lead)
+    origins, dropped = splits.origins(absent, np.isnan(truth).any(axis=1), spans, sees, ahead, every * first_lead)
     for name, rows in origins.items():
         if len(rows) == 0:
             raise UserError(
@@ -228,62 +230,8 @@ def calendar_column(name: str, time: pd.DatetimeIndex) -> np.ndarray:
     return np.asarray(np.sin(angle) if name.endswith("sin") else np.cos(angle), float)
 
 
-def split_bounds(split: str, rows: int, sees: int, ahead: int) -> dict[str, tuple[int, int]]:
-    """Rows of each split, in time order, from fractions or counts; rows after the last split are left out.
-
-    Args:
-        sees, ahead: rows that one window spans up to its origin, and after it.
-    """
-    try:
-        parts = [float(part) for part in split.split(",")]
-    except ValueError:
-        parts = []
-    if len(parts) != 3 or min(parts, default=0) <= 0 or not np.isfinite(parts).all():
-        raise UserError(
-            f"--split {split!r} is not three fractions or row counts, such as 0.6,0.2,0.2 or 8640,2880,2880"
-        )
-    if max(parts) < 1:
-        if sum(parts) > 1 + 1e-9:
-            raise UserError(f"--split {split!r} adds up to more than 1")
-        counts = [round(rows * float(share)) for share in np.cumsum(parts)]
-    else:
-        counts = [int(n) for n in np.cumsum(parts)]
-    if counts[-1] > rows:
-        raise UserError(f"--split {split!r} asks for {counts[-1]} rows, but the series has {rows}")
-    starts = [0, *counts[:2]]
-    bounds = {name: (a, b) for name, a, b in zip(SPLITS, starts, counts, strict=True)}
-    for name, (first, end) in bounds.items():
-        needed = sees + ahead if name == "train" else ahead
-        if end - first < needed:
-            share = (end - first) / max(rows, 1)
-            total = int(np.ceil(needed / share)) if share else sees + 3 * ahead
-            raise UserError(
-                f"the {name} split has {end - first} rows; one window needs {needed} (it sees {sees} and "
-                f"looks {ahead} ahead): give a series of at least {total} rows, or shorten --look-back and --horizon"
-            )
-    return bounds
-
-
 def _scaling(train: np.ndarray, name: str) -> tuple[float, float]:
     if not np.isfinite(train).any():
         raise UserError(f"column {name!r} has no value in the training rows; leave it out with --inputs")
     mean, scale = float(np.nanmean(train)), float(np.nanstd(train))
     return mean, scale if scale > 1e-12 * max(abs(mean), 1) else 1.0  # a constant column stays constant
-
-
-def _origins(absent, unmeasured, bounds, sees: int, ahead: int, first: int) -> tuple[dict[str, np.ndarray], int]:
-    """Origins whose inputs are all there and whose targets are all measured, per split; and how many were not.
-
-    Args:
-        absent, unmeasured: rows ``(rows,)`` where an input is missing and not filled, or a target was not measured.
-    """
-    absent_inputs = np.concatenate([[0], np.cumsum(absent)])
-    absent_truth = np.concatenate([[0], np.cumsum(unmeasured)])
-    origins, dropped = {}, 0
-    for name, (start, end) in bounds.items():
-        rows = np.arange(max(start - first, sees - 1), end - ahead)
-        whole = absent_inputs[rows + 1] == absent_inputs[rows + 1 - sees]
-        whole &= absent_truth[rows + 1 + ahead] == absent_truth[rows + first]
-        origins[name] = rows[whole]
-        dropped += int((~whole).sum())
-    return origins, dropped

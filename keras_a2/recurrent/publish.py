@@ -20,34 +20,6 @@ TOLERANCE = 1e-4
 MAX_PREDICTIONS = 3_000_000  # numbers in predictions.csv; more are thinned to forecasts that do not overlap
 
 
-def window_options(config) -> dict:
-    """How the script's configuration cuts windows; ``--preset chollet`` overrides it."""
-    names = ("look_back", "horizon", "split", "max_gap", "calendar", "every", "first_lead")
-    options = {name: getattr(config, name) for name in names}
-    if config.preset == "chollet":  # the temperature forecast of the book: hourly steps, five days, one day ahead
-        options |= {"look_back": 120, "horizon": 1, "first_lead": 24, "every": 6}
-        options |= {"split": "0.5,0.25,0.25", "calendar": False}
-    return options
-
-
-def settings(config, windows: Windows, season: int) -> Settings:
-    """The part of the script's configuration that training needs, its defaults resolved for these windows."""
-    values = {f.name: getattr(config, f.name) for f in dataclasses.fields(Settings)}
-    shared = config.channel_independent
-    shared = len(windows.targets) > 1 if shared is None else shared
-    whole_seasons = shared and windows.look_back % season == 0 and windows.look_back >= 2 * season
-    epochs = config.epochs or (10 if shared else 16)
-    defaults = {
-        "channel_independent": shared,
-        "segment": season if whole_seasons and season > 1 else 0,
-        "input_dropout": 0.0 if shared else 0.4,
-        "epochs": epochs,
-        "patience": max(epochs // 4, 4),
-        "batch_size": 512 if shared else 128,
-    }
-    return Settings(**{name: defaults[name] if value is None else value for name, value in values.items()})
-
-
 def state_file(folder: Path, seed: int, cell: str) -> Path:
     """Where one cell with one seed keeps its state."""
     return runs.state_file(folder, f"seed{seed}-{cell}")

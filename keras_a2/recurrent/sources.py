@@ -15,7 +15,6 @@ from keras_a2.errors import UserError
 JENA_URL = "https://storage.googleapis.com/tensorflow/tf-keras-datasets/jena_climate_2009_2016.csv.zip"
 JENA_FILE = "jena_climate_2009_2016.csv.zip"
 JENA_MD5 = "bc3a10c7ac8da27e5ae0d4ef49e5be39"
-JENA_ROWS = 420_551
 STATIONS = ("EWR", "JFK", "LGA")
 TIME_NAMES = ("date", "time", "datetime", "timestamp", "ds", "date time", "date_time")
 
@@ -33,12 +32,13 @@ class Table:
     notes: list[str] = field(default_factory=list)
 
 
-def find(data: str, target: str | None, time: str | None, inputs: str | None) -> Table:
+def find(data: str, target: str | None, time: str | None, inputs: str | None, as_read: bool = False) -> Table:
     """The series called ``data``: ``nyc_weather``, ``jena``, or a CSV or Parquet file.
 
     Args:
         target: ``COLUMN[,COLUMN...]``, ``all``, or None for the data's own.
         inputs: ``COLUMN[,COLUMN...]`` to use beside the targets; None: every column.
+        as_read: the rows as they stand in the file, without times.
 
     Raises:
         UserError: unknown, not installed, not to be downloaded, unreadable, or a column that is missing or not numeric.
@@ -46,7 +46,7 @@ def find(data: str, target: str | None, time: str | None, inputs: str | None) ->
     if data == "nyc_weather":
         table = nyc_weather()
     elif data == "jena":
-        table = jena()
+        table = jena(as_read)
     else:
         table = from_file(Path(data), time, target, inputs)
     if target == "all":
@@ -57,6 +57,8 @@ def find(data: str, target: str | None, time: str | None, inputs: str | None) ->
         raise UserError(f"--target is missing; {data} has the columns {', '.join(table.frame.columns[:12])}")
     keep = _columns(inputs, table.frame, data) if inputs else list(table.frame.columns)
     table.frame = table.frame[[c for c in table.frame.columns if c in keep or c in table.target]]
+    if as_read:
+        table.time = None
     return table
 
 
@@ -101,8 +103,13 @@ def nyc_weather() -> Table:
     )
 
 
-def jena() -> Table:
-    """The Jena climate data of *Deep Learning with Python* (Chollet), 2009-2016, every 10 minutes."""
+def jena(as_read: bool = False) -> Table:
+    """The Jena climate data of *Deep Learning with Python* (Chollet), 2009-2016, every 10 minutes.
+
+    Args:
+        as_read: the file's rows as they stand, as the book takes them. Otherwise in the order of time, each time once,
+            and wind speeds of -9999 missing.
+    """
     import keras
 
     from keras_a2.downloads import connect_timeout, delete_wrong, keras_home, reason
@@ -119,6 +126,12 @@ def jena() -> Table:
             f"({reason(error)}){wrong}; connect once, or use --data nyc_weather or a CSV file"
         ) from error
     time = pd.DatetimeIndex(pd.to_datetime(frame.pop("Date Time"), format="%d.%m.%Y %H:%M:%S"))
+    notes = []
+    if not as_read:
+        once = np.flatnonzero(~time.duplicated())
+        once = once[np.argsort(time[once])]
+        notes = [f"{len(time) - len(once)} rows that repeat a time were left out; -9999 was read as missing."]
+        frame, time = frame.iloc[once].replace(-9999.0, np.nan).reset_index(drop=True), time[once]
     return Table(
         name="jena",
         frame=frame,
@@ -126,6 +139,7 @@ def jena() -> Table:
         target=["T (degC)"],
         unit="°C",
         citation="Max Planck Institute for Biogeochemistry, Jena; as used by Chollet, Deep Learning with Python",
+        notes=notes,
     )
 
 

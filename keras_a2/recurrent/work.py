@@ -17,9 +17,8 @@ def train_cell(config: dict, cell: str, seed: int, folder: str) -> None:
     """
     options = SimpleNamespace(**config)
     machine.configure_tensorflow(options.seed, options.deterministic)
-    from keras_a2.recurrent import baselines, data, publish, sources, train
+    from keras_a2.recurrent import baselines, configure, publish, train
 
-    table = sources.find(options.data, options.target, options.time, options.inputs)
-    windows = data.prepare(table, **publish.window_options(options))
-    settings = publish.settings(options, windows, options.season or baselines.find_season(windows))
+    windows = configure.windows(options)
+    settings = configure.settings(options, windows, options.season or baselines.find_season(windows))
     train.train(cell, windows, replace(settings, seed=seed), publish.state_file(Path(folder), seed, cell))

@@ -1,0 +1,102 @@
+"""Which rows are for training, validation and test, and which windows belong to each.
+
+A window's targets lie wholly in its split; what it sees may reach back into the split before, as it would in use. In
+the split of *Deep Learning with Python* all that a window sees lies in its split, and its target may lie beyond the
+end: the next split's first targets come later still, so no target is in two of them.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from keras_a2.errors import UserError
+
+SPLITS = ("train", "validation", "test")
+BOOK = "chollet"
+
+
+def bounds(split: str, rows: int, sees: int, ahead: int) -> dict[str, tuple[int, int]]:
+    """Rows of each split, first and one past the last, in time order; rows after the last split are left out.
+
+    Args:
+        split: three fractions or three row counts, ``train,validation,test``; or ``BOOK``.
+        sees, ahead: rows that one window spans up to its origin, and after it.
+
+    Raises:
+        UserError: neither, or too few rows for one window per split.
+    """
+    if split == BOOK:
+        return _book_bounds(rows, sees, ahead)
+    try:
+        parts = [float(part) for part in split.split(",")]
+    except ValueError:
+        parts = []
+    if len(parts) != 3 or min(parts, default=0) <= 0 or not np.isfinite(parts).all():
+        raise UserError(
+            f"--split {split!r} is not three fractions or row counts, such as 0.6,0.2,0.2 or 8640,2880,2880"
+        )
+    if max(parts) < 1:
+        if sum(parts) > 1 + 1e-9:
+            raise UserError(f"--split {split!r} adds up to more than 1")
+        counts = [round(rows * float(share)) for share in np.cumsum(parts)]
+    else:
+        counts = [int(n) for n in np.cumsum(parts)]
+    if counts[-1] > rows:
+        raise UserError(f"--split {split!r} asks for {counts[-1]} rows, but the series has {rows}")
+    starts = [0, *counts[:2]]
+    found = {name: (a, b) for name, a, b in zip(SPLITS, starts, counts, strict=True)}
+    for name, (first, end) in found.items():
+        needed = sees + ahead if name == "train" else ahead
+        if end - first < needed:
+            share = (end - first) / max(rows, 1)
+            total = int(np.ceil(needed / share)) if share else sees + 3 * ahead
+            raise UserError(
+                f"the {name} split has {end - first} rows; one window needs {needed} (it sees {sees} and "
+                f"looks {ahead} ahead): give a series of at least {total} rows, or shorten --look-back and --horizon"
+            )
+    return found
+
+
+def _book_bounds(rows: int, sees: int, ahead: int) -> dict[str, tuple[int, int]]:
+    """Half, a quarter and the rest, as *Deep Learning with Python* (2nd ed., section 10.2) slices them.
+
+    There the inputs are ``raw_data[:-delay]``, with the delay counted from a window's first row to its target, so that
+    many rows at the end are not offered.
+    """
+    train, validation = int(0.5 * rows), int(0.25 * rows)
+    end = rows - (sees - 1 + ahead)
+    if min(train, validation, end - train - validation) < sees:
+        raise UserError(
+            f"the series has {rows} rows; one window per split of this preset needs {4 * (2 * sees + ahead)}: "
+            "give a longer series"
+        )
+    return dict(zip(SPLITS, [(0, train), (train, train + validation), (train + validation, end)], strict=True))
+
+
+def spans(split: str, bounds: dict[str, tuple[int, int]], sees: int, ahead: int, first: int) -> dict[str, np.ndarray]:
+    """Per split the rows at which its windows may begin to forecast.
+
+    Args:
+        first: rows from a window's origin to its first target.
+    """
+    if split == BOOK:
+        return {name: np.arange(start + sees - 1, end) for name, (start, end) in bounds.items()}
+    return {name: np.arange(max(start - first, sees - 1), end - ahead) for name, (start, end) in bounds.items()}
+
+
+def origins(absent, unmeasured, spans, sees: int, ahead: int, first: int) -> tuple[dict[str, np.ndarray], int]:
+    """Origins whose inputs are all there and whose targets are all measured, per split; and how many were not.
+
+    Args:
+        absent, unmeasured: rows ``(rows,)`` where an input is missing and not filled, or a target was not measured.
+        spans: per split, the origins that its rows allow.
+    """
+    absent_inputs = np.concatenate([[0], np.cumsum(absent)])
+    absent_truth = np.concatenate([[0], np.cumsum(unmeasured)])
+    found, dropped = {}, 0
+    for name, rows in spans.items():
+        whole = absent_inputs[rows + 1] == absent_inputs[rows + 1 - sees]
+        whole &= absent_truth[rows + 1 + ahead] == absent_truth[rows + first]
+        found[name] = rows[whole]
+        dropped += int((~whole).sum())
+    return found, dropped
