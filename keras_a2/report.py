@@ -51,7 +51,7 @@ def label(name: str) -> str:
 
 
 def percent(value: float) -> str:
-    return f"{100 * value:.1f} %"
+    return f"{_tenths(100 * value)} %"
 
 
 def number(value: float, digits: int = 3) -> str:
@@ -75,7 +75,11 @@ def _decimals(value: float, digits: int) -> int:
 
 
 def interval(ends: list[float], scale: float = 100, unit: str = " %") -> str:
-    return f"{scale * ends[0]:.1f} to {scale * ends[1]:.1f}{unit}"
+    return f"{_tenths(scale * ends[0])} to {_tenths(scale * ends[1])}{unit}"
+
+
+def _tenths(value: float) -> str:
+    return f"{round(value, 1) + 0.0:.1f}"  # never -0.0
 
 
 def p_text(p: float) -> str:

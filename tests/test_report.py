@@ -33,3 +33,8 @@ def test_a_number_has_the_digits_asked_for(value, text):
 )
 def test_a_column_has_the_decimals_its_largest_value_needs(values, texts):
     assert report.column(values) == texts
+
+
+def test_nothing_is_minus_nothing():
+    assert report.percent(-0.0004) == "0.0 %"
+    assert report.interval([-0.0004, 0.0012]) == "0.0 to 0.1 %"
