@@ -99,7 +99,7 @@ class Config:
 def main(config: Config) -> None:
     check(config)
     machine.configure_tensorflow(config.seed, config.deterministic)
-    from keras_a2.recurrent import baselines, configure, publish, train  # TensorFlow: seconds, so after --help
+    from keras_a2.recurrent import baselines, configure, measure, publish, train  # TensorFlow: seconds, so after --help
 
     windows = configure.windows(config)
     publish.describe(windows)
@@ -122,12 +122,11 @@ def main(config: Config) -> None:
             for seed in seeds:
                 state = publish.state_file(run.work, seed, cell)
                 trained[cell].append(train.train(cell, windows, replace(settings, seed=seed), state))
-        beside_ridge = {cell: [network.with_ridge(ridge) for network in trained[cell]] for cell in cells}
-        chosen = publish.choose(config.combine, windows, settings.loss, trained, beside_ridge)
+        choices = measure.on_validation(config.combine, settings.loss, windows, references, trained)
 
         # Every choice is made: the test split is read here, once.
-        result = publish.measure(config, settings, windows, references, [trained, beside_ridge])
-        publish.publish(run, config, windows, chosen, result)
+        result = measure.on_test(config, settings, windows, references, trained, choices)
+        publish.publish(run, config, windows, trained, ridge, result)
 
 
 def check(config: Config) -> None:

@@ -29,14 +29,6 @@ def metrics(windows: Windows, error: np.ndarray) -> dict:
     }
 
 
-def validation_loss(windows: Windows, forecasters: list, loss: str) -> float:
-    """The ``loss`` (mae or mse, standardised) on validation, mean over the forecasters."""
-    power = {"mae": 1, "mse": 2}[loss]
-    origins = windows.origins["validation"]
-    found = [errors(windows, forecaster.forecast(windows, origins), "validation") for forecaster in forecasters]
-    return float(np.mean([(np.abs(error) ** power).mean() for error in found]))
-
-
 def best_by_lead(validation_errors: dict[str, np.ndarray]) -> list[str]:
     """The naive with the lowest validation error at each lead."""
     by_lead = {name: np.abs(error).mean(axis=(0, 2)) for name, error in validation_errors.items()}

@@ -34,19 +34,30 @@ def _verdict(comparison: dict, reference: str, test: dict) -> str:
 def result_rows(metrics: dict) -> tuple[list[str], list[list[str]]]:
     """The comparison as texts: header and one row per model and baseline."""
     unit = metrics["data"]["unit"]
-    header = ["", f"MAE ({unit})", "MAE std", "MSE std", "skill (95 %)", "DM p", "against ridge (95 %)", "seconds"]
+    header = [
+        "",
+        "validation",
+        f"MAE ({unit})",
+        "MAE std",
+        "MSE std",
+        "skill (95 %)",
+        "DM p",
+        "against ridge (95 %)",
+        "seconds",
+    ]
     rows = []
-    tests = [(name, model["test"], f"{model['seconds']:.0f}") for name, model in metrics["models"].items()]
-    tests += [(name, model["test"], "") for name, model in metrics["baselines"].items()]
-    tests.append(("best naive per lead", metrics["best_naive_test"], ""))
-    for name, test, seconds in tests:
+    found = metrics["models"] | metrics["baselines"] | {"best naive per lead": {"test": metrics["best_naive_test"]}}
+    for name, model in found.items():
+        test = model["test"]
         row = [
             report.label(name),
+            report.number(model["validation"]["mae"], 4) if "validation" in model else "",
             report.number(test["mae"], 4),
             f"{test['mae_standardized']:.4f}",
             f"{test['mse_standardized']:.4f}",
         ]
         row += [_skill(test), report.p_text(test["dm_p_value"]) if "skill" in test else ""]
+        seconds = f"{model['seconds']:.0f}" if "seconds" in model else ""
         rows.append([*row, _skill(test.get("against_ridge", {})), seconds])
     return header, rows
 
@@ -58,14 +69,14 @@ def _skill(test: dict) -> str:
     )
 
 
-def show(metrics: dict, published: list[str]) -> None:
+def show(metrics: dict) -> None:
     """Print the comparison, and what is published in a sentence each."""
     header, rows = result_rows(metrics)
     table = RichTable(*header, title=f"{metrics['data']['name']}: {metrics['data']['test']} test windows, read once")
     for row in rows:
         table.add_row(*row)
     console.print(table)
-    for model in published:
+    for model in metrics["published"].values():
         console.print(headline(metrics, model))
 
 
@@ -76,6 +87,7 @@ def page(config, windows: Windows, model: str, name: str, metrics: dict, picture
             "Result on the test split",
             header,
             rows,
+            "Validation: mean absolute error there, which every choice was made by. "
             "Skill: 1 - MAE / MAE of the naive that was best on validation at each lead; circular block "
             'bootstrap. "+ ridge": the mean of the network\'s forecast and '
             "ridge regression's. Skill against each baseline stands in metrics.json. "

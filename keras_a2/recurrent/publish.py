@@ -1,19 +1,20 @@
-"""From trained forecasters to published versions: metrics, figures, card, predictions, SavedModel, report."""
+"""From measured forecasters to published versions: SavedModel, figures, card, predictions, report."""
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from keras_a2 import litert, report, runs, saved_model, training
+from keras_a2 import litert, report, runs, saved_model
 from keras_a2.console import console
-from keras_a2.recurrent import evaluate, figures, present
+from keras_a2.recurrent import figures, present
 from keras_a2.recurrent import model as models
+from keras_a2.recurrent.baselines import Ridge
 from keras_a2.recurrent.data import CALENDAR, Windows
-from keras_a2.recurrent.train import Forecaster, Settings
+from keras_a2.recurrent.measure import Result
+from keras_a2.recurrent.train import Forecaster
 
 VERIFIED_WINDOWS = 64
 TOLERANCE = 1e-4
@@ -41,118 +42,34 @@ def describe(windows: Windows) -> None:
         )
 
 
-def choose(
-    combine: bool | None,
-    windows: Windows,
-    loss: str,
-    alone: dict[str, list[Forecaster]],
-    beside_ridge: dict[str, list[Forecaster]],
-) -> dict[str, list[Forecaster]]:
-    """For each cell what is published: the network alone or its mean with ridge regression, if not told by validation.
+def publish(
+    run: runs.Run, config, windows: Windows, trained: dict[str, list[Forecaster]], ridge: Ridge, result: Result
+) -> None:
+    """Print the comparison and publish one version per cell: its best seed, if so chosen beside ridge regression.
 
     Args:
-        alone, beside_ridge: cell -> one forecaster per seed.
+        trained: cell -> one forecaster per seed.
+        ridge: the fitted baseline.
     """
-    chosen = {}
-    for cell in alone:
-        pair = (alone[cell], beside_ridge[cell])
-        if combine is None:
-            chosen[cell] = min(pair, key=lambda forecasters: evaluate.validation_loss(windows, forecasters, loss))
-        else:
-            chosen[cell] = pair[combine]
-    return chosen
-
-
-@dataclasses.dataclass
-class Result:
-    """Everything measured on the test split, read once."""
-
-    metrics: dict
-    errors: dict[str, np.ndarray]  # name -> standardised test errors (n, horizon, targets)
-    predicted: dict[str, np.ndarray]  # networks, alone and beside ridge: standardised forecasts of the first seed
-
-
-def measure(
-    config, settings: Settings, windows: Windows, baselines: list, trained: list[dict[str, list[Forecaster]]]
-) -> Result:
-    """Choose the naive on validation, then read the test split: errors, skill and significance of everything.
-
-    Args:
-        baselines: fitted; the naive ones among them compete for being the reference.
-        trained: networks alone, and beside ridge: cell -> one forecaster per seed.
-    """
-    naive = [b for b in baselines if b.name != "ridge"]
-    validation = {
-        b.name: evaluate.errors(windows, b.forecast(windows, windows.origins["validation"]), "validation")
-        for b in naive
-    }
-    best = evaluate.best_by_lead(validation)
-    overall = min(validation, key=lambda name: np.abs(validation[name]).mean())
-
-    test = windows.origins["test"]
-    errors = {b.name: evaluate.errors(windows, b.forecast(windows, test), "test") for b in baselines}
-    reference = evaluate.merge_by_lead(errors, best)
-    summary = {
-        "experiment": "recurrent",
-        "config": dataclasses.asdict(config)
-        | dataclasses.asdict(settings)
-        | {"seed": config.seed, "output": str(config.output)},
-        "environment": runs.environment(),
-        "data": windows.summary(),
-        "baselines": {name: {"test": evaluate.metrics(windows, error)} for name, error in errors.items()},
-        "best_naive": overall,
-        "best_naive_by_lead": best,
-        "best_naive_test": evaluate.metrics(windows, reference),
-        "models": {},
-    }
-    summary["baselines"]["ridge"]["test"] |= evaluate.against(windows, errors["ridge"], reference)
-    predicted, names = {}, list(summary["baselines"])
-    for seeds in (group[cell] for cell in trained[0] for group in trained):
-        name = seeds[0].name
-        forecasts = [f.forecast(windows, test) for f in seeds]
-        tests = []
-        for forecast in forecasts:
-            error = evaluate.errors(windows, forecast, "test")
-            others = {f"against_{other}": evaluate.against(windows, error, errors[other]) for other in names}
-            tests.append(evaluate.metrics(windows, error) | evaluate.against(windows, error, reference) | others)
-        predicted[name] = forecasts[0]
-        errors[name] = evaluate.errors(windows, forecasts[0], "test")
-        summary["models"][name] = {
-            "seconds": sum(f.seconds for f in seeds),
-            "epochs": seeds[0].history.epochs,
-            "best_epoch": seeds[0].history.best_epoch,
-            "parameters": seeds[0].parameters,
-            "test": training.over_seeds(tests),
-            "mae_by_hour": evaluate.by_time(windows, errors[name], "hour"),
-            "mae_by_month": evaluate.by_time(windows, errors[name], "month"),
-        }
-    return Result(summary, errors, predicted)
-
-
-def publish(run: runs.Run, config, windows: Windows, chosen: dict[str, list[Forecaster]], result: Result) -> None:
-    """Print the comparison and publish one version per cell.
-
-    Args:
-        chosen: cell -> one forecaster per seed.
-    """
-    present.show(result.metrics, [seeds[0].name for seeds in chosen.values()])
-    for cell, seeds in chosen.items():
-        best = min(seeds, key=lambda f: f.history.best["validation_mae"])
+    present.show(result.metrics)
+    for cell, seeds in trained.items():
         name = config.name or f"recurrent-{windows.name}-{cell}"
-        if config.name and len(chosen) > 1:
+        if config.name and len(trained) > 1:
             name = f"{config.name}-{cell}"
         with saved_model.FreshProcess() as fresh, run.publishing(name) as folder:
-            _fill(folder, fresh, config, windows, cell, seeds, best, result, name)
+            _fill(folder, fresh, config, windows, cell, seeds, ridge, result, name)
         console.print(f"published {run.version} (open {run.version / 'report.html'})")
 
 
-def _fill(folder: Path, fresh, config, windows, cell, seeds, best: Forecaster, result: Result, name: str) -> None:
+def _fill(folder: Path, fresh, config, windows, cell, seeds, ridge: Ridge, result: Result, name: str) -> None:
+    number = int(np.argmin([f.history.best["validation_mae"] for f in seeds]))
+    chosen = result.metrics["published"][cell]
+    best = seeds[number] if chosen == cell else seeds[number].with_ridge(ridge)
+    predicted = result.predicted[chosen][number]
     model = models.assemble(best.network, windows, best.channel_independent, best.options, best.ridge)
     saved_model.export(model, models.endpoints(model, windows), folder)
-    pictures = _figures(folder / "figures", windows, cell, seeds[0], result)
-    _predictions(windows, result.predicted[best.name]).to_csv(
-        folder / "predictions.csv", index=False, float_format="%.5g"
-    )
+    pictures = _figures(folder / "figures", windows, cell, chosen, best, predicted, result)
+    _predictions(windows, predicted).to_csv(folder / "predictions.csv", index=False, float_format="%.5g")
     _example(windows).to_csv(folder / "example.csv", index=windows.time is not None)
     rows = [{"seed": k, "model": cell, **row} for k, f in enumerate(seeds) for row in f.history.table()]
     pd.DataFrame(rows).to_csv(folder / "history.csv", index=False)
@@ -162,21 +79,22 @@ def _fill(folder: Path, fresh, config, windows, cell, seeds, best: Forecaster, r
     check = fresh.verify(folder, [windows.raw(some)], [expected], TOLERANCE)
     metrics = result.metrics | {"saved_model_check": check}
     runs.write_json(folder / "metrics.json", metrics)
-    card = _card(windows, cell, best.name, metrics, name)
+    card = _card(windows, cell, metrics, name)
     if config.litert:
         card["litert"] = litert.export(folder, windows.raw(some))
     runs.write_json(folder / "model.json", card)
-    present.page(config, windows, best.name, name, metrics, pictures, folder / "report.html")
+    present.page(config, windows, chosen, name, metrics, pictures, folder / "report.html")
 
 
-def _card(windows: Windows, cell: str, forecaster: str, metrics: dict, name: str) -> dict:
-    test = metrics["models"][forecaster]["test"]
+def _card(windows: Windows, cell: str, metrics: dict, name: str) -> dict:
+    chosen = metrics["published"][cell]
+    test = metrics["models"][chosen]["test"]
     return {
         "experiment": "recurrent",
         "task": "forecasting",
         "name": name,
         "cell": cell,
-        "forecaster": forecaster,
+        "forecaster": chosen,
         "inputs": windows.inputs,
         "targets": windows.targets,
         "unit": windows.unit,
@@ -227,11 +145,11 @@ def _predictions(windows: Windows, forecast: np.ndarray) -> pd.DataFrame:
 
 
 def _figures(
-    folder: Path, windows: Windows, cell: str, forecaster: Forecaster, result: Result
+    folder: Path, windows: Windows, cell: str, chosen: str, best: Forecaster, predicted: np.ndarray, result: Result
 ) -> list[tuple[str, Path]]:
     folder.mkdir()
     by_lead = {name: np.abs(e * windows.target_scale).mean(axis=(0, 2)).tolist() for name, e in result.errors.items()}
-    shown = {forecaster.name: result.predicted[forecaster.name]}
+    shown = {chosen: predicted}
     pictures = [("Error by lead of every model and baseline", folder / "error_by_lead.png")]
     figures.error_by_lead(windows, by_lead, pictures[0][1])
     pictures.append(("Three weeks of forecasts against truth", folder / "weeks.png"))
@@ -239,8 +157,8 @@ def _figures(
     pictures.append(("Best, typical and worst test window", folder / "forecasts.png"))
     figures.forecasts(windows, shown, pictures[-1][1])
     pictures.append(("Validation error by epoch", folder / "learning_curves.png"))
-    figures.learning_curves({cell: forecaster.history}, pictures[-1][1])
+    figures.learning_curves({cell: best.history}, pictures[-1][1])
     if windows.time is not None and windows.step < pd.Timedelta("1D"):
         pictures.append(("Residuals by hour of the day", folder / "residuals_by_hour.png"))
-        figures.residuals_by_hour(windows, result.errors[forecaster.name], pictures[-1][1])
+        figures.residuals_by_hour(windows, predicted - windows.wanted(windows.origins["test"]), pictures[-1][1])
     return pictures

@@ -56,12 +56,8 @@ class Forecaster:
     ridge: Ridge | None = None  # fitted; the forecast is then the mean of the two
 
     def with_ridge(self, ridge: Ridge) -> Forecaster:
-        """The mean of this forecast and ridge regression's.
-
-        Forecasts that err differently make a mean with a smaller error (Bates & Granger 1969, The Combination of
-        Forecasts); equal weights are hard to beat (Clemen 1989, Combining forecasts: A review).
-        """
-        return replace(self, name=f"{self.name}+ridge", ridge=ridge)
+        """The same network, forecasting the mean of its own and ridge regression's forecasts."""
+        return replace(self, ridge=ridge)
 
     @property
     def parameters(self) -> int:
@@ -70,7 +66,16 @@ class Forecaster:
     def forecast(self, windows: Windows, origins: np.ndarray) -> np.ndarray:
         """Standardised forecasts ``(n, horizon, targets)``."""
         own = forecast(self.predict, windows, origins)
-        return own if self.ridge is None else (own + self.ridge.forecast(windows, origins)) / 2
+        return own if self.ridge is None else beside(own, self.ridge.forecast(windows, origins))
+
+
+def beside(own: np.ndarray, linear: np.ndarray) -> np.ndarray:
+    """The mean of a network's forecasts and ridge regression's.
+
+    Forecasts that err differently make a mean with a smaller error (Bates & Granger 1969, The Combination of
+    Forecasts); equal weights are hard to beat (Clemen 1989, Combining forecasts: A review).
+    """
+    return (own + linear) / 2
 
 
 def train(cell: str, windows: Windows, settings: Settings, state: Path | None = None, log=None) -> Forecaster:
