@@ -99,10 +99,11 @@ class Config:
 def main(config: Config) -> None:
     check(config)
     machine.configure_tensorflow(config.seed, config.deterministic)
-    from keras_a2.recurrent import baselines, configure, measure, publish, train  # TensorFlow: seconds, so after --help
+    # TensorFlow takes seconds to import, so after --help.
+    from keras_a2.recurrent import baselines, configure, measure, present, publish, train
 
     windows = configure.windows(config)
-    publish.describe(windows)
+    present.describe(windows)
     season = config.season or baselines.find_season(windows)
     settings = configure.settings(config, windows, season)
     cells = ["simple_rnn", "lstm", "gru"] if config.cell == "all" else [config.cell]
@@ -120,7 +121,7 @@ def main(config: Config) -> None:
         trained = {cell: [] for cell in cells}
         for cell in cells:
             for seed in seeds:
-                state = publish.state_file(run.work, seed, cell)
+                state = train.state_file(run.work, seed, cell)
                 trained[cell].append(train.train(cell, windows, replace(settings, seed=seed), state))
         choices = measure.on_validation(config.combine, settings.loss, windows, references, trained)
 

@@ -11,6 +11,22 @@ from keras_a2.console import console
 from keras_a2.recurrent.data import Windows
 
 
+def describe(windows: Windows) -> None:
+    """Say what was found, and what was filled or dropped."""
+    facts = windows.facts
+    console.print(
+        f"{windows.name}: {len(windows.values)} rows, {len(windows.inputs)} inputs, "
+        f"target {', '.join(windows.targets[:8])}; "
+        + ", ".join(f"{len(windows.origins[split])} {split}" for split in windows.origins)
+        + " windows"
+    )
+    if facts["missing_values"] or facts["windows_dropped"]:
+        console.print(
+            f"note: {facts['missing_values']} missing values, {facts['grid_rows_added']} absent rows; gaps of at most "
+            f"{facts['max_gap']} steps were filled from the past, {facts['windows_dropped']} windows dropped"
+        )
+
+
 def headline(metrics: dict, name: str) -> str:
     """The result of one model in a sentence that claims no more than its intervals."""
     test, unit = metrics["models"][name]["test"], metrics["data"]["unit"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ import pandas as pd
 
 from keras_a2 import litert, report, runs, saved_model
 from keras_a2.console import console
-from keras_a2.recurrent import figures, present
+from keras_a2.recurrent import evaluate, figures, present
 from keras_a2.recurrent import model as models
 from keras_a2.recurrent.baselines import Ridge
 from keras_a2.recurrent.data import CALENDAR, Windows
@@ -21,31 +22,20 @@ TOLERANCE = 1e-4
 MAX_PREDICTIONS = 3_000_000  # numbers in predictions.csv; more are thinned to forecasts that do not overlap
 
 
-def state_file(folder: Path, seed: int, cell: str) -> Path:
-    """Where one cell with one seed keeps its state."""
-    return runs.state_file(folder, f"seed{seed}-{cell}")
+@dataclass
+class Pick:
+    """What is published of a cell: its best seed on validation, if so chosen beside ridge regression."""
 
-
-def describe(windows: Windows) -> None:
-    """Say what was found, and what was filled or dropped."""
-    facts = windows.facts
-    console.print(
-        f"{windows.name}: {len(windows.values)} rows, {len(windows.inputs)} inputs, "
-        f"target {', '.join(windows.targets[:8])}; "
-        + ", ".join(f"{len(windows.origins[split])} {split}" for split in windows.origins)
-        + " windows"
-    )
-    if facts["missing_values"] or facts["windows_dropped"]:
-        console.print(
-            f"note: {facts['missing_values']} missing values, {facts['grid_rows_added']} absent rows; gaps of at most "
-            f"{facts['max_gap']} steps were filled from the past, {facts['windows_dropped']} windows dropped"
-        )
+    cell: str
+    name: str  # as in the table: gru or gru+ridge
+    forecaster: Forecaster
+    predicted: np.ndarray  # its standardised forecasts of the test split (n, horizon, targets)
 
 
 def publish(
     run: runs.Run, config, windows: Windows, trained: dict[str, list[Forecaster]], ridge: Ridge, result: Result
 ) -> None:
-    """Print the comparison and publish one version per cell: its best seed, if so chosen beside ridge regression.
+    """Print the comparison and publish one version per cell.
 
     Args:
         trained: cell -> one forecaster per seed.
@@ -57,21 +47,25 @@ def publish(
         if config.name and len(trained) > 1:
             name = f"{config.name}-{cell}"
         with saved_model.FreshProcess() as fresh, run.publishing(name) as folder:
-            _fill(folder, fresh, config, windows, cell, seeds, ridge, result, name)
+            _fill(folder, fresh, config, windows, _pick(cell, seeds, ridge, result), seeds, result, name)
         console.print(f"published {run.version} (open {run.version / 'report.html'})")
 
 
-def _fill(folder: Path, fresh, config, windows, cell, seeds, ridge: Ridge, result: Result, name: str) -> None:
-    number = int(np.argmin([f.history.best["validation_mae"] for f in seeds]))
-    chosen = result.metrics["published"][cell]
-    best = seeds[number] if chosen == cell else seeds[number].with_ridge(ridge)
-    predicted = result.predicted[chosen][number]
+def _pick(cell: str, seeds: list[Forecaster], ridge: Ridge, result: Result) -> Pick:
+    name = result.metrics["published"][cell]
+    best = int(np.argmin([f.history.best["validation_mae"] for f in seeds]))
+    forecaster = seeds[best] if name == cell else seeds[best].with_ridge(ridge)
+    return Pick(cell, name, forecaster, result.predicted[name][best])
+
+
+def _fill(folder: Path, fresh, config, windows, pick: Pick, seeds, result: Result, name: str) -> None:
+    best = pick.forecaster
     model = models.assemble(best.network, windows, best.channel_independent, best.options, best.ridge)
     saved_model.export(model, models.endpoints(model, windows), folder)
-    pictures = _figures(folder / "figures", windows, cell, chosen, best, predicted, result)
-    _predictions(windows, predicted).to_csv(folder / "predictions.csv", index=False, float_format="%.5g")
+    pictures = _figures(folder / "figures", windows, pick, result)
+    _predictions(windows, pick.predicted).to_csv(folder / "predictions.csv", index=False, float_format="%.5g")
     _example(windows).to_csv(folder / "example.csv", index=windows.time is not None)
-    rows = [{"seed": k, "model": cell, **row} for k, f in enumerate(seeds) for row in f.history.table()]
+    rows = [{"seed": k, "model": pick.cell, **row} for k, f in enumerate(seeds) for row in f.history.table()]
     pd.DataFrame(rows).to_csv(folder / "history.csv", index=False)
     some = windows.origins["test"][:VERIFIED_WINDOWS]
     expected = windows.to_unit(best.forecast(windows, some))
@@ -79,22 +73,21 @@ def _fill(folder: Path, fresh, config, windows, cell, seeds, ridge: Ridge, resul
     check = fresh.verify(folder, [windows.raw(some)], [expected], TOLERANCE)
     metrics = result.metrics | {"saved_model_check": check}
     runs.write_json(folder / "metrics.json", metrics)
-    card = _card(windows, cell, metrics, name)
+    card = _card(windows, pick, metrics, name)
     if config.litert:
         card["litert"] = litert.export(folder, windows.raw(some))
     runs.write_json(folder / "model.json", card)
-    present.page(config, windows, chosen, name, metrics, pictures, folder / "report.html")
+    present.page(config, windows, pick.name, name, metrics, pictures, folder / "report.html")
 
 
-def _card(windows: Windows, cell: str, metrics: dict, name: str) -> dict:
-    chosen = metrics["published"][cell]
-    test = metrics["models"][chosen]["test"]
+def _card(windows: Windows, pick: Pick, metrics: dict, name: str) -> dict:
+    test = metrics["models"][pick.name]["test"]
     return {
         "experiment": "recurrent",
         "task": "forecasting",
         "name": name,
-        "cell": cell,
-        "forecaster": chosen,
+        "cell": pick.cell,
+        "forecaster": pick.name,
         "inputs": windows.inputs,
         "targets": windows.targets,
         "unit": windows.unit,
@@ -144,12 +137,10 @@ def _predictions(windows: Windows, forecast: np.ndarray) -> pd.DataFrame:
     return pd.concat(frames)
 
 
-def _figures(
-    folder: Path, windows: Windows, cell: str, chosen: str, best: Forecaster, predicted: np.ndarray, result: Result
-) -> list[tuple[str, Path]]:
+def _figures(folder: Path, windows: Windows, pick: Pick, result: Result) -> list[tuple[str, Path]]:
     folder.mkdir()
     by_lead = {name: np.abs(e * windows.target_scale).mean(axis=(0, 2)).tolist() for name, e in result.errors.items()}
-    shown = {chosen: predicted}
+    shown = {pick.name: pick.predicted}
     pictures = [("Error by lead of every model and baseline", folder / "error_by_lead.png")]
     figures.error_by_lead(windows, by_lead, pictures[0][1])
     pictures.append(("Three weeks of forecasts against truth", folder / "weeks.png"))
@@ -157,8 +148,8 @@ def _figures(
     pictures.append(("Best, typical and worst test window", folder / "forecasts.png"))
     figures.forecasts(windows, shown, pictures[-1][1])
     pictures.append(("Validation error by epoch", folder / "learning_curves.png"))
-    figures.learning_curves({cell: best.history}, pictures[-1][1])
+    figures.learning_curves({pick.cell: pick.forecaster.history}, pictures[-1][1])
     if windows.time is not None and windows.step < pd.Timedelta("1D"):
         pictures.append(("Residuals by hour of the day", folder / "residuals_by_hour.png"))
-        figures.residuals_by_hour(windows, predicted - windows.wanted(windows.origins["test"]), pictures[-1][1])
+        figures.residuals_by_hour(windows, evaluate.errors(windows, pick.predicted, "test"), pictures[-1][1])
     return pictures

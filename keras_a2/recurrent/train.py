@@ -11,7 +11,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_a2 import training
+from keras_a2 import runs, training
 from keras_a2.averaging import Average
 from keras_a2.recurrent import model as models
 from keras_a2.recurrent.baselines import Ridge
@@ -76,6 +76,11 @@ def beside(own: np.ndarray, linear: np.ndarray) -> np.ndarray:
     Forecasts); equal weights are hard to beat (Clemen 1989, Combining forecasts: A review).
     """
     return (own + linear) / 2
+
+
+def state_file(folder: Path, seed: int, cell: str) -> Path:
+    """Where one cell with one seed keeps its state."""
+    return runs.state_file(folder, f"seed{seed}-{cell}")
 
 
 def train(cell: str, windows: Windows, settings: Settings, state: Path | None = None, log=None) -> Forecaster:

@@ -17,8 +17,8 @@ def train_cell(config: dict, cell: str, seed: int, folder: str) -> None:
     """
     options = SimpleNamespace(**config)
     machine.configure_tensorflow(options.seed, options.deterministic)
-    from keras_a2.recurrent import baselines, configure, publish, train
+    from keras_a2.recurrent import baselines, configure, train
 
     windows = configure.windows(options)
     settings = configure.settings(options, windows, options.season or baselines.find_season(windows))
-    train.train(cell, windows, replace(settings, seed=seed), publish.state_file(Path(folder), seed, cell))
+    train.train(cell, windows, replace(settings, seed=seed), train.state_file(Path(folder), seed, cell))
