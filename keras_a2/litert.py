@@ -10,6 +10,9 @@ import numpy as np
 from keras_a2 import deployment, machine
 from keras_a2.errors import UserError
 
+ASSERTED = 16  # items of the first batch, compared with the Keras model
+TOLERANCE = 1e-3  # relative to the largest answer
+
 
 def export(folder: Path, items: np.ndarray) -> dict:
     """Write ``model.tflite`` and ``model.int8.tflite`` into a version folder and measure them on ``items``.
@@ -62,7 +65,7 @@ class Parallel:
     """A Keras model in inference mode as LiteRT: the same function, several times faster on a CPU than ``predict``.
 
     One interpreter per core, each working through single items: an item's activations stay in the core's cache, which
-    is faster than batches shared by the cores.
+    is faster than batches shared by the cores. The first batch is compared with the model's own answers.
     """
 
     def __init__(self, model, item: tuple[int, ...]):
@@ -76,9 +79,14 @@ class Parallel:
                 interpreter.allocate_tensors()
         self._ask = [_asker(interpreter) for interpreter in self._interpreters]
         self._pool = ThreadPoolExecutor(len(self._ask))
+        self._model = model  # until the first batch was compared
 
     def __call__(self, items: np.ndarray) -> np.ndarray:
-        """Answers ``(n, ...)`` to ``n`` items."""
+        """Answers ``(n, ...)`` to ``n`` items.
+
+        Raises:
+            UserError: those to the first batch are not the model's.
+        """
         items = np.asarray(items, np.float32)
         answers: list = [None] * len(items)
 
@@ -87,7 +95,22 @@ class Parallel:
                 answers[i] = self._ask[number](items[i : i + 1])
 
         list(self._pool.map(work, range(len(self._ask))))
-        return np.concatenate(answers)
+        found = np.concatenate(answers)
+        if self._model is not None:
+            assert_same(self._model, items[:ASSERTED], found[:ASSERTED])
+            self._model = None
+        return found
+
+
+def assert_same(model, items: np.ndarray, answers: np.ndarray) -> None:
+    """Raise ``UserError`` where LiteRT's answers are not the model's own."""
+    expected = np.asarray(model(items, training=False))
+    error = np.abs(answers - expected).max() / max(np.abs(expected).max(), 1e-12)
+    if not error <= TOLERANCE:
+        raise UserError(
+            f"LiteRT's answers differ from the Keras model's by {error:.1e}, more than {TOLERANCE}; "
+            "please report this with the versions of tensorflow and ai-edge-litert"
+        )
 
 
 def _asker(interpreter):

@@ -12,6 +12,7 @@ from scipy.stats import binomtest
 from sklearn.linear_model import LogisticRegression
 from threadpoolctl import threadpool_limits
 
+from keras_a2 import litert
 from keras_a2.errors import UserError
 from keras_a2.transfer import (
     backbone,
@@ -114,8 +115,8 @@ def test_cached_features_are_the_models(network, photos):
 
 def test_a_wrong_extractor_is_noticed(network, photos, monkeypatch):
     images = data.load(sources.folder(photos), 32, seed=0)
-    monkeypatch.setattr(features.Extractor, "__call__", lambda self, x: np.ones((len(x), 432), np.float32))
-    with pytest.raises(UserError, match="differs from the Keras model"):
+    monkeypatch.setattr(litert, "_asker", lambda interpreter: lambda item: np.ones((1, 432), np.float32))
+    with pytest.raises(UserError, match="differ from the Keras model"):
         features.extract(features.Extractor(network, images.store.size), images, images.train)
 
 

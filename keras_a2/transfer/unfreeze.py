@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import keras
-import numpy as np
 import tensorflow as tf
 
 from keras_a2 import litert
-from keras_a2.transfer.features import ASSERTED, assert_same
 
 BLOCKS = 13  # stem, eleven inverted residuals, last convolution
 IMAGENET_BLOCKS = 9  # of ImageNet's weights; the four before them cost most and need least change
@@ -45,18 +41,9 @@ def cut(backbone: keras.Model) -> tuple[keras.Model | None, keras.Model]:
     return keras.Model(backbone.input, border), keras.Model(border, backbone.output)
 
 
-def lookup(frozen: keras.Model, size: int) -> Callable[[tf.Tensor], np.ndarray]:
-    """What frozen blocks make of pixels ``(batch, size, size, 3)``, by LiteRT; asserted on its first batch.
+def lookup(frozen: keras.Model, size: int) -> litert.Parallel:
+    """What frozen blocks make of pixels ``(batch, size, size, 3)``.
 
     They are the dearest blocks (large images), and outside the training step they need no gradients.
     """
-    fast, asserted = litert.Parallel(frozen, (size, size, 3)), []
-
-    def look(pixels: tf.Tensor) -> np.ndarray:
-        answers = fast(np.asarray(pixels))
-        if not asserted:
-            assert_same(frozen, pixels[:ASSERTED], answers[:ASSERTED])
-            asserted.append(True)
-        return answers
-
-    return look
+    return litert.Parallel(frozen, (size, size, 3))
