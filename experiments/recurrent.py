@@ -55,8 +55,8 @@ class Config:
     dropout: float = 0.3
     """Share of the recurrent layer's outputs dropped while training."""
     input_dropout: float | None = None
-    """Share of the inputs dropped while training, each for a whole window; by default 0.4, or 0 where channels are
-    independent (there is one input)."""
+    """Share of the inputs dropped while training, each for a whole window; by default 0.4, or 0.2 of fewer than 8
+    inputs, or 0 where channels are independent (there is one)."""
     segment: int | None = None
     """Feed the recurrent layer so many steps at a time (SegRNN), a divisor of the look-back; 0 is step by step. By
     default one season where channels are independent, else 0."""
@@ -64,11 +64,12 @@ class Config:
     """Share one network over the targets, each seeing its own past only (SegRNN); by default with several targets."""
 
     epochs: int | None = None
-    """Epochs at most; by default 16, or 10 where channels are independent (each window is then many samples)."""
+    """Epochs at most; by default 16, or 10 where channels are independent (each window is then many samples); up to
+    250 for a short series, so that there are 2,000 steps."""
     patience: int | None = None
     """Stop after so many epochs without a better validation error; by default a quarter of the epochs, at least 4."""
     batch_size: int | None = None
-    """Windows per step; by default 128, or 512 where channels are independent."""
+    """Windows per step; by default 128, or 512 where channels are independent; down to 16 for a short series."""
     learning_rate: float = 1e-3
     """Peak rate (Adam, warm-up, cosine decay)."""
     loss: Literal["mae", "mse"] = "mae"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from types import SimpleNamespace
 
 import numpy as np
@@ -11,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from keras_a2.errors import UserError
-from keras_a2.recurrent import baselines, configure, data, evaluate, sources, splits
+from keras_a2.recurrent import baselines, configure, data, evaluate, sources, splits, train
 
 
 def table(rows: int = 100, columns: int = 2, freq: str | None = "h") -> sources.Table:
@@ -246,3 +247,23 @@ def test_new_york_is_the_published_series():
     windows = data.prepare(t, look_back=72, horizon=24)
     error = baselines.Persistence().forecast(windows, windows.origins["test"]) - windows.wanted(windows.origins["test"])
     assert np.abs(error).mean() * windows.target_scale[0] == pytest.approx(3.00, abs=0.02)
+
+
+UNSET = ("channel_independent", "segment", "input_dropout", "epochs", "patience", "batch_size")
+CONFIG = dict.fromkeys((f.name for f in dataclasses.fields(train.Settings)), 1) | dict.fromkeys(UNSET)
+
+
+@pytest.mark.parametrize(
+    ("rows", "columns", "batch_size", "epochs", "input_dropout"),
+    [
+        (8700, 22, 128, 16, 0.4),  # a year of hours: 40 steps an epoch
+        (400, 2, 16, 143, 0.2),  # a year of days: 14 steps an epoch
+        (60, 2, 16, 250, 0.2),
+    ],
+)
+def test_a_short_series_is_trained_as_many_steps_as_a_long_one(rows, columns, batch_size, epochs, input_dropout):
+    windows = data.prepare(table(rows, columns), look_back=8, horizon=4, calendar=False)
+    found = configure.settings(SimpleNamespace(**CONFIG), windows, season=24)
+    assert (found.batch_size, found.epochs, found.input_dropout) == (batch_size, epochs, input_dropout)
+    told = configure.settings(SimpleNamespace(**CONFIG | {"batch_size": 64, "epochs": 3}), windows, season=24)
+    assert (told.batch_size, told.epochs, told.patience) == (64, 3, 4)

@@ -20,6 +20,11 @@ CHOLLET = {
     "calendar": False,
 }
 
+EPOCH_STEPS = 32  # a series with fewer full batches is short: it gets smaller ones and more epochs
+LEAST_BATCH = 16
+SHORT_STEPS, SHORT_EPOCHS = 2000, 250  # training steps of a short series, in so many epochs at most
+FEW_INPUTS = 8  # a network with fewer cannot spare so many of them while it trains
+
 
 def windows(config) -> Windows:
     """The windows that the configuration asks for; ``--preset chollet`` overrides how they are cut.
@@ -38,14 +43,26 @@ def settings(config, windows: Windows, season: int) -> Settings:
     values = {f.name: getattr(config, f.name) for f in dataclasses.fields(Settings)}
     shared = config.channel_independent
     shared = len(windows.targets) > 1 if shared is None else shared
+    samples = len(windows.origins["train"]) * (len(windows.targets) if shared else 1)
     whole_seasons = shared and windows.look_back % season == 0 and windows.look_back >= 2 * season
-    epochs = config.epochs or (10 if shared else 16)
+    batch_size, epochs = _effort(samples, 512 if shared else 128, 10 if shared else 16)
+    epochs = config.epochs or epochs
     defaults = {
         "channel_independent": shared,
         "segment": season if whole_seasons and season > 1 else 0,
-        "input_dropout": 0.0 if shared else 0.4,
+        "input_dropout": 0.0 if shared else 0.4 if len(windows.inputs) >= FEW_INPUTS else 0.2,
         "epochs": epochs,
         "patience": max(epochs // 4, 4),
-        "batch_size": 512 if shared else 128,
+        "batch_size": batch_size,
     }
     return Settings(**{name: defaults[name] if value is None else value for name, value in values.items()})
+
+
+def _effort(samples: int, batch_size: int, epochs: int) -> tuple[int, int]:
+    """Batch size and epochs: those given, unless the series is short."""
+    most = batch_size
+    while batch_size > LEAST_BATCH and samples < EPOCH_STEPS * batch_size:
+        batch_size //= 2
+    if batch_size < most:
+        epochs = max(epochs, min(-(-SHORT_STEPS // max(samples // batch_size, 1)), SHORT_EPOCHS))
+    return batch_size, epochs
