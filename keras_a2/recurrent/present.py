@@ -103,7 +103,7 @@ def page(config, windows: Windows, model: str, name: str, metrics: dict, picture
             "Result on the test split",
             header,
             rows,
-            "Validation: mean absolute error there, which every choice was made by. "
+            "Validation: mean absolute error there; choices are made by the standardised one, the loss of training. "
             "Skill: 1 - MAE / MAE of the naive that was best on validation at each lead; circular block "
             'bootstrap. "+ ridge": the mean of the network\'s forecast and '
             "ridge regression's. Skill against each baseline stands in metrics.json. "
