@@ -12,6 +12,7 @@ import numpy as np
 
 from keras_a2 import report
 from keras_a2.recurrent.data import Windows
+from keras_a2.recurrent.measure import BESIDE_RIDGE
 from keras_a2.training import History
 
 COLOURS = {
@@ -25,7 +26,9 @@ def error_by_lead(windows: Windows, by_lead: dict[str, list[float]], path: Path)
     figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
     leads, marker = windows.leads, "o" if windows.horizon == 1 else None
     for name, values in by_lead.items():
-        style = "--" if name in ("persistence", "seasonal_naive", "ridge") else ":" if "+" in name else "-"
+        style = (
+            "--" if name in ("persistence", "seasonal_naive", "ridge") else ":" if name.endswith(BESIDE_RIDGE) else "-"
+        )
         axes.plot(leads, values, style, marker=marker, color=_colour(name), label=report.label(name))
     axes.set(xlabel=f"lead ({_step(windows)})", ylabel=f"mean absolute error ({windows.unit})", ylim=(0, None))
     axes.set_title("Error by lead, test split")
@@ -123,7 +126,7 @@ def residuals_by_hour(windows: Windows, error: np.ndarray, path: Path) -> None:
 
 def _colour(name: str) -> str:
     """A network keeps its colour beside ridge regression."""
-    return COLOURS[name.removesuffix("+ridge")]
+    return COLOURS[name.removesuffix(BESIDE_RIDGE)]
 
 
 def _step(windows: Windows) -> str:

@@ -45,12 +45,12 @@ def on_validation(
         baselines: fitted; the naive ones among them compete for being the reference.
         trained: cell -> one forecaster per seed.
     """
-    metrics, naive = {}, {}
-    for name, forecasts in _forecasts(windows, "validation", baselines, trained):
+    linear, found = _of_baselines(windows, "validation", baselines)
+    metrics = {name: evaluate.metrics(windows, error) for name, error in found.items()}
+    for name, _, forecasts in _of_networks(windows, "validation", trained, linear):
         errors = [evaluate.errors(windows, forecast, "validation") for forecast in forecasts]
         metrics[name] = training.over_seeds([evaluate.metrics(windows, error) for error in errors])
-        if name in ("persistence", "seasonal_naive"):
-            naive[name] = errors[0]
+    naive = {name: error for name, error in found.items() if name != "ridge"}
     published = {}
     for cell in trained:
         pair = (cell, cell + BESIDE_RIDGE)
@@ -69,31 +69,29 @@ def on_test(
     choices: Choices,
 ) -> Result:
     """Read the test split: errors, skill and significance of everything, in the form of ``metrics.json``."""
-    errors, predicted, models = {}, {}, {}
-    for name, forecasts in _forecasts(windows, "test", baselines, trained):
+    linear, references = _of_baselines(windows, "test", baselines)
+    best_naive = evaluate.merge_by_lead(references, choices.best_naive_by_lead)
+    lines = {
+        name: {"validation": choices.metrics[name], "test": evaluate.metrics(windows, error)}
+        for name, error in references.items()
+    }
+    lines["ridge"]["test"] |= evaluate.against(windows, references["ridge"], best_naive)
+    errors, predicted, models = dict(references), {}, {}
+    for name, seeds, forecasts in _of_networks(windows, "test", trained, linear):
         found = [evaluate.errors(windows, forecast, "test") for forecast in forecasts]
         errors[name] = found[0]
         if name in choices.published.values():
             predicted[name] = forecasts
-        seeds = trained.get(name.removesuffix(BESIDE_RIDGE))
-        if seeds is None:  # a baseline; they come first, and what follows is compared with them
-            continue
         models[name] = {
             "seconds": sum(f.seconds for f in seeds),
             "epochs": seeds[0].history.epochs,
             "best_epoch": seeds[0].history.best_epoch,
             "parameters": seeds[0].parameters,
             "validation": choices.metrics[name],
-            "test": training.over_seeds([_compared(windows, error, errors, baselines, choices) for error in found]),
+            "test": training.over_seeds([_compared(windows, error, best_naive, references) for error in found]),
             "mae_by_hour": evaluate.by_time(windows, errors[name], "hour"),
             "mae_by_month": evaluate.by_time(windows, errors[name], "month"),
         }
-    reference = evaluate.merge_by_lead(errors, choices.best_naive_by_lead)
-    lines = {
-        b.name: {"validation": choices.metrics[b.name], "test": evaluate.metrics(windows, errors[b.name])}
-        for b in baselines
-    }
-    lines["ridge"]["test"] |= evaluate.against(windows, errors["ridge"], reference)
     summary = {
         "experiment": "recurrent",
         "config": dataclasses.asdict(config)
@@ -104,31 +102,34 @@ def on_test(
         "baselines": lines,
         "best_naive": choices.best_naive,
         "best_naive_by_lead": choices.best_naive_by_lead,
-        "best_naive_test": evaluate.metrics(windows, reference),
+        "best_naive_test": evaluate.metrics(windows, best_naive),
         "published": choices.published,
         "models": models,
     }
     return Result(summary, errors, predicted)
 
 
-def _forecasts(
-    windows: Windows, split: str, baselines: list, trained: dict[str, list[Forecaster]]
-) -> Iterator[tuple[str, list[np.ndarray]]]:
-    """Names and their standardised forecasts, one per seed: baselines, then each network alone and beside ridge."""
-    origins = windows.origins[split]
-    for baseline in baselines:
-        forecast = baseline.forecast(windows, origins)
-        if baseline.name == "ridge":
-            linear = forecast
-        yield baseline.name, [forecast]
+def _of_baselines(windows: Windows, split: str, baselines: list) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """Ridge regression's standardised forecasts, and the errors of every baseline by name."""
+    forecasts = {b.name: b.forecast(windows, windows.origins[split]) for b in baselines}
+    return forecasts["ridge"], {name: evaluate.errors(windows, f, split) for name, f in forecasts.items()}
+
+
+def _of_networks(
+    windows: Windows, split: str, trained: dict[str, list[Forecaster]], linear: np.ndarray
+) -> Iterator[tuple[str, list[Forecaster], list[np.ndarray]]]:
+    """Each network alone and beside ridge: name, its seeds, and their standardised forecasts.
+
+    Args:
+        linear: ridge regression's forecasts of the split.
+    """
     for cell, seeds in trained.items():
-        own = [forecaster.forecast(windows, origins) for forecaster in seeds]
-        yield cell, own
-        yield cell + BESIDE_RIDGE, [beside(forecast, linear) for forecast in own]
+        own = [forecaster.forecast(windows, windows.origins[split]) for forecaster in seeds]
+        yield cell, seeds, own
+        yield cell + BESIDE_RIDGE, seeds, [beside(forecast, linear) for forecast in own]
 
 
-def _compared(windows: Windows, error: np.ndarray, errors: dict, baselines: list, choices: Choices) -> dict:
+def _compared(windows: Windows, error: np.ndarray, best_naive: np.ndarray, references: dict[str, np.ndarray]) -> dict:
     """Figures of one forecast's test errors, alone and against the best naive and every baseline."""
-    reference = evaluate.merge_by_lead(errors, choices.best_naive_by_lead)
-    others = {f"against_{b.name}": evaluate.against(windows, error, errors[b.name]) for b in baselines}
-    return evaluate.metrics(windows, error) | evaluate.against(windows, error, reference) | others
+    others = {f"against_{name}": evaluate.against(windows, error, other) for name, other in references.items()}
+    return evaluate.metrics(windows, error) | evaluate.against(windows, error, best_naive) | others
