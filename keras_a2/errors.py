@@ -1,4 +1,17 @@
-"""The one exception whose text is meant for the person at the keyboard."""
+"""The one exception whose text is meant for the person at the keyboard, and what makes a text safe for a terminal."""
+
+from __future__ import annotations
+
+import unicodedata
+
+HARMLESS = "\n\t\u200c\u200d"  # the joiners shape letters in several scripts
+
+
+def printable(text: str) -> str:
+    """``text`` with its control and formatting characters and undecodable bytes spelt out: ``\\x1b``, ``\\u202e``."""
+    return "".join(
+        ascii(c)[1:-1] if c not in HARMLESS and unicodedata.category(c) in ("Cc", "Cf", "Cs") else c for c in text
+    )
 
 
 class UserError(Exception):
@@ -8,4 +21,4 @@ class UserError(Exception):
     """
 
     def __init__(self, message: str):
-        super().__init__(" ".join(message.split()))
+        super().__init__(printable(" ".join(message.split())))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import io
 import json
 import os
 import platform
@@ -43,6 +44,8 @@ def command_line(config_type: type[Config], story: Callable[[Config], None], arg
     _leave_on_interrupt("; the same command with --resume goes on" if resumes else "")
     import tyro
 
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # a terminal without the ° of °C gets a question mark
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     config = tyro.cli(config_type, args=argv)
     try:

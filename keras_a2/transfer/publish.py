@@ -8,10 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from rich.markup import escape
 from rich.progress import Progress
 
 from keras_a2 import litert, report, runs, saved_model, training
 from keras_a2.console import console
+from keras_a2.errors import printable
 from keras_a2.transfer import data, evaluate, export, figures, present
 from keras_a2.transfer.backbone import Weights
 from keras_a2.transfer.sources import Source
@@ -31,7 +33,7 @@ def tell(line: str) -> None:
 def load_images(source: Source, config, folder: Path) -> data.Images:
     """Decode and split, with a progress bar, and say what was found; what memory cannot hold goes to ``folder``."""
     with Progress(console=console, transient=True) as bar:
-        task = bar.add_task(f"reading {source.name}", total=len(source.items))
+        task = bar.add_task(escape(printable(f"reading {source.name}")), total=len(source.items))
         images = data.load(
             source,
             config.image_size,

@@ -1,0 +1,57 @@
+"""Names of files, classes and columns reach the terminal as they are, and do nothing there."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from conftest import run_script
+from rich.table import Table
+
+from keras_a2.console import console
+from keras_a2.errors import UserError, printable
+
+
+def test_brackets_and_colons_stay_in_sentences_and_tables():
+    table = Table("rate [/m3]", title="[bold]x")
+    table.add_row("IMG [old].png :smile:")
+    with console.capture() as captured:
+        console.print("T [degC] [/x]")
+        console.print(table)
+    assert [
+        text
+        for text in ("T [degC] [/x]", "rate [/m3]", "[bold]x", "IMG [old].png :smile:")
+        if text not in captured.get()
+    ] == []
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("a\x1b[31mred", r"a\x1b[31mred"),
+        ("\x07\x9b1A\r", r"\x07\x9b1A\r"),
+        ("\u202egnp.exe", r"\u202egnp.exe"),
+        ("caf\udce9.png", r"caf\udce9.png"),  # a latin-1 byte, as Python reads it from a UTF-8 file system
+        ("Größe\n°C 温度", "Größe\n°C 温度"),
+    ],
+)
+def test_control_characters_are_spelt_out(text, shown):
+    assert printable(text) == shown
+    with console.capture() as captured:
+        console.print(text)
+    assert captured.get() == shown + "\n"
+
+
+def test_an_error_is_one_printable_line():
+    assert str(UserError("no column 'a\x1b]0;x\x07\nb'")) == r"no column 'a\x1b]0;x\x07 b'"
+
+
+def test_a_terminal_without_the_letters_shows_question_marks(tmp_path, monkeypatch):
+    monkeypatch.setenv("PYTHONIOENCODING", "ascii")
+    version = tmp_path / "weather" / "1"
+    version.mkdir(parents=True)
+    card = {"experiment": "transfer", "version": 1, "task": "", "data": {}, "headline": "MAE 1.96 °C [/x]"}
+    (version / "model.json").write_text(json.dumps(card))
+    answer = run_script("predict", "--list", "--models", tmp_path)
+    assert answer.returncode == 0, answer.stderr
+    assert "MAE 1.96 ?C [/x]" in answer.stdout
