@@ -19,7 +19,7 @@ class Config:
     """Train a pretrained MobileNetV3Small with a new head, compare it with random initialisation, and publish it."""
 
     data: str = "elpv"
-    """elpv, digits, cifar100, or a folder: one folder per class, or train/ [validation/] test/ above them."""
+    """elpv, digits, cifar100, or a folder: one folder per class, or train/ [valid/] test/ above them."""
     elpv_classes: Literal[2, 4] = 2
     """elpv only: defective or not, or all four defect probabilities."""
     train_per_class: int | None = None

@@ -45,8 +45,12 @@ def _in_use(saved: saved_model.SavedModel) -> Classifier | Forecaster:
 def classify(model: Classifier, items: list[Path], top: int, output: Path | None) -> None:
     """Predict images and folders; a table on the screen, or rows written as they come."""
     from keras_a2.transfer.predict import find_images
+    from keras_a2.transfer.sources import LeftOut
 
-    files = find_images(items)
+    left_out = LeftOut()
+    files = find_images(items, left_out)
+    if str(left_out):
+        console.print(f"note: left out: {left_out}")
     predictions = model.stream(files, top)
     if output is None:
         _show_predictions(track(predictions, "predicting", total=len(files), console=console, transient=True))

@@ -26,7 +26,7 @@ def encoded(image: Image.Image, kind: str, **options) -> bytes:
 RED = Image.new("RGB", (20, 10), (200, 0, 0))
 
 
-@pytest.mark.parametrize("kind", ["JPEG", "PNG", "BMP", "GIF", "WEBP"])
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF"])
 def test_every_format_comes_out_red(kind):
     pixels = decode(encoded(RED, kind), 8)
     assert pixels.shape == (8, 8, 3)
@@ -49,6 +49,25 @@ def test_every_mode_comes_out_as_rgb_of_the_right_brightness(mode):
 def test_sixteen_bits_are_scaled_not_clipped():
     image = Image.fromarray(np.full((4, 4), 32768, np.uint16))
     assert abs(int(decode(encoded(image, "PNG"), None)[0, 0, 0]) - 127) <= 1
+
+
+def test_dark_images_of_sixteen_bits_stay_dark():
+    image = Image.fromarray(np.full((4, 4), 200, np.uint16))
+    assert decode(encoded(image, "PNG"), None).max() == 0
+
+
+def test_a_tiff_of_floats_is_scaled_from_one():
+    image = Image.fromarray(np.full((4, 4), 0.5, np.float32))
+    assert abs(int(decode(encoded(image, "TIFF"), None)[0, 0, 0]) - 127) <= 1
+
+
+@pytest.mark.parametrize("compression", ["raw", "tiff_lzw", "tiff_adobe_deflate", "jpeg"])
+def test_the_first_page_of_a_tiff_is_read_upright(compression):
+    pages = [Image.new("RGB", (20, 10), colour) for colour in ((200, 0, 0), (0, 200, 0))]
+    options = {"save_all": True, "append_images": pages[1:], "compression": compression, "tiffinfo": {0x0112: 6}}
+    pixels = decode(encoded(pages[0], "TIFF", **options), None)
+    assert pixels.shape == (20, 10, 3)
+    np.testing.assert_allclose(pixels.mean(axis=(0, 1)), [200, 0, 0], atol=6)
 
 
 def test_exif_rotation_is_undone():
@@ -94,10 +113,13 @@ def test_damaged_content_is_unreadable(content):
         decode(content, 8)
 
 
+KINDS = ["JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF"]
+
+
 @settings(max_examples=150, deadline=None)
 @given(data=st.data())
 def test_changed_and_cut_files_are_images_or_unreadable(data):
-    content = bytearray(encoded(RED, data.draw(st.sampled_from(["JPEG", "PNG", "BMP", "GIF", "WEBP"]))))
+    content = bytearray(encoded(RED, data.draw(st.sampled_from(KINDS))))
     for _ in range(data.draw(st.integers(0, 4))):
         content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
     try:
@@ -153,16 +175,81 @@ def test_identical_files_leave_train(photos):
     assert not (kept & copies and held & copies)
 
 
-def test_given_splits_are_kept(photos, tmp_path):
-    root = tmp_path / "given"
-    for split, files in {"train": range(0, 7), "val": range(7, 9), "test": range(9, 12)}.items():
+def arranged(photos: Path, root: Path, **splits: range) -> Path:
+    """The photos again, below folders of the given names."""
+    for split, files in splits.items():
         for name in ("left", "right"):
             (root / split / name).mkdir(parents=True)
             for i in files:
                 shutil.copy(photos / name / f"{i}.png", root / split / name)
-    images = data.load(sources.folder(root), 16, seed=0)
-    assert [len(images.train), len(images.validation), len(images.test)] == [14, 4, 6]
-    assert all(images.source.item_names[i].startswith("test/") for i in images.test)
+    return root
+
+
+@pytest.mark.parametrize(
+    ("train", "validation", "test"),
+    [("train", "val", "test"), ("Training", "Valid", "Testing"), ("TRAIN", "dev", "TEST"), ("train", "", "Test")],
+)
+def test_given_splits_are_kept(photos, tmp_path, train, validation, test):
+    parts = {train: range(7), test: range(9, 12)} | ({validation: range(7, 9)} if validation else {})
+    images = data.load(sources.folder(arranged(photos, tmp_path / "given", **parts)), 16, seed=0)
+    assert images.classes == ["left", "right"]
+    assert [len(images.train), len(images.validation), len(images.test)] == ([14, 4, 6] if validation else [12, 2, 6])
+    assert all(images.source.item_names[i].startswith(f"{test}/") for i in images.test)
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (("train", "valid"), "train/ and valid/ but no test/; rename valid/ to test/"),
+        (("train", "dev"), "no test/"),
+        (("validation", "test"), "no train/"),
+        (("train", "val", "valid", "test"), "val/ and valid/ are both the validation split"),
+        (("Training_set", "Test_set"), "Test_set/ and Training_set/ look like splits"),
+        (("train2017", "val2017"), "look like splits"),
+        (("train", "more"), "train/ with class folders in it but no test/"),
+    ],
+)
+def test_splits_that_cannot_be_are_refused(photos, tmp_path, names, message):
+    with pytest.raises(UserError, match=message):
+        sources.folder(arranged(photos, tmp_path / "given", **dict.fromkeys(names, range(3))))
+
+
+@pytest.mark.parametrize("names", [("bus", "train"), ("control", "test"), ("invalid", "valid")])
+def test_a_class_may_be_called_like_a_split(photos, names):
+    for old, new in zip(("left", "right"), names, strict=True):
+        (photos / old).rename(photos / new)
+    source = sources.folder(photos)
+    assert source.classes == list(names)
+    assert source.given is None
+
+
+def test_folders_of_systems_are_no_classes(photos):
+    for name in (".ipynb_checkpoints", "@eaDir", "__MACOSX", "left/.ipynb_checkpoints"):
+        shutil.copytree(photos / "right", photos / name)
+    shutil.copy(photos / "left" / "0.png", photos / "left" / "._0.png")
+    source = sources.folder(photos)
+    assert source.classes == ["left", "right"]
+    assert len(source.items) == 24
+    assert source.left_out == "folders .ipynb_checkpoints/, @eaDir/, __MACOSX/"
+
+
+def test_what_is_left_out_is_named(photos):
+    for i in range(3):
+        (photos / "left" / f"{i}.HEIC").write_bytes(b"x")
+    (photos / "left" / "notes").write_text("x")
+    shutil.copy(photos / "left" / "0.png", photos / "loose.png")
+    (photos / "fish").mkdir()
+    (photos / "fish" / "1.heic").write_bytes(b"x")
+    images = data.load(sources.folder(photos), 16, seed=0)
+    left_out = "4 .heic; 1 without suffix; 1 image outside the class folders; without an image: fish/"
+    assert images.source.left_out == images.summary()["left_out"] == left_out
+
+
+def test_a_class_of_tiffs_is_a_class(photos):
+    (photos / "third").mkdir()
+    for i in range(6):
+        Image.open(photos / "left" / f"{i}.png").rotate(90).save(photos / "third" / f"{i}.{'tif' if i % 2 else 'TIFF'}")
+    assert data.load(sources.folder(photos), 16, seed=0).classes == ["left", "right", "third"]
 
 
 def test_one_unreadable_file_in_many_is_named_and_many_are_an_error(photos):

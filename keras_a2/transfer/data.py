@@ -95,6 +95,7 @@ class Images:
             "sha256": self.sha256,
             "citation": self.source.citation,
             "notes": self.source.notes,
+            "left_out": self.source.left_out,
             "skipped": self.skipped,
             "duplicates_removed_from_train": self.duplicates,
         }

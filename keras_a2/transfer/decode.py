@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageFile, ImageOps
 
-EXTENSIONS = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp"}
-FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP")
+EXTENSIONS = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff"}
+FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF")
 MAX_PIXELS = 100_000_000  # 300 MB as RGB; a larger header is taken for a decompression bomb
 MAX_BYTES = 200 * 2**20
 
@@ -44,7 +44,7 @@ def decode(content: bytes | np.ndarray, size: int | None) -> np.ndarray:
     """Decode an image file's content (or take an array) and squash it to a square.
 
     Args:
-        content: the bytes of a JPEG, PNG, BMP, GIF (first frame) or WebP file, or an array
+        content: the bytes of a JPEG, PNG, BMP, GIF (first frame), WebP or TIFF (first page) file, or an array
             ``(height, width[, 1 or 3])`` of uint8.
         size: pixels of the square's side; None keeps the image's own size.
 
@@ -73,9 +73,13 @@ def decode(content: bytes | np.ndarray, size: int | None) -> np.ndarray:
 
 def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):
-        # convert() would clip 16-bit values at 255 instead of scaling them.
-        values = np.asarray(image, dtype=np.float64)
-        image = Image.fromarray((values / 257 if values.max() > 255 else values).clip(0, 255).astype(np.uint8))
+        # convert() would clip these values at 255 instead of scaling them.
+        values = np.nan_to_num(np.asarray(image, dtype=np.float64))
+        if image.mode != "F" or values.max() > 255:  # 16 bits
+            values = values / 257
+        elif values.max() <= 1:
+            values = values * 255
+        image = Image.fromarray(values.clip(0, 255).astype(np.uint8))
     if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
         image = image.convert("RGBA")
         white = Image.new("RGBA", image.size, "white")

@@ -17,7 +17,7 @@ from keras_a2.errors import UserError
 from keras_a2.machine import cores
 from keras_a2.saved_model import SavedModel
 from keras_a2.transfer.decode import EXTENSIONS, UnreadableImage, decode, read_bytes
-from keras_a2.transfer.sources import images_below
+from keras_a2.transfer.sources import LeftOut, images_below
 
 BATCH = 32
 MANY = 2000  # files from which converting the model to LiteRT, a few seconds, pays
@@ -141,16 +141,20 @@ class Classifier:
             )
 
 
-def find_images(paths: Sequence[str | Path]) -> list[Path]:
+def find_images(paths: Sequence[str | Path], left_out: LeftOut | None = None) -> list[Path]:
     """The files named, and every image below the folders named, sorted within each.
+
+    Args:
+        left_out: counts the other files.
 
     Raises:
         UserError: a path that does not exist, or a folder without images.
     """
     found: list[Path] = []
+    left_out = left_out or LeftOut()
     for path in map(Path, paths):
         if path.is_dir():
-            inside = images_below(path)
+            inside = images_below(path, left_out)
             if not inside:
                 raise UserError(f"{path} holds no image ({', '.join(sorted(EXTENSIONS))})")
             found += inside

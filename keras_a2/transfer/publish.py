@@ -48,6 +48,8 @@ def load_images(source: Source, config, folder: Path) -> data.Images:
         f"{images.name}: {len(images.classes)} classes; {len(images.train)} images to train on, "
         f"{len(images.validation)} for validation, {len(images.test)} for the test"
     )
+    if source.left_out:
+        tell(f"left out: {source.left_out}")
     if images.skipped:
         tell(f"{len(images.skipped)} unreadable file(s) skipped (first: {images.skipped[0]}); the report names them")
     if images.duplicates:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,7 +19,14 @@ from keras_a2.transfer.decode import EXTENSIONS
 # As in keras/src/datasets/cifar100.py.
 CIFAR100_ARCHIVE = "cifar-100-python-target_archive"
 CIFAR100_SHA256 = "85cd44d02ba6437773c5bbd22e183051d648de2e7d6b014e1ef29b855ba677a7"
-SPLIT_FOLDERS = {"train": "train", "validation": "validation", "val": "validation", "test": "test"}
+SPLIT_FOLDERS = {
+    "train": "train", "training": "train", "test": "test", "testing": "test",
+    "validation": "validation", "valid": "validation", "val": "validation", "dev": "validation",
+}  # fmt: skip
+# 'train2017' or 'Test_set': nearly one of these names.
+LIKE_A_SPLIT = re.compile(rf"(?<![a-z])({'|'.join(SPLIT_FOLDERS)})(?:[-_ ]?(?:set|data|images))?(?![a-z])")
+SYSTEM_FOLDERS = {"__macosx", "@eadir", "#recycle", "$recycle.bin", "system volume information", "lost+found"}
+SYSTEM_FILES = {"thumbs.db", "desktop.ini"}
 
 
 @dataclass
@@ -38,6 +47,7 @@ class Source:
     augment: str = "crop"
     citation: str = ""
     notes: list[str] = field(default_factory=list)
+    left_out: str = ""  # files and folders that were passed over, in one line
 
 
 def find(data: str, elpv_classes: int = 2) -> Source:
@@ -122,49 +132,146 @@ def cifar100() -> Source:
 
 
 def folder(root: Path) -> Source:
-    """One folder per class, or ``train/ [validation/ or val/] test/`` above the class folders.
+    """One folder per class, or folders of the splits (``train/``, ``test/``, ``valid/`` ...) above the class folders.
 
     Raises:
-        UserError: no such folder, fewer than two classes, or ``test/`` without ``train/``.
+        UserError: no such folder, fewer than two classes, or folders that look like splits and cannot be.
     """
     if not root.is_dir():
         raise UserError(
             f"no such folder or data set: {root}; --data takes elpv, digits, cifar100 or a folder of images"
         )
-    splits = {SPLIT_FOLDERS[p.name]: p for p in sorted(root.iterdir()) if p.is_dir() and p.name in SPLIT_FOLDERS}
-    if "train" not in splits or len(splits) == 1:
-        splits = {"": root}
-    elif "test" not in splits:
-        raise UserError(f"{root} has train/ but no test/; add it, or put the class folders side by side")
-    below = {(split, p.name): images_below(p) for split, part in splits.items() for p in part.iterdir() if p.is_dir()}
+    passed_over = LeftOut()
+    inside = passed_over.folders_of(root)
+    splits = _split_folders(root, inside)
+    if splits:
+        unused = sorted(set(inside) - set(splits.values()))
+        passed_over.folders.update(f"{path.name}/" for path in unused)
+    below = {}
+    for split, part in (splits or {"": root}).items():
+        for path in inside if not splits else passed_over.folders_of(part):
+            below[split, path.name] = images_below(path, passed_over)
+            if not below[split, path.name]:
+                passed_over.empty.append(f"{path.relative_to(root)}/")
     classes = sorted({name for (_, name), files in below.items() if files})
     if len(classes) < 2:
         raise UserError(
             f"{root} has {len(classes)} folder(s) with images; at least two classes are needed, one folder each"
+            + (f" (left out: {passed_over})" if str(passed_over) else "")
         )
     items, labels, given = [], [], []
-    for split in splits:
+    for split in splits or {"": root}:
         for label, name in enumerate(classes):
-            found = below.get((split, name), [])
-            items += found
-            labels += [label] * len(found)
-            given += [split] * len(found)
+            files = below.get((split, name), [])
+            items += files
+            labels += [label] * len(files)
+            given += [split] * len(files)
     return Source(
         name=root.resolve().name,
         classes=classes,
         items=items,
         labels=np.array(labels),
         item_names=[str(path.relative_to(root)) for path in items],
-        given=None if "" in splits else np.array(given),
+        given=np.array(given) if splits else None,
+        left_out=str(passed_over),
     )
 
 
-def images_below(folder: Path) -> list[Path]:
-    """Image files below ``folder``, sorted; links to folders are not followed, so a loop cannot trap the walk."""
-    found = []
-    for parent, _, names in os.walk(folder, followlinks=False):
-        found += [Path(parent, name) for name in names if Path(name).suffix.lower() in EXTENSIONS]
-    return sorted(found)
+def _split_folders(root: Path, inside: list[Path]) -> dict[str, Path]:
+    """Split -> its folder, where the folders inside ``root`` are splits; empty where they are classes."""
+    exact = [path for path in inside if path.name.casefold() in SPLIT_FOLDERS]
+    if len(exact) < 2:  # a class may well be called 'train' or 'test'
+        similar = {path: match[1] for path in inside if (match := LIKE_A_SPLIT.search(path.name.casefold()))}
+        meant = {SPLIT_FOLDERS[word] for word in similar.values()}
+        if "train" in meant and len(meant) > 1:
+            names = " and ".join(f"{path.name}/" for path in similar)
+            raise UserError(f"{root}: {names} look like splits, not classes; call them train, validation and test")
+        if exact and SPLIT_FOLDERS[exact[0].name.casefold()] == "train" and _holds_class_folders(exact[0]):
+            raise UserError(
+                f"{root} has {exact[0].name}/ with class folders in it but no test/; add test/, "
+                "or put the class folders side by side"
+            )
+        return {}
+    splits: dict[str, Path] = {}
+    for path in exact:
+        split = SPLIT_FOLDERS[path.name.casefold()]
+        if split in splits:
+            raise UserError(
+                f"{root}: {splits[split].name}/ and {path.name}/ are both the {split} split; leave one of them there"
+            )
+        splits[split] = path
+    names = " and ".join(f"{path.name}/" for path in exact)
+    if "train" not in splits:
+        raise UserError(f"{root} has {names} but no train/; add it, or rename the folders if they are classes")
+    if "test" not in splits:
+        held = splits["validation"].name
+        raise UserError(
+            f"{root} has {names} but no test/; rename {held}/ to test/ (validation images are then taken from "
+            f"{splits['train'].name}/), or put the class folders side by side"
+        )
+    return splits
+
+
+def _holds_class_folders(path: Path) -> bool:
+    inside = LeftOut().folders_of(path)
+    return len(inside) > 1 and not any(p.suffix.lower() in EXTENSIONS for p in path.iterdir() if p.is_file())
+
+
+class LeftOut:
+    """What a walk over folders passed over, to be named in one line."""
+
+    def __init__(self) -> None:
+        self.suffixes: Counter[str] = Counter()
+        self.folders: Counter[str] = Counter()
+        self.empty: list[str] = []  # folders in the place of a class, without an image
+        self.outside = 0  # images beside the class folders
+
+    def folders_of(self, parent: Path) -> list[Path]:
+        """The folders inside ``parent`` that may be classes or splits, sorted."""
+        folders = []
+        for path in sorted(parent.iterdir()):
+            if path.is_dir() and not self.is_system(path.name):
+                folders.append(path)
+            elif path.is_dir():
+                self.folders[f"{path.name}/"] += 1
+            else:
+                self.outside += path.suffix.lower() in EXTENSIONS and not self.is_system(path.name)
+        return folders
+
+    @staticmethod
+    def is_system(name: str) -> bool:
+        """Whether a file or folder is hidden, or left by an operating system or a program."""
+        return name.startswith(".") or name.casefold() in SYSTEM_FOLDERS | SYSTEM_FILES
+
+    def __str__(self) -> str:
+        parts = [f"{count} {suffix}" for suffix, count in self.suffixes.most_common()]
+        if self.outside:
+            parts.append(f"{self.outside} image{'s' * (self.outside > 1)} outside the class folders")
+        if self.empty:
+            parts.append(f"without an image: {', '.join(self.empty)}")
+        if self.folders:
+            parts.append(f"folders {', '.join(sorted(self.folders))}")
+        return "; ".join(parts)
+
+
+def images_below(folder: Path, left_out: LeftOut) -> list[Path]:
+    """Image files below ``folder``, sorted; links to folders are not followed, so a loop cannot trap the walk.
+
+    Hidden and system files are passed over; other files and system folders are counted in ``left_out``.
+    """
+    images = []
+    for parent, folders, names in os.walk(folder, followlinks=False):
+        left_out.folders.update(f"{name}/" for name in folders if left_out.is_system(name))
+        folders[:] = [name for name in folders if not left_out.is_system(name)]
+        for name in names:
+            suffix = Path(name).suffix.lower()
+            if left_out.is_system(name):
+                continue
+            if suffix in EXTENSIONS:
+                images.append(Path(parent, name))
+            else:
+                left_out.suffixes[suffix or "without suffix"] += 1
+    return sorted(images)
 
 
 # The fine labels in alphabetical order, as the data set numbers them.
