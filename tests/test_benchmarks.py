@@ -64,6 +64,7 @@ def test_nothing_is_measured_after_a_failure(tmp_path, monkeypatch):
     assert asked == [benchmark.GROUPS["features"]]
 
 
+@pytest.mark.slow
 def test_one_group_from_the_command_line(tmp_path):
     answer = run_script("benchmark", "--only", "segment", "--quick", "--output", tmp_path / "b.json")
     assert answer.returncode == 0, answer.stderr

@@ -16,6 +16,8 @@ from keras_a2 import demo
 from keras_a2.errors import UserError
 from keras_a2.transfer.predict import Prediction
 
+pytestmark = pytest.mark.slow
+
 
 class Classifier:
     """Answers like a published classifier, without training one."""

@@ -19,6 +19,8 @@ from PIL import Image
 import keras_a2
 from keras_a2 import inference
 
+pytestmark = pytest.mark.slow
+
 TRANSFER = ["--image-size", 32, "--head-epochs", 2, "--fine-tune-epochs", 1, "--views", 2, "--batch-size", 8]
 RECURRENT = ["--target", "load", "--look-back", 24, "--horizon", 6, "--units", 8, "--epochs", 2]
 FILES = ["saved_model.pb", "model.keras", "model.json", "metrics.json", "report.html", "predictions.csv", "history.csv"]
@@ -187,7 +189,7 @@ def test_predict_streams_a_folder_with_a_broken_file(published, tmp_path, capsys
     rows = pd.read_csv(tmp_path / "out.csv")
     assert len(rows) == 71
     assert rows["error"].notna().sum() == 1
-    assert rows["probability"].dropna().nunique() == 1
+    assert np.ptp(rows["probability"].dropna()) < 1e-5  # the last, smaller batch may round differently
     inference.classify(model, [tmp_path / "in"], 2, tmp_path / "out.jsonl")
     lines = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
     assert sum(p["probability"] for p in lines[0]["predictions"]) == pytest.approx(1, abs=1e-5)
@@ -203,8 +205,8 @@ def test_many_files_through_litert_are_predicted_as_by_the_saved_model(published
     few = list(model.stream(files, 2))
     monkeypatch.setattr(predict, "MANY", len(files))
     for one, other in zip(few, model.stream(files, 2), strict=True):
-        assert one.classes == other.classes
-        assert one.probabilities == pytest.approx(other.probabilities, abs=1e-4)
+        few_answer, many_answer = (dict(zip(p.classes, p.probabilities, strict=True)) for p in (one, other))
+        assert many_answer == pytest.approx(few_answer, abs=1e-4)
     # Another network's model.keras beside this SavedModel must not answer in its place.
     shutil.copytree(model.saved.folder, tmp_path / "1")
     network = keras.saving.load_model(tmp_path / "1" / "model.keras")

@@ -30,6 +30,7 @@ def importable(monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
 
 
+@pytest.mark.slow
 def test_every_task_leaves_its_files_and_keeps_to_its_cores(tmp_path):
     jobs.spread("test_jobs:touch", [{"number": k} for k in range(4)], 2, tmp_path)
     files = sorted(tmp_path.iterdir())
@@ -41,6 +42,7 @@ def test_every_task_leaves_its_files_and_keeps_to_its_cores(tmp_path):
         assert threads == str(len(os.sched_getaffinity(0)))  # as many as in sequence: the same rounding
 
 
+@pytest.mark.slow
 def test_a_failure_is_the_tasks_own_line_and_ends_the_others(tmp_path):
     started = time.monotonic()
     with pytest.raises(UserError, match="no good"):

@@ -3,11 +3,13 @@
 import json
 
 import numpy as np
+import pytest
 from conftest import run_script
 
 from keras_a2.transfer import backbone, distill
 
 
+@pytest.mark.slow
 def test_pretrained_weights_are_found_usable(photos, tmp_path):
     (tmp_path / "out").mkdir()
     answer = run_script(

@@ -61,6 +61,7 @@ def test_an_untrained_forecaster_is_persistence(windows, cell):
     np.testing.assert_allclose(train.forecast(predict, windows, origins), expected, atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ridge_columns", [None, 24, baselines.RIDGE_COLUMNS])
 @pytest.mark.parametrize(("shared", "segment", "layers"), [(False, 0, 1), (True, 6, 1), (False, 6, 2)])
 def test_the_exported_model_gives_the_forecasts_in_units(series, shared, segment, layers, ridge_columns, monkeypatch):
@@ -87,7 +88,7 @@ def test_a_forecast_beside_ridge_regression_is_the_mean_of_both(windows):
     forecasts = [f.forecast(windows, some) for f in (network, ridge, both)]
     np.testing.assert_allclose(forecasts[2], np.mean(forecasts[:2], axis=0), rtol=1e-6)
     alone, linear, mean = (np.abs(forecast - windows.wanted(some)).mean() for forecast in forecasts)
-    assert mean <= (alone + linear) / 2  # the triangle inequality
+    assert mean <= (alone + linear) / 2 * (1 + 1e-5)  # the triangle inequality, rounded
 
 
 class Off:
@@ -133,6 +134,7 @@ def test_the_headline_claims_no_more_than_its_intervals():
     assert "30.0 % (20.0 to 40.0) HIGHER than the best naive baseline (1.43)" in present.headline(metrics, "gru+ridge")
 
 
+@pytest.mark.slow
 def test_training_beats_persistence_on_a_wave_and_is_repeatable(windows):
     settings = replace(SETTINGS, epochs=6)
     first, second = (train.train("gru", windows, settings) for _ in range(2))
@@ -140,6 +142,7 @@ def test_training_beats_persistence_on_a_wave_and_is_repeatable(windows):
     assert first.history.best["validation_mae"] < 0.7 * first.history.rows[0]["validation_mae"]
 
 
+@pytest.mark.slow
 def test_the_test_rows_choose_nothing(series):
     answers = []
     for poison in (False, True):
@@ -151,6 +154,7 @@ def test_the_test_rows_choose_nothing(series):
     assert answers[0] == answers[1]
 
 
+@pytest.mark.slow
 def test_a_resumed_training_ends_like_the_uninterrupted_one(windows, tmp_path):
     settings = replace(SETTINGS, epochs=4, dropout=0.3)
     whole = train.train("gru", windows, settings)

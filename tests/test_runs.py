@@ -127,6 +127,7 @@ def test_json_refuses_nan(tmp_path):
     assert not (tmp_path / "m.json").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("script", ["transfer", "recurrent", "predict", "pretrain", "benchmark"])
 def test_help_needs_no_tensorflow(script, tmp_path):
     answer = run_script(script, "--help", cwd=tmp_path, timeout=20)
@@ -135,6 +136,7 @@ def test_help_needs_no_tensorflow(script, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("script", "arguments", "message"),
     [

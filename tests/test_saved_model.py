@@ -10,6 +10,8 @@ import tensorflow as tf
 from keras_a2.errors import UserError
 from keras_a2.saved_model import FreshProcess, export
 
+pytestmark = pytest.mark.slow
+
 BATCH = np.ones((2, 3), np.float32)
 
 

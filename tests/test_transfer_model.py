@@ -156,6 +156,7 @@ def test_unfreeze_leaves_only_the_last_blocks():
     assert trained == {11, 12}
 
 
+@pytest.mark.slow
 def test_frozen_blocks_outside_the_step_change_no_loss(photos, monkeypatch):
     def losses(cut):
         monkeypatch.setattr(step, "cut", cut)
@@ -199,6 +200,7 @@ def test_layerwise_rates_move_later_blocks_more():
     np.testing.assert_allclose(moved, [0.001, 0.01, 0.01], rtol=1e-3)
 
 
+@pytest.mark.slow
 def test_statistics_follow_the_weights_after_a_few_steps():
     # 60 steps: with statistics that lag, this control scores 13 % where batch statistics give 92 %.
     images = data.load(sources.digits(), 32, seed=0, train_per_class=40)
@@ -216,6 +218,7 @@ def test_statistics_lag_in_epochs_shorter_than_the_averages_memory(network):
     assert not statistics.lag(network, 1, 0.0)
 
 
+@pytest.mark.slow
 def test_shuffled_labels_stay_at_chance():
     source = sources.digits()
     source.labels = np.random.default_rng(0).permutation(source.labels)
@@ -226,6 +229,7 @@ def test_shuffled_labels_stay_at_chance():
     assert binomtest(int(right.sum()), len(right), 0.1).pvalue > 1e-3
 
 
+@pytest.mark.slow
 def test_the_test_labels_choose_nothing(network, photos):
     """Head, strength and kept epoch are the same whatever the test labels are."""
     answers = []
