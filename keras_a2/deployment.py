@@ -39,6 +39,25 @@ def deployable(folder: Path):
     return keras.Model(pixels, x)
 
 
+def single_precision(model):
+    """``model`` with its float64 layers in float32: LiteRT has no arithmetic in float64."""
+    import keras
+
+    if model.inputs[0].dtype != "float64":
+        return model
+
+    def copied(operation):
+        config = operation.get_config()
+        if isinstance(operation, keras.Layer) and operation.dtype_policy.name == "float64":
+            config["dtype"] = "float32"
+        return type(operation).from_config(config)
+
+    inputs = keras.Input(model.input_shape[1:], name=model.inputs[0].name)
+    single = keras.models.clone_model(model, inputs, clone_function=copied)
+    single.set_weights(model.get_weights())
+    return single
+
+
 def answers(model, items: np.ndarray) -> np.ndarray:
     """What ``model`` answers to each item by itself, ``(n, ...)``."""
     return np.concatenate([np.asarray(model(items[i : i + 1], training=False)) for i in range(len(items))])
@@ -48,14 +67,14 @@ def measure(ask: Callable[[np.ndarray], np.ndarray], items: np.ndarray, expected
     """Agreement of a converted file with the model it came from, and its speed.
 
     Args:
-        ask: one item ``(1, ...)`` float32 to its answer ``(1, ...)``.
-        items: ``(n, ...)``.
+        ask: one item ``(1, ...)`` to its answer ``(1, ...)``.
+        items: ``(n, ...)``, of the type that the file takes.
         expected: the model's answers ``(n, ...)``.
 
     Returns:
         number of items, largest difference, share of items with the same largest output, median milliseconds an item.
     """
-    single = [item[np.newaxis].astype(np.float32) for item in items]
+    single = [item[np.newaxis] for item in items]
     got = np.concatenate([np.asarray(ask(item)) for item in single]).reshape(len(items), -1)
     seconds = []
     for k in range(LATENCY_RUNS):

@@ -18,7 +18,8 @@ def export(folder: Path, items: np.ndarray) -> dict:
     """Write ``model.tflite`` and ``model.int8.tflite`` into a version folder and measure them on ``items``.
 
     A classifier's file takes float32 pixels 0-255 already at the model's size ``(1, size, size, 3)``; a forecaster's
-    takes one raw window ``(1, look_back, inputs)``.
+    takes one raw window ``(1, look_back, inputs)``, in float32: where a level is far above its changes, the largest
+    difference on the card says what that loses.
 
     Args:
         items: test inputs in the file's own shape, ``(n, ...)``.
@@ -35,7 +36,8 @@ def export(folder: Path, items: np.ndarray) -> dict:
 
     model = deployment.deployable(folder)
     expected = deployment.answers(model, items)
-    frozen = freeze(model, (1, *items.shape[1:]))
+    frozen = freeze(deployment.single_precision(model), (1, *items.shape[1:]))
+    items = items.astype(np.float32)
     facts = {}
     for name, quantise in {"model.tflite": False, "model.int8.tflite": True}.items():
         try:
@@ -48,7 +50,9 @@ def export(folder: Path, items: np.ndarray) -> dict:
         except Exception as error:  # the converter raises its own and TensorFlow's
             raise UserError(f"{folder} cannot be converted to LiteRT ({str(error).splitlines()[0][:120]})") from error
         (folder / name).write_bytes(content)
-        facts[name] = {"bytes": len(content)} | deployment.measure(_asker(interpreter), items, expected)
+        facts[name] = {"bytes": len(content), "input": "float32"} | deployment.measure(
+            _asker(interpreter), items, expected
+        )
     return facts
 
 

@@ -15,7 +15,7 @@ def export(folder: Path, items: np.ndarray) -> dict:
     """Write ``model.onnx`` into a version folder and measure it on ``items``.
 
     It takes what the LiteRT files take, in batches of any size: float32 pixels ``(batch, size, size, 3)`` or raw
-    windows ``(batch, look_back, inputs)``.
+    windows ``(batch, look_back, inputs)``, in float64.
 
     Returns:
         ``model.onnx`` -> size in bytes and what ``deployment.measure`` says.
@@ -44,5 +44,6 @@ def export(folder: Path, items: np.ndarray) -> dict:
         path.unlink(missing_ok=True)
         raise UserError(f"{folder} cannot be converted to ONNX ({str(error).splitlines()[0][:120]})") from error
     name = session.get_inputs()[0].name
+    items = items.astype(model.inputs[0].dtype)
     facts = deployment.measure(lambda item: session.run(None, {name: item})[0], items, expected)
     return {path.name: {"bytes": path.stat().st_size} | facts}

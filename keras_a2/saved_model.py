@@ -66,13 +66,22 @@ class FreshProcess:
         self._process.communicate()
         self._temporary.cleanup()
 
-    def verify(self, folder: Path, inputs: list[np.ndarray], expected: list[np.ndarray], tolerance: float) -> dict:
+    def verify(
+        self,
+        folder: Path,
+        inputs: list[np.ndarray],
+        expected: list[np.ndarray],
+        tolerance: float,
+        spread: float | np.ndarray = 1.0,
+    ) -> dict:
         """Load the SavedModel there, once, and compare its predictions.
 
         Args:
             inputs: batches for the ``serve`` signature.
             expected: what the model in memory answers to each.
-            tolerance: largest difference allowed, relative to the largest expected value.
+            tolerance: largest difference allowed, relative to the spread.
+            spread: how far answers lie apart, as ``expected`` broadcasts: 1 for probabilities, the standard deviation
+                of what is forecast. (Relative to its level, a forecast of a meter at 1e8 could be anything.)
 
         Raises:
             UserError: the process fails or its predictions differ.
@@ -85,10 +94,11 @@ class FreshProcess:
             raise UserError(f"the exported model in {folder} does not load in a fresh process: {last}")
         with np.load(answered, allow_pickle=False) as outputs:
             got = [outputs[f"arr_{i}"] for i in range(len(inputs))]
-        scale = max(np.abs(e).max() for e in expected)
-        difference = max(float(np.abs(g - e).max()) for g, e in zip(got, expected, strict=True)) / max(scale, 1e-12)
+        difference = max(float((np.abs(g - e) / spread).max()) for g, e in zip(got, expected, strict=True))
         if not difference <= tolerance:
-            raise UserError(f"the exported model's predictions differ by {difference:.1e} from the trained model's")
+            raise UserError(
+                f"the exported model's predictions differ by {difference:.1e} of their spread from the trained model's"
+            )
         return {"items": sum(len(e) for e in expected), "max_relative_difference": difference}
 
 

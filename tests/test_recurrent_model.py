@@ -5,11 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 import statsmodels.api as sm
 import tensorflow as tf
 from scipy import stats
 
+from keras_a2 import saved_model
 from keras_a2.recurrent import baselines, data, evaluate, measure, model, present, sources, train
 
 SETTINGS = train.Settings(
@@ -77,6 +79,35 @@ def test_the_exported_model_gives_the_forecasts_in_units(series, shared, segment
     some = windows.origins["test"][:7]
     expected = windows.to_unit(forecaster.forecast(windows, some))
     np.testing.assert_allclose(exported(windows.raw(some), training=False), expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.fixture
+def meter():
+    """A meter near 1.2e8 that rises by about 1 an hour, more by day: float32 there knows multiples of 8."""
+    rng = np.random.default_rng(0)
+    hours = np.arange(700)
+    use = np.maximum(1 + np.sin(2 * np.pi * hours / 24) + rng.normal(0, 0.3, len(hours)), 0)
+    frame = pd.DataFrame({"reading": 1.2e8 + use.cumsum()})
+    return sources.Table("meter", frame, pd.date_range("2024-01-01", periods=len(frame), freq="h"), ["reading"])
+
+
+def test_the_published_forecaster_is_the_one_measured_whatever_the_level(meter, tmp_path):
+    windows = data.prepare(meter, look_back=24, horizon=6, calendar=False)
+    ridge = baselines.Ridge()
+    ridge.fit(windows)
+    options = train.network_options("gru", windows, SETTINGS)
+    network = model.build(**options)  # untrained: persistence
+    test = windows.origins["test"]
+    persistence = baselines.Persistence().forecast(windows, test)
+    forecast = train.beside(persistence, ridge.forecast(windows, test))
+    recorded = evaluate.metrics(windows, evaluate.errors(windows, forecast, "test"))["mae"]
+    exported = model.assemble(network, windows, False, options, ridge)
+    saved_model.export(exported, model.endpoints(exported, windows), tmp_path)
+    rows = meter.frame.to_numpy()
+    loaded = tf.saved_model.load(str(tmp_path))
+    published = loaded.serve(rows[test[:, None] + np.arange(-23, 1)])
+    truth = rows[test[:, None] + np.arange(1, 7), 0]
+    assert np.abs(published - truth).mean() == pytest.approx(recorded, rel=0.01)
 
 
 def test_a_forecast_beside_ridge_regression_is_the_mean_of_both(windows):

@@ -84,7 +84,7 @@ class Windows:
 
     def raw(self, origins: np.ndarray) -> np.ndarray:
         """Inputs in their own units ``(n, look_back, inputs)``: what the exported model takes."""
-        return (self.seen(origins) * self.scale + self.mean).astype(np.float32)
+        return self.seen(origins) * self.scale + self.mean
 
     def to_unit(self, standardised: np.ndarray) -> np.ndarray:
         """Targets or forecasts ``(..., targets)`` in their own units."""

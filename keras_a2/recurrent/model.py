@@ -89,6 +89,9 @@ def assemble(
 ) -> keras.Model:
     """The model that is saved: raw windows ``(batch, look_back, inputs)`` to forecasts in the targets' units.
 
+    Both are float64, for float32 has no digits left where a level is far above its changes: a meter at 1.2e8 would
+    move in steps of 8. The mean is subtracted before anything is float32, and added last.
+
     Args:
         ridge: a fitted one; the model's forecast is then the mean of the two.
 
@@ -98,8 +101,10 @@ def assemble(
     portable = build(**options, portable=True)
     portable.set_weights(network.get_weights())
     columns = windows.target_columns.tolist()
-    raw = keras.Input((windows.look_back, len(windows.inputs)), name="windows")
-    scaled = keras.layers.Rescaling(1 / windows.scale, -windows.mean / windows.scale, name="standardise")(raw)
+    raw = keras.Input((windows.look_back, len(windows.inputs)), dtype="float64", name="windows")
+    scaled = keras.layers.Rescaling(1.0, -windows.mean, dtype="float64", name="centre")(raw)
+    scaled = keras.layers.Rescaling(1 / windows.scale, dtype="float64", name="standardise")(scaled)
+    scaled = ops.cast(scaled, "float32")
     last = ops.take(scaled[:, -1:, :], columns, axis=-1)  # (batch, 1, targets)
     if channel_independent:
         own = ops.transpose(ops.take(scaled, columns, axis=-1) - last, (0, 2, 1))
@@ -109,9 +114,10 @@ def assemble(
     else:
         change = _with_ridge(portable(relative(scaled, windows)), scaled, ridge)
         change = keras.layers.Reshape((windows.horizon, len(columns)))(change)
-    forecast = keras.layers.Rescaling(windows.target_scale, windows.target_mean, name="to_unit")(last + change)
+    to_unit = keras.layers.Rescaling(windows.target_scale, windows.target_mean, dtype="float64", name="to_unit")
+    forecast = to_unit(last + change)
     if len(columns) == 1:
-        forecast = keras.layers.Reshape((windows.horizon,), name="forecast")(forecast)
+        forecast = keras.layers.Reshape((windows.horizon,), dtype="float64", name="forecast")(forecast)
     return keras.Model(raw, forecast, name="forecaster")
 
 
@@ -136,4 +142,4 @@ def parameters(network: keras.Model) -> int:
 def endpoints(model: keras.Model, windows: Windows) -> dict:
     """Signature of the SavedModel: ``serve`` takes raw windows."""
     shape = (None, windows.look_back, len(windows.inputs))
-    return {"serve": (lambda seen: model(seen, training=False), [tf.TensorSpec(shape, tf.float32, name="windows")])}
+    return {"serve": (lambda seen: model(seen, training=False), [tf.TensorSpec(shape, tf.float64, name="windows")])}

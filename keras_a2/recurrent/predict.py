@@ -50,9 +50,9 @@ class Forecaster:
             UserError: a missing column, too few rows, another spacing, or values missing in the last rows.
         """
         if isinstance(series, np.ndarray):
-            return self.saved(series.astype(np.float32))
+            return self.saved(series)
         window, last = self._window(self._table(series, time))
-        forecast = self.saved(window[np.newaxis].astype(np.float32))[0].reshape(self.horizon, len(self.targets))
+        forecast = self.saved(window[np.newaxis])[0].reshape(self.horizon, len(self.targets))
         ahead = self.every * self.leads
         index = (
             pd.Index(ahead, name="step") if last is None else pd.DatetimeIndex(last + ahead * self.step, name="time")
@@ -72,7 +72,7 @@ class Forecaster:
             raise UserError(
                 f"{items[0]} holds no whole window of {self.look_back} rows to measure the exported model on"
             )
-        return whole.astype(np.float32)
+        return whole
 
     def _table(self, series: pd.DataFrame | str | Path, time: str | None) -> sources.Table:
         measured = ",".join(self._measured())

@@ -70,7 +70,7 @@ def _fill(folder: Path, fresh, config, windows, pick: Pick, seeds, result: Resul
     some = windows.origins["test"][:VERIFIED_WINDOWS]
     expected = windows.to_unit(best.forecast(windows, some))
     expected = expected[..., 0] if len(windows.targets) == 1 else expected
-    check = fresh.verify(folder, [windows.raw(some)], [expected], TOLERANCE)
+    check = fresh.verify(folder, [windows.raw(some)], [expected], TOLERANCE, windows.target_scale)
     metrics = result.metrics | {"saved_model_check": check}
     runs.write_json(folder / "metrics.json", metrics)
     card = _card(windows, pick, metrics, name)
@@ -97,7 +97,7 @@ def _card(windows: Windows, pick: Pick, metrics: dict, name: str) -> dict:
         "first_lead": windows.first_lead,
         "max_gap": windows.facts["max_gap"],
         "spacing_seconds": None if windows.step is None else windows.step.total_seconds(),
-        "input": "float32 windows in the columns' own units (batch, look_back, inputs), oldest row first",
+        "input": "float64 windows in the columns' own units (batch, look_back, inputs), oldest row first",
         "output": "forecasts in the targets' units (batch, horizon) or (batch, horizon, targets)",
         "data": {"name": windows.name, "sha256": windows.sha256, "citation": windows.facts["citation"]},
         "weights": {"origin": "random"},
