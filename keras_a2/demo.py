@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from keras_a2 import report
 from keras_a2.console import console
 from keras_a2.errors import UserError
 
@@ -83,8 +84,7 @@ def _forecaster_page(gradio, model: Forecaster):
         except UserError as error:
             said = str(error).replace(path, Path(path).name)
             raise gradio.Error(said, print_exception=False) from error
-        digits = answer.astype(dict.fromkeys(model.targets, "float64")).round(3)  # of float32, 7.637 has 16 digits
-        return plot(model, answer), digits.reset_index()
+        return plot(model, answer), answer.round(model.decimals(report.SCREEN_DIGITS)).reset_index()
 
     with _page(gradio, model) as page:
         series = gradio.File(label="series", file_types=[".csv", ".parquet"], type="filepath")

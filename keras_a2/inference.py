@@ -96,7 +96,7 @@ def forecast(model: Forecaster, series: Path, time: str | None, output: Path | N
         plot(model, answer).savefig(figure, dpi=120)
         console.print(f"wrote {figure}")
     if output is not None:
-        flat = answer.reset_index()
+        flat = answer.round(model.decimals(report.FILE_DIGITS)).reset_index()
         if output.suffix == ".csv":
             flat.to_csv(output, index=False)
         else:
@@ -105,7 +105,8 @@ def forecast(model: Forecaster, series: Path, time: str | None, output: Path | N
         return
     shown = model.targets[:8]
     table = Table(answer.index.name, "lead", *(f"{name} ({model.unit})" for name in shown))
-    columns = [report.column(answer[name]) for name in shown]
+    places = model.decimals(report.SCREEN_DIGITS)
+    columns = [report.column(answer[name], places=places.get(name)) for name in shown]
     for when, lead, *values in zip(answer.index, answer["lead"], *columns, strict=True):
         table.add_row(str(when), f"{lead:.0f}", *values)
     console.print(table)

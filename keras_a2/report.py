@@ -10,6 +10,8 @@ from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, select_autoescape
 
+FILE_DIGITS, SCREEN_DIGITS = 4, 2  # significant ones of its typical error that a forecast is written with
+
 
 @dataclass
 class Table:
@@ -58,19 +60,27 @@ def number(value: float, digits: int = 3) -> str:
     """So many significant digits, but every one before the point: 0.000412, 1.99, 12,346."""
     if not 1e-6 <= abs(value) < 1e15:
         return f"{value:.{digits}g}"
-    return f"{value:,.{_decimals(value, digits)}f}"
+    return f"{value:,.{decimals(value, digits)}f}"
 
 
-def column(values: Iterable[float], digits: int = 3) -> list[str]:
-    """Numbers to stand below each other: as many decimals as the largest needs for so many significant digits."""
+def column(values: Iterable[float], digits: int = 3, places: int | None = None) -> list[str]:
+    """Numbers to stand below each other.
+
+    Args:
+        digits: as many decimals as the largest needs for so many significant digits,
+        places: or so many decimals.
+    """
     values = list(values)
+    if places is not None:
+        return [f"{value:,.{places}f}" for value in values]
     largest = max((abs(value) for value in values if math.isfinite(value)), default=0.0)
     if not 1e-6 <= largest < 1e15:
         return [number(value, digits) for value in values]
-    return [f"{value:,.{_decimals(largest, digits)}f}" for value in values]
+    return [f"{value:,.{decimals(largest, digits)}f}" for value in values]
 
 
-def _decimals(value: float, digits: int) -> int:
+def decimals(value: float, digits: int) -> int:
+    """Decimals that show ``value`` with so many significant digits; every one before the point stays."""
     return max(digits - math.floor(math.log10(abs(value))) - 1, 0)
 
 

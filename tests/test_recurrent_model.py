@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -11,8 +13,9 @@ import statsmodels.api as sm
 import tensorflow as tf
 from scipy import stats
 
-from keras_a2 import saved_model
-from keras_a2.recurrent import baselines, data, evaluate, measure, model, present, sources, train
+from keras_a2 import inference, saved_model
+from keras_a2.errors import UserError
+from keras_a2.recurrent import baselines, data, evaluate, measure, model, predict, present, publish, sources, train
 
 SETTINGS = train.Settings(
     units=8, layers=1, dropout=0.1, input_dropout=0.1, segment=0, channel_independent=False, epochs=2, patience=5,
@@ -108,6 +111,19 @@ def test_the_published_forecaster_is_the_one_measured_whatever_the_level(meter, 
     published = loaded.serve(rows[test[:, None] + np.arange(-23, 1)])
     truth = rows[test[:, None] + np.arange(1, 7), 0]
     assert np.abs(published - truth).mean() == pytest.approx(recorded, rel=0.01)
+
+
+def test_predictions_have_the_digits_that_their_errors_need(meter):
+    windows = data.prepare(meter, look_back=24, horizon=6, calendar=False)
+    test = windows.origins["test"]
+    forecast = baselines.Persistence().forecast(windows, test)
+    rows = pd.read_csv(io.StringIO(publish.predictions(windows, forecast).to_csv(index=False)))
+    readings = meter.frame["reading"].to_numpy()
+    persistence = np.abs(readings[test[:, None] + np.arange(1, 7)] - readings[test][:, None]).mean()  # about 3.5
+    error = (rows.filter(like="truth_").to_numpy() - rows.filter(like="forecast_").to_numpy()).ravel()
+    assert np.abs(error).mean() == pytest.approx(persistence, rel=1e-3)
+    np.testing.assert_allclose(rows["truth_1"], readings[test + 1], atol=1e-3, rtol=0)
+    assert len(rows["truth_1"].astype(str)[0]) == len("120000123.456")
 
 
 def test_a_forecast_beside_ridge_regression_is_the_mean_of_both(windows):
@@ -251,3 +267,47 @@ def test_the_best_naive_is_chosen_per_lead():
     best = evaluate.best_by_lead(errors)
     assert best == ["persistence", "seasonal_naive"]
     assert (evaluate.merge_by_lead(errors, best) == 1).all()
+
+
+CARD = {
+    "inputs": ["co2"], "targets": ["co2"], "unit": "ppm", "look_back": 3, "horizon": 4, "every": 1, "first_lead": 1,
+    "max_gap": 1, "spacing_seconds": 7 * 86400.0, "typical_errors": [1.3],
+}  # fmt: skip
+
+
+class Saved:
+    """A published model that adds 1/3, 2/3, ... to the last value."""
+
+    version, folder = 1, Path("saved_models/co2/1")
+
+    def __init__(self, **changes):
+        self.card = CARD | changes
+
+    def field(self, name, kind):
+        return self.card[name]
+
+    def __call__(self, windows):
+        return windows[:, -1, 0][:, None] + np.arange(1, 5) / 3
+
+
+@pytest.fixture
+def co2() -> pd.DataFrame:
+    time = pd.date_range("2001-01-06", periods=5, freq="7D", name="time")
+    return pd.DataFrame({"co2": [370.0, 370.5, 371.0, 371.5, 371.8]}, index=time)
+
+
+@pytest.mark.parametrize(("error", "shown"), [(1.3, "372.1"), (0.13, "372.13"), (13.0, "372")])
+def test_a_forecast_has_the_digits_of_its_error_not_of_its_level(co2, error, shown, tmp_path, capsys):
+    co2.to_csv(tmp_path / "co2.csv")
+    forecaster = predict.Forecaster(Saved(typical_errors=[error]))
+    inference.forecast(forecaster, tmp_path / "co2.csv", None, None, None)
+    assert f" {shown} " in capsys.readouterr().out
+    inference.forecast(forecaster, tmp_path / "co2.csv", None, tmp_path / "f.csv", None)
+    assert pd.read_csv(tmp_path / "f.csv")["co2"][0] == pytest.approx(371.8 + 1 / 3, abs=error / 1000)
+    assert len((tmp_path / "f.csv").read_text().splitlines()[1].split(",")[-1]) <= len(shown) + 3
+
+
+def test_damaged_errors_on_a_card_are_one_line():
+    for damaged in ([0.0], ["x"], [float("nan")], 3):
+        with pytest.raises(UserError, match="'typical_errors' is damaged"):
+            predict.Forecaster(Saved(typical_errors=damaged))

@@ -8,6 +8,7 @@ import matplotlib
 import numpy as np
 import pandas as pd
 
+from keras_a2 import report
 from keras_a2.errors import UserError
 from keras_a2.recurrent import sources
 from keras_a2.recurrent.data import CALENDAR, calendar_column, to_grid
@@ -24,6 +25,10 @@ class Forecaster:
         self.inputs: list[str] = saved.field("inputs", list)
         self.targets: list[str] = saved.field("targets", list)
         self.unit: str = saved.field("unit", str)
+        errors = saved.card.get("typical_errors", [])  # older cards have none
+        if not isinstance(errors, list) or not all(isinstance(error, float) and 0 < error < np.inf for error in errors):
+            raise UserError(f"{saved.folder / 'model.json'}: field 'typical_errors' is damaged; copy it again")
+        self.typical_errors = dict(zip(self.targets, errors, strict=False))
         self.look_back: int = saved.field("look_back", int)
         self.horizon: int = saved.field("horizon", int)
         self.every: int = saved.field("every", int)
@@ -60,6 +65,10 @@ class Forecaster:
         return pd.DataFrame(forecast, columns=self.targets, index=index).assign(lead=self.leads)[
             ["lead", *self.targets]
         ]
+
+    def decimals(self, digits: int) -> dict[str, int]:
+        """Decimals of each target that show its typical error with so many significant digits."""
+        return {name: report.decimals(error, digits) for name, error in self.typical_errors.items()}
 
     def deployed_inputs(self, items: list[Path], limit: int, time: str | None = None) -> np.ndarray:
         """Up to ``limit`` raw windows from the end of a series ``(n, look_back, inputs)``."""

@@ -63,7 +63,7 @@ def _fill(folder: Path, fresh, config, windows, pick: Pick, seeds, result: Resul
     model = models.assemble(best.network, windows, best.channel_independent, best.options, best.ridge)
     saved_model.export(model, models.endpoints(model, windows), folder)
     pictures = _figures(folder / "figures", windows, pick, result)
-    _predictions(windows, pick.predicted).to_csv(folder / "predictions.csv", index=False, float_format="%.5g")
+    predictions(windows, pick.predicted).to_csv(folder / "predictions.csv", index=False)
     _example(windows).to_csv(folder / "example.csv", index=windows.time is not None)
     rows = [{"seed": k, "model": pick.cell, **row} for k, f in enumerate(seeds) for row in f.history.table()]
     pd.DataFrame(rows).to_csv(folder / "history.csv", index=False)
@@ -91,6 +91,7 @@ def _card(windows: Windows, pick: Pick, metrics: dict, name: str) -> dict:
         "inputs": windows.inputs,
         "targets": windows.targets,
         "unit": windows.unit,
+        "typical_errors": typical_errors(windows, pick.predicted),
         "look_back": windows.look_back,
         "horizon": windows.horizon,
         "every": windows.every,
@@ -119,8 +120,23 @@ def _example(windows: Windows) -> pd.DataFrame:
     return frame
 
 
-def _predictions(windows: Windows, forecast: np.ndarray) -> pd.DataFrame:
-    """One row per test window and target: the origin, each lead's truth and each lead's forecast, in units."""
+def typical_errors(windows: Windows, forecast: np.ndarray) -> list[float]:
+    """The digits of a forecast follow from its error, not from its level.
+
+    Returns:
+        per target the mean absolute error of the test split or, if smaller, the standard deviation, in its unit.
+    """
+    error = np.abs(evaluate.errors(windows, forecast, "test")).mean(axis=(0, 1))
+    return (np.where(error > 0, np.minimum(error, 1), 1) * windows.target_scale).tolist()
+
+
+def predictions(windows: Windows, forecast: np.ndarray) -> pd.DataFrame:
+    """One row per test window and target: the origin, each lead's truth and each lead's forecast, in units.
+
+    Args:
+        forecast: standardised, of all test windows ``(n, horizon, targets)``.
+    """
+    errors = typical_errors(windows, forecast)
     origins = windows.origins["test"]
     keep = np.arange(len(origins))
     if forecast.size * 2 > MAX_PREDICTIONS:
@@ -133,7 +149,8 @@ def _predictions(windows: Windows, forecast: np.ndarray) -> pd.DataFrame:
         frame = pd.DataFrame({"origin": start, "target": target})
         truth = pd.DataFrame(wanted[:, :, k], columns=[f"truth_{lead}" for lead in leads])
         predicted = pd.DataFrame(got[:, :, k], columns=[f"forecast_{lead}" for lead in leads])
-        frames.append(pd.concat([frame, truth, predicted], axis=1))
+        digits = report.decimals(errors[k], report.FILE_DIGITS)
+        frames.append(pd.concat([frame, truth.round(digits), predicted.round(digits)], axis=1))
     return pd.concat(frames)
 
 
