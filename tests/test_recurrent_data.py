@@ -133,6 +133,32 @@ def test_a_constant_column_divides_by_nothing():
     assert windows.scale[1] == 1
 
 
+@pytest.mark.parametrize(("level", "spread"), [(0, 1e-13), (0, 1e-100), (1, 1e-12), (1e9, 1e-3), (1e100, 1e99)])
+def test_every_column_that_varies_is_scaled(level, spread):
+    t = table()
+    t.frame["c1"] = level + spread * t.frame["c1"]
+    windows = data.prepare(t, look_back=5, horizon=3)
+    assert windows.values[: windows.bounds["train"][1], 1].std() == pytest.approx(1, rel=1e-3)
+
+
+@pytest.mark.parametrize("level", [0, 0.1, -7.3, 1e9, 1e100])
+def test_a_target_that_never_changes_is_refused(level):
+    t = table()
+    t.frame["c0"] = float(level)
+    with pytest.raises(UserError, match="c0 never changes in the training rows"):
+        data.prepare(t, look_back=5, horizon=3)
+
+
+@pytest.mark.parametrize(
+    ("value", "row", "message"), [(1e39, 95, "holds 1e\\+39 at 2024-01-04 23:00"), (1e200, 5, "too large")]
+)
+def test_an_impossible_value_is_named(value, row, message):
+    t = table()
+    t.frame.loc[row, "c0"] = value
+    with pytest.raises(UserError, match=message):
+        data.prepare(t, look_back=5, horizon=3)
+
+
 def test_calendar_runs_through_the_day_and_the_year():
     time = pd.date_range("2023-01-01", periods=24 * 365, freq="h")
     columns = pd.DataFrame({name: data.calendar_column(name, time) for name in data.calendar_names(pd.Timedelta("1h"))})

@@ -16,6 +16,8 @@ from keras_a2.recurrent.splits import SPLITS
 CALENDAR = ("hour_sin", "hour_cos", "year_sin", "year_cos")
 DAY = pd.Timedelta("1D")
 YEAR = pd.Timedelta("365.2425D")
+TINY = 1e-150  # a standard deviation below it loses its digits when it is squared
+FARTHEST = 1e9  # standard deviations of the training rows: squares of more overflow float32
 
 
 @dataclass
@@ -139,7 +141,9 @@ def prepare(
         raw = frame[name].to_numpy(np.float64) if name in frame else calendar_column(name, time)
         filled = pd.Series(raw).ffill(limit=max_gap).to_numpy() if max_gap else raw
         mean[k], scale[k] = _scaling(filled[: bounds["train"][1]], name)
-        values[:, k] = (filled - mean[k]) / scale[k]
+        standardised = (filled - mean[k]) / scale[k]
+        _check_range(standardised, raw, name, time)
+        values[:, k] = standardised
         absent |= np.isnan(filled)
         if name in table.target:
             truth[:, table.target.index(name)] = np.where(np.isnan(raw), np.nan, values[:, k])
@@ -147,6 +151,11 @@ def prepare(
             missing_values += int(np.isnan(raw).sum())
             digest.update(np.ascontiguousarray(raw).tobytes())
     np.nan_to_num(values, copy=False)
+    if not any(np.nanstd(truth[: bounds["train"][1]], axis=0)):
+        raise UserError(
+            f"{table.name}: {', '.join(table.target[:8])} never changes in the training rows, so there is nothing to "
+            "learn; choose another --target or --split"
+        )
     spans = splits.spans(split, bounds, sees, ahead, every * first_lead)
     origins, dropped = splits.origins(absent, np.isnan(truth).any(axis=1), spans, sees, ahead, every * first_lead)
     for name, rows in origins.items():
@@ -233,5 +242,23 @@ def calendar_column(name: str, time: pd.DatetimeIndex) -> np.ndarray:
 def _scaling(train: np.ndarray, name: str) -> tuple[float, float]:
     if not np.isfinite(train).any():
         raise UserError(f"column {name!r} has no value in the training rows; leave it out with --inputs")
-    mean, scale = float(np.nanmean(train)), float(np.nanstd(train))
-    return mean, scale if scale > 1e-12 * max(abs(mean), 1) else 1.0  # a constant column stays constant
+    with np.errstate(over="ignore"):
+        mean, scale = float(np.nanmean(train)), float(np.nanstd(train))
+    if not np.isfinite(scale):
+        raise UserError(
+            f"column {name!r} has values up to {np.nanmax(np.abs(train)):.3g}, too large to compute with; correct them"
+        )
+    # A constant column stays constant: the mean's rounding is not a spread.
+    return mean, scale if scale > max(1e-14 * abs(mean), TINY) else 1.0
+
+
+def _check_range(standardised: np.ndarray, raw: np.ndarray, name: str, time: pd.DatetimeIndex | None) -> None:
+    """Refuse a value so far from the training rows that it can only be an error."""
+    distance = np.abs(np.nan_to_num(standardised))
+    row = int(np.argmax(distance))
+    if distance[row] > FARTHEST:
+        raise UserError(
+            f"column {name!r} holds {raw[row]:.3g} {f'in row {row + 1}' if time is None else f'at {time[row]}'}, "
+            f"{distance[row]:.0e} standard deviations from its training rows; correct it or leave the column out with "
+            "--inputs"
+        )
