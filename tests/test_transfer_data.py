@@ -175,6 +175,82 @@ def test_identical_files_leave_train(photos):
     assert not (kept & copies and held & copies)
 
 
+def pictures(n: int, side: int = 80) -> list[Image.Image]:
+    """Smooth pictures with more light and shade than colour, as photographs are."""
+    rng = np.random.default_rng(0)
+    small = rng.integers(0, 206, (n, 6, 6, 1)) + rng.integers(0, 50, (n, 6, 6, 3))
+    return [Image.fromarray(image).resize((side, side), Image.Resampling.BICUBIC) for image in small.astype(np.uint8)]
+
+
+def test_a_picture_in_many_formats_stands_in_one_split_and_counts_once(tmp_path):
+    for name in ("left", "right"):
+        (tmp_path / name).mkdir()
+    for number, picture in enumerate(pictures(24)):
+        name = "left" if number % 2 else "right"
+        for suffix in ("png", "bmp", "tiff", "gif", "jpg", "webp"):
+            picture.save(tmp_path / name / f"{number:02d}.{suffix}")
+    images = data.load(sources.folder(tmp_path), 32, seed=0)
+    shown = [
+        [Path(images.source.item_names[i]).stem for i in part]
+        for part in (images.train, images.validation, images.test)
+    ]
+    assert len(set.union(*map(set, shown))) == sum(len(set(part)) for part in shown) == 24
+    assert len(images.test) == len(set(shown[2])) == 6
+    assert len(images.validation) == len(set(shown[1]))
+    assert len(images.train) == 6 * len(set(shown[0]))
+    assert len(images.duplicates) == 5 * (len(images.validation) + len(images.test))
+
+
+def test_pictures_alike_in_one_encoding_or_in_brightness_are_no_copies(tmp_path):
+    rng = np.random.default_rng(0)
+    scene = np.asarray(pictures(1)[0]).astype(int)
+    for name in ("shut", "open"):
+        (tmp_path / name).mkdir()
+        for i in range(8):  # frames of a fixed camera
+            frame = (scene + rng.integers(-2, 3, scene.shape)).clip(0, 255).astype(np.uint8)
+            Image.fromarray(frame).save(tmp_path / name / f"{i}.png")
+    luma = scene @ [0.299, 0.587, 0.114]
+    turned = luma[..., np.newaxis] + [0, -20, 104.5]  # as bright, and blue
+    assert np.abs(turned @ [0.299, 0.587, 0.114] - luma).max() < 1
+    Image.fromarray(turned.clip(0, 255).astype(np.uint8)).save(tmp_path / "open" / "blue.jpg", quality=95)
+    images = data.load(sources.folder(tmp_path), 32, seed=0)
+    assert len(images.train) + len(images.validation) + len(images.test) == 17
+
+
+def test_no_digit_is_taken_for_the_copy_of_another():
+    images = data.load(sources.digits(), 32, seed=0)
+    assert images.duplicates == images.conflicts == []
+    assert len(images.train) + len(images.validation) + len(images.test) == 1797
+
+
+def test_a_picture_in_two_classes_is_named(photos):
+    shutil.copy(photos / "left" / "0.png", photos / "right" / "again.png")
+    images = data.load(sources.folder(photos), 16, seed=0)
+    assert images.conflicts == images.summary()["label_conflicts"] == ["left/0.png = right/again.png"]
+
+
+def test_copies_between_validation_and_test_leave_validation_and_count_once_in_test(photos, tmp_path):
+    root = arranged(photos, tmp_path / "given", train=range(6), valid=range(6, 9), test=range(9, 12))
+    for copy in ("valid/left/copy.png", "test/left/copy.png"):
+        shutil.copy(root / "test" / "left" / "9.png", root / copy)
+    images = data.load(sources.folder(root), 16, seed=0)
+    assert (len(images.train), len(images.validation), len(images.test)) == (12, 6, 6)
+    assert images.duplicates == []
+    assert images.held_out_duplicates == ["test/left/copy.png", "valid/left/copy.png"]
+
+
+@pytest.mark.parametrize("classes", [2, 100, 500])
+def test_the_fraction_held_out_is_the_one_asked_for(classes):
+    labels = np.repeat(np.arange(classes), 2000 // classes)
+    source = sources.Source("s", [str(c) for c in range(classes)], [], labels, [])
+    train, validation, test = data.split(source, np.arange(2000), 0, 0.1, 0.1)
+    assert (len(train), len(validation), len(test)) == (1620, 180, 200)
+    assert len(set(train) | set(validation) | set(test)) == 2000
+    assert np.bincount(labels[test]).max() <= -(-200 // classes)
+    assert len(np.unique(labels[train])) == classes
+    assert not np.array_equal(test, data.split(source, np.arange(2000), 1, 0.1, 0.1)[2])
+
+
 def arranged(photos: Path, root: Path, **splits: range) -> Path:
     """The photos again, below folders of the given names."""
     for split, files in splits.items():

@@ -15,7 +15,8 @@ import numpy as np
 
 from keras_a2.errors import UserError
 from keras_a2.machine import cores
-from keras_a2.transfer.decode import UnreadableImage, decode, read_bytes
+from keras_a2.transfer import duplicates
+from keras_a2.transfer.decode import UnreadableImage, decode, encoding, read_bytes
 from keras_a2.transfer.sources import Source
 
 MEMORY_LIMIT = 1 * 2**30  # bytes of decoded images kept in memory; more go to a file
@@ -70,7 +71,9 @@ class Images:
     test: np.ndarray
     sha256: str
     skipped: list[str] = field(default_factory=list)  # 'file: reason'
-    duplicates: list[str] = field(default_factory=list)  # removed from train: identical to a held-out file
+    duplicates: list[str] = field(default_factory=list)  # left out of train: a held-out image shows the same picture
+    held_out_duplicates: list[str] = field(default_factory=list)  # left out of validation or test: likewise
+    conflicts: list[str] = field(default_factory=list)  # 'cats/1.jpg = dogs/7.png': one picture, two classes
 
     @property
     def name(self) -> str:
@@ -98,6 +101,8 @@ class Images:
             "left_out": self.source.left_out,
             "skipped": self.skipped,
             "duplicates_removed_from_train": self.duplicates,
+            "duplicates_removed_from_validation_and_test": self.held_out_duplicates,
+            "label_conflicts": self.conflicts,
         }
 
 
@@ -119,38 +124,82 @@ def load(
         UserError: more than 5 % unreadable, a class too small for the split, or an empty split.
     """
     store = PixelStore(len(source.items), size, folder, memory_limit)
-    hashes, reasons = decode_all(source, store, on_image)
+    decoded = decode_all(source, store, on_image)
+    reasons = decoded.reasons
     skipped = [f"{source.item_names[i]}: {reason}" for i, reason in sorted(reasons.items())]
     if len(skipped) > MAX_UNREADABLE * len(source.items):
         raise UserError(
             f"{len(skipped)} of {len(source.items)} images cannot be read, more than {MAX_UNREADABLE:.0%} "
             f"(first: {skipped[0]}); repair or remove them"
         )
-    readable = np.array([i for i in range(len(source.items)) if i not in reasons])
-    train, validation, test = split(source, readable, seed, validation_fraction, test_fraction)
-    held_out = {hashes[i] for i in np.concatenate([validation, test])}
-    copies = [i for i in train if hashes[i] in held_out]
-    train = np.setdiff1d(train, copies)
+    readable = np.array([i for i in range(len(source.items)) if i not in reasons], int)
+    picture = duplicates.pictures(store, readable, decoded.pixels, decoded.encodings)
+    distinct = _one_of_each(source, readable, picture)
+    train, validation, test = split(source, distinct, seed, validation_fraction, test_fraction)
+    # Copies within train do no harm, and may be there to balance the classes.
+    train = readable[np.isin(picture, picture[np.isin(readable, train)])]
+    copies = np.setdiff1d(readable, np.concatenate([train, validation, test]))
+    held_out = np.zeros(len(copies), bool) if source.given is None else source.given[copies] != "train"
     if train_per_class:
         train = few_per_class(train, source.labels, train_per_class, seed)
-    digest = hashlib.sha256("".join(f"{hashes[i]}{source.labels[i]}" for i in readable).encode()).hexdigest()
+    digest = "".join(f"{decoded.files[i]}{source.labels[i]}" for i in readable)
     _check_split(source, {"train": train, "validation": validation, "test": test})
-    return Images(source, store, train, validation, test, digest, skipped, [source.item_names[i] for i in copies])
+    return Images(
+        source,
+        store,
+        train,
+        validation,
+        test,
+        hashlib.sha256(digest.encode()).hexdigest(),
+        skipped,
+        [source.item_names[i] for i in copies[~held_out]],
+        [source.item_names[i] for i in copies[held_out]],
+        _conflicts(source, readable, picture),
+    )
 
 
-def decode_all(source: Source, store: PixelStore, on_image) -> tuple[dict[int, str], dict[int, str]]:
-    """Fill the store; content hash of each readable image, and the reason for each that is not, by index."""
-    hashes, reasons = {}, {}
+def _one_of_each(source: Source, readable: np.ndarray, picture: np.ndarray) -> np.ndarray:
+    """The first image of each picture, sorted; of a test image and its copies elsewhere the test image."""
+    rank = {"test": 0, "validation": 1, "train": 2}
+    split_rank = np.zeros(len(readable)) if source.given is None else [rank[name] for name in source.given[readable]]
+    order = np.lexsort([readable, split_rank])
+    return np.sort(readable[order][np.unique(picture[order], return_index=True)[1]])
+
+
+def _conflicts(source: Source, readable: np.ndarray, picture: np.ndarray) -> list[str]:
+    order = np.argsort(picture, kind="stable")
+    shown_by = np.split(readable[order], np.flatnonzero(np.diff(picture[order])) + 1)
+    return [
+        " = ".join(source.item_names[i] for i in images) for images in shown_by if len(set(source.labels[images])) > 1
+    ]
+
+
+@dataclass
+class Decoded:
+    """What is known of each image beside its pixels, by index."""
+
+    files: dict[int, str] = field(default_factory=dict)  # hash of the file's content
+    pixels: dict[int, str] = field(default_factory=dict)  # hash of the pixels in the store
+    encodings: dict[int, int] = field(default_factory=dict)
+    reasons: dict[int, str] = field(default_factory=dict)  # of the unreadable ones
+
+
+def decode_all(source: Source, store: PixelStore, on_image) -> Decoded:
+    """Fill the store; hashes of each readable image, and the reason for each that is not."""
+    decoded = Decoded()
 
     def one(i: int) -> None:
         item = source.items[i]
         try:
             content = item if isinstance(item, np.ndarray) else read_bytes(item)
-            store.write(i, decode(content, store.size))
+            pixels = decode(content, store.size)
+            store.write(i, pixels)
+            decoded.encodings[i] = encoding(content)
+            decoded.pixels[i] = hashlib.sha256(pixels.tobytes()).hexdigest()
             raw = content.tobytes() if isinstance(content, np.ndarray) else content
-            hashes[i] = hashlib.sha256(raw).hexdigest()
+            decoded.files[i] = hashlib.sha256(raw).hexdigest()
         except UnreadableImage as error:
-            reasons[i] = str(error)
+            decoded.reasons[i] = str(error)
 
     with ThreadPoolExecutor(cores()) as pool:
         total, waiting = len(source.items), iter(range(len(source.items)))
@@ -159,7 +208,7 @@ def decode_all(source: Source, store: PixelStore, on_image) -> tuple[dict[int, s
             list(pool.map(one, chunk))
             done += len(chunk)
             on_image(done, total)
-    return hashes, reasons
+    return decoded
 
 
 def split(
@@ -185,7 +234,17 @@ def _stratified(indices: np.ndarray, strata: np.ndarray, fraction: float, seed: 
     from sklearn.model_selection import train_test_split
 
     groups = strata[indices]
-    held = max(round(fraction * len(indices)), len(np.unique(groups)))
+    held = max(round(fraction * len(indices)), 1)
+    names = np.unique(groups)
+    if held < len(names):
+        # Fewer than one of each: every k-th image, the classes in random order, is from each in proportion to its size.
+        rng = np.random.default_rng(seed)
+        shuffled = rng.permutation(len(indices))
+        order = shuffled[
+            np.argsort(rng.permutation(len(names))[np.searchsorted(names, groups[shuffled])], kind="stable")
+        ]
+        chosen = order[((np.arange(held) + rng.random()) * len(indices) / held).astype(int)]
+        return np.sort(np.delete(indices, chosen)), np.sort(indices[chosen])
     try:
         first, second = train_test_split(indices, test_size=held, stratify=groups, random_state=seed)
     except ValueError as error:
@@ -198,8 +257,8 @@ def _check_classes(source: Source, readable: np.ndarray) -> None:
     for label, name in enumerate(source.classes):
         if counts[label] < 4:
             raise UserError(
-                f"class {name!r} has {counts[label]} readable image(s); train, validation and test together need at "
-                "least 4: add images or remove the class"
+                f"class {name!r} has {counts[label]} distinct readable image(s); train, validation and test together "
+                "need at least 4: add images or remove the class"
             )
 
 

@@ -71,6 +71,17 @@ def decode(content: bytes | np.ndarray, size: int | None) -> np.ndarray:
         raise UnreadableImage("not a readable image") from error
 
 
+def encoding(content: bytes | np.ndarray) -> int:
+    """A number for the format, size, mode and quantisation that the header of a readable file names."""
+    if isinstance(content, np.ndarray):
+        return hash(content.shape)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        image = Image.open(io.BytesIO(content), formats=FORMATS)
+    tables = getattr(image, "quantization", None) or {}
+    return hash((image.format, image.size, image.mode, *((k, tuple(table)) for k, table in sorted(tables.items()))))
+
+
 def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):
         # convert() would clip these values at 255 instead of scaling them.

@@ -61,7 +61,7 @@ def load(source: Source, size: int, held_per_class: int, views: int, grey: float
         UserError: an unreadable image, or a class with nothing left to train on.
     """
     store = PixelStore(len(source.items), size)
-    _, reasons = decode_all(source, store, on_image)
+    reasons = decode_all(source, store, on_image).reasons
     if reasons:
         first = min(reasons)
         raise UserError(f"{source.item_names[first]}: {reasons[first]}; repair or remove it")

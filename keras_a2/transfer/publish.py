@@ -52,8 +52,14 @@ def load_images(source: Source, config, folder: Path) -> data.Images:
         tell(f"left out: {source.left_out}")
     if images.skipped:
         tell(f"{len(images.skipped)} unreadable file(s) skipped (first: {images.skipped[0]}); the report names them")
-    if images.duplicates:
-        tell(f"{len(images.duplicates)} training image(s) removed: identical to a validation or test image")
+    copies = len(images.duplicates) + len(images.held_out_duplicates)
+    if copies:
+        tell(f"{copies} image(s) removed: copies of a validation or test image; the report names them")
+    if images.conflicts:
+        tell(f"{len(images.conflicts)} picture(s) in two classes (first: {images.conflicts[0]}); the report names them")
+    absent = len(images.classes) - len(np.unique(images.labels[images.test]))
+    if absent:
+        tell(f"{absent} of {len(images.classes)} classes have no test image; balanced accuracy and F1 leave them out")
     return images
 
 
