@@ -29,8 +29,8 @@ class Config:
     inputs: str | None = None
     """COLUMN[,COLUMN...] to learn from beside the targets; by default every column."""
     preset: Literal["none", "chollet"] = "none"
-    """chollet: the protocol of Deep Learning with Python for jena: hourly, 120 steps, 24 h ahead, 50/25/25, by row
-    number and not by time."""
+    """chollet: the protocol of Deep Learning with Python, for --data jena only: hourly, 120 steps, 24 h ahead,
+    50/25/25, by row number and not by time; it replaces --look-back and the like."""
     split: str = "0.6,0.2,0.2"
     """Train, validation, test in time order: three fractions or three row counts."""
     every: int = 1
@@ -103,6 +103,7 @@ def main(config: Config) -> None:
     # TensorFlow takes seconds to import, so after --help.
     from keras_a2.recurrent import baselines, configure, measure, present, publish, train
 
+    config = configure.with_preset(config)
     windows = configure.windows(config)
     present.describe(windows)
     season = config.season or baselines.find_season(windows)
@@ -145,6 +146,11 @@ def check(config: Config) -> None:
         if not 0 <= (getattr(config, field) or 0) < 1:
             raise UserError(f"--{field} is {getattr(config, field)}; it must be at least 0 and below 1")
     jobs.check(config.jobs)
+    if config.preset == "chollet" and config.data != "jena":
+        raise UserError(
+            f"--preset chollet cuts rows as the book does for --data jena, not for {config.data}: leave it out, or set "
+            "--every, --look-back, --first-lead and --horizon"
+        )
     if config.segment and config.look_back % config.segment:
         raise UserError(f"--segment {config.segment} does not divide --look-back {config.look_back}; choose a divisor")
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import runpy
 from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
+from conftest import ROOT, run_script
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -49,12 +51,13 @@ def test_the_preset_has_the_windows_and_the_naive_error_of_the_book_s_own_code(t
 
     frame = table(12_347, 2, None).frame
     frame.to_csv(tmp_path / "series.csv", index=False)
-    options = dict.fromkeys(configure.WINDOW_OPTIONS) | {"max_gap": 12}
-    windows = configure.windows(
-        SimpleNamespace(
-            **options, data=str(tmp_path / "series.csv"), target="c1", time=None, inputs=None, preset="chollet"
-        )
+    config = runpy.run_path(str(ROOT / "experiments" / "recurrent.py"))["Config"](
+        data=str(tmp_path / "series.csv"), target="c1", preset="chollet"
     )
+    config = configure.with_preset(config)
+    recorded = {"look_back": 120, "horizon": 1, "first_lead": 24, "every": 6, "calendar": False}  # in metrics.json
+    assert {name: getattr(config, name) for name in recorded} == recorded
+    windows = configure.windows(config)
     raw, temperature = frame.to_numpy(), frame["c1"].to_numpy()
     train, validation = int(0.5 * len(raw)), int(0.25 * len(raw))
     delay = 6 * (120 + 24 - 1)
@@ -79,6 +82,12 @@ def test_the_preset_has_the_windows_and_the_naive_error_of_the_book_s_own_code(t
     np.testing.assert_allclose(windows.mean, raw[:train].mean(axis=0), rtol=1e-6)
     with pytest.raises(UserError, match="the series has 6000 rows"):
         splits.bounds(splits.BOOK, 6000, 715, 144)
+
+
+def test_the_preset_is_for_the_book_s_data_only():
+    answer = run_script("recurrent", "--preset", "chollet")
+    assert answer.returncode == 2
+    assert answer.stderr.startswith("error: --preset chollet cuts rows as the book does for --data jena, not for nyc_w")
 
 
 @pytest.mark.parametrize("split", ["0.6,0.2,0.2", "50,20,20"])

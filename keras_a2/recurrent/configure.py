@@ -26,16 +26,20 @@ SHORT_STEPS, SHORT_EPOCHS = 2000, 250  # training steps of a short series, in so
 FEW_INPUTS = 8  # a network with fewer cannot spare so many of them while it trains
 
 
+def with_preset(config):
+    """The configuration with the preset's values for its own: what a run records is what it used."""
+    return dataclasses.replace(config, **CHOLLET) if config.preset == "chollet" else config
+
+
 def windows(config) -> Windows:
-    """The windows that the configuration asks for; ``--preset chollet`` overrides how they are cut.
+    """The windows that the configuration asks for.
 
     Raises:
         UserError: as ``sources.find`` and ``data.prepare``.
     """
-    book = config.preset == "chollet"
-    table = sources.find(config.data, config.target, config.time, config.inputs, as_read=book)
-    options = {name: getattr(config, name) for name in WINDOW_OPTIONS}
-    return data.prepare(table, **(options | CHOLLET if book else options))
+    as_read = config.preset == "chollet"
+    table = sources.find(config.data, config.target, config.time, config.inputs, as_read=as_read)
+    return data.prepare(table, **{name: getattr(config, name) for name in WINDOW_OPTIONS})
 
 
 def settings(config, windows: Windows, season: int) -> Settings:
