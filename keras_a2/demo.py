@@ -80,15 +80,15 @@ def _forecaster_page(gradio, model: Forecaster):
         if path is None:
             return None, None
         try:
-            answer = model.predict(path)
+            seen, answer = model.forecast(path)
         except UserError as error:
             said = str(error).replace(path, Path(path).name)
             raise gradio.Error(said, print_exception=False) from error
-        return plot(model, answer), answer.round(model.decimals(report.SCREEN_DIGITS)).reset_index()
+        return plot(model, seen, answer), answer.round(model.decimals(report.SCREEN_DIGITS)).reset_index()
 
     with _page(gradio, model) as page:
         series = gradio.File(label="series", file_types=[".csv", ".parquet"], type="filepath")
-        curve, table = gradio.Plot(label="forecast"), gradio.Dataframe(label=f"forecast, {model.unit}")
+        curve, table = gradio.Plot(label="forecast"), gradio.Dataframe(label=report.with_unit("forecast", model.unit))
         series.change(forecast, series, [curve, table])
         example = model.saved.folder / "example.csv"
         if example.exists():

@@ -89,11 +89,11 @@ def _show_predictions(predictions: Iterable) -> None:
 
 def forecast(model: Forecaster, series: Path, time: str | None, output: Path | None, figure: Path | None) -> None:
     """Forecast the steps after a file's last row; a table on the screen, or a file."""
-    answer = model.predict(series, time)
+    seen, answer = model.forecast(series, time)
     if figure is not None:
         from keras_a2.recurrent.predict import plot
 
-        plot(model, answer).savefig(figure, dpi=120)
+        plot(model, seen, answer).savefig(figure, dpi=120)
         console.print(f"wrote {figure}")
     if output is not None:
         flat = answer.round(model.decimals(report.FILE_DIGITS)).reset_index()
@@ -104,7 +104,7 @@ def forecast(model: Forecaster, series: Path, time: str | None, output: Path | N
         console.print(f"wrote {output}")
         return
     shown = model.targets[:8]
-    table = Table(answer.index.name, "lead", *(f"{name} ({model.unit})" for name in shown))
+    table = Table(answer.index.name, "lead", *(report.with_unit(name, model.unit) for name in shown))
     places = model.decimals(report.SCREEN_DIGITS)
     columns = [report.column(answer[name], places=places.get(name)) for name in shown]
     for when, lead, *values in zip(answer.index, answer["lead"], *columns, strict=True):

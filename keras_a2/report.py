@@ -63,6 +63,16 @@ def number(value: float, digits: int = 3) -> str:
     return f"{value:,.{decimals(value, digits)}f}"
 
 
+def amount(value: float, unit: str) -> str:
+    """``number`` with its unit, where that is known."""
+    return f"{number(value)} {unit}".rstrip()
+
+
+def with_unit(name: str, unit: str) -> str:
+    """The label of an axis or a column: ``load (MW)``, or ``load`` where the unit is not known."""
+    return f"{name} ({unit})" if unit else name
+
+
 def column(values: Iterable[float], digits: int = 3, places: int | None = None) -> list[str]:
     """Numbers to stand below each other.
 

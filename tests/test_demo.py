@@ -37,18 +37,19 @@ class Classifier:
 class Forecaster:
     """Answers like a published forecaster."""
 
-    version, unit, targets, horizon = 1, "MW", ("load",), 2
+    version, unit, targets, look_back, horizon = 1, "MW", ("load",), 2, 2
     card: ClassVar = {"experiment": "recurrent"}
     saved = SimpleNamespace(folder=Path("saved_models/thing/1"))
 
     def decimals(self, digits):
         return {"load": 3}
 
-    def predict(self, path):
+    def forecast(self, path):
         if "load" not in pd.read_csv(path):
             raise UserError(f"{path} has no column 'load'")
         load = np.array([3.0, 7.63704])
-        return pd.DataFrame({"lead": [1, 2], "load": load}, index=pd.Index([1, 2], name="step"))
+        seen = pd.DataFrame({"load": [1.0, 2.0]}, index=pd.Index([-1, 0], name="step"))
+        return seen, pd.DataFrame({"lead": [1, 2], "load": load}, index=pd.Index([1, 2], name="step"))
 
 
 @pytest.fixture

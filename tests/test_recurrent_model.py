@@ -11,11 +11,24 @@ import pandas as pd
 import pytest
 import statsmodels.api as sm
 import tensorflow as tf
+from matplotlib.figure import Figure
 from scipy import stats
 
 from keras_a2 import inference, saved_model
 from keras_a2.errors import UserError
-from keras_a2.recurrent import baselines, data, evaluate, measure, model, predict, present, publish, sources, train
+from keras_a2.recurrent import (
+    baselines,
+    data,
+    evaluate,
+    figures,
+    measure,
+    model,
+    predict,
+    present,
+    publish,
+    sources,
+    train,
+)
 
 SETTINGS = train.Settings(
     units=8, layers=1, dropout=0.1, input_dropout=0.1, segment=0, channel_independent=False, epochs=2, patience=5,
@@ -311,3 +324,37 @@ def test_damaged_errors_on_a_card_are_one_line():
     for damaged in ([0.0], ["x"], [float("nan")], 3):
         with pytest.raises(UserError, match="'typical_errors' is damaged"):
             predict.Forecaster(Saved(typical_errors=damaged))
+
+
+@pytest.mark.parametrize(
+    ("freq", "lead", "every"),
+    [("h", "lead (hours)", "A forecast every 6 hours"), ("7D", "lead (steps of 7 days)", "every 6 steps of 7 days")],
+)
+def test_figures_are_labelled_from_the_data_whatever_its_names(freq, lead, every, tmp_path, monkeypatch):
+    drawn, save = [], Figure.savefig
+    monkeypatch.setattr(Figure, "savefig", lambda self, *args, **options: drawn.append(self) or save(self, *args))
+    time = pd.date_range("2001-01-01", periods=200, freq=freq)
+    wave = np.sin(np.arange(200) / 4) + np.random.default_rng(0).normal(0, 0.1, 200)
+    table = sources.Table("shop", pd.DataFrame({"US$_$": wave}), time, ["US$_$"])
+    windows = data.prepare(table, look_back=24, horizon=6)
+    predicted = {"gru": baselines.Persistence().forecast(windows, windows.origins["test"])}
+    figures.error_by_lead(windows, {"gru": [0.1] * 6}, tmp_path / "a.png")
+    figures.successive(windows, predicted, tmp_path / "b.png")
+    figures.forecasts(windows, predicted, tmp_path / "c.png")
+    labels = [axes.get_xlabel() or axes.get_title() for figure in drawn[:2] for axes in figure.axes]
+    assert labels[0] == lead
+    assert every in labels[1]
+    assert [figure.axes[0].get_ylabel() for figure in drawn] == ["mean absolute error, US$_$", "US$_$", "US$_$"]
+
+
+def test_the_figure_of_a_forecast_begins_with_what_was_seen(co2):
+    saved = Saved(inputs=["US$_$"], targets=["US$_$"], unit="")
+    forecaster = predict.Forecaster(saved)
+    seen, forecast = forecaster.forecast(co2.rename(columns={"co2": "US$_$"}))
+    figure = predict.plot(forecaster, seen, forecast)
+    figure.savefig(io.BytesIO())
+    past, future = figure.axes[0].get_lines()[:2]
+    np.testing.assert_allclose(past.get_ydata(), [371.0, 371.5, 371.8])
+    np.testing.assert_allclose(future.get_ydata(), 371.8 + np.arange(1, 5) / 3)
+    assert list(past.get_xdata()) == list(co2.index[-3:])
+    assert figure.axes[0].get_ylabel() == "US$_$"

@@ -42,7 +42,7 @@ class Windows:
     bounds: dict[str, tuple[int, int]]  # rows of each split: first, one past the last
     time: pd.DatetimeIndex | None
     step: pd.Timedelta | None
-    unit: str
+    unit: str  # of the targets; empty where it is not known
     sha256: str
     every: int = 1  # rows from one step of a window to the next
     first_lead: int = 1
@@ -101,7 +101,7 @@ class Windows:
             **{split: len(self.origins[split]) for split in SPLITS},
             "sha256": self.sha256,
             "inputs": self.inputs,
-            "spacing": None if self.step is None else str(self.step),
+            "spacing": None if self.step is None else spacing(self.step),
             **self.facts,
         }
 
@@ -178,7 +178,7 @@ def prepare(
         bounds=bounds,
         time=time,
         step=step,
-        unit=table.unit or "units of the column",
+        unit=table.unit,
         sha256=digest.hexdigest(),
         every=every,
         first_lead=first_lead,
@@ -225,6 +225,15 @@ def to_grid(table: Table) -> tuple[pd.DataFrame, pd.DatetimeIndex | None, pd.Tim
     if rows != len(time):
         frame = frame.reindex(pd.date_range(time[0], periods=rows, freq=step))
     return frame, pd.DatetimeIndex(frame.index), step
+
+
+def spacing(step: pd.Timedelta) -> str:
+    """``1 hour``, ``15 minutes``, ``7 days``: a step in the largest unit that divides it."""
+    for unit, name in (("D", "day"), ("h", "hour"), ("min", "minute"), ("s", "second")):
+        count = step / pd.Timedelta(1, unit)
+        if count.is_integer() and count >= 1:
+            return f"{count:.0f} {name}{'' if count == 1 else 's'}"
+    return f"{step.total_seconds():g} seconds"
 
 
 def calendar_names(step: pd.Timedelta | None) -> list[str]:

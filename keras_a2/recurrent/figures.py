@@ -11,9 +11,11 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from keras_a2 import report
-from keras_a2.recurrent.data import Windows
+from keras_a2.recurrent.data import Windows, spacing
 from keras_a2.recurrent.measure import BESIDE_RIDGE
 from keras_a2.training import History
+
+plt.rcParams["text.parse_math"] = False  # a column may be called US$_$
 
 COLOURS = {
     "persistence": "#9aa3ab", "seasonal_naive": "#c9a227", "ridge": "#5f7d4f",
@@ -30,7 +32,8 @@ def error_by_lead(windows: Windows, by_lead: dict[str, list[float]], path: Path)
             "--" if name in ("persistence", "seasonal_naive", "ridge") else ":" if name.endswith(BESIDE_RIDGE) else "-"
         )
         axes.plot(leads, values, style, marker=marker, color=_colour(name), label=report.label(name))
-    axes.set(xlabel=f"lead ({_step(windows)})", ylabel=f"mean absolute error ({windows.unit})", ylim=(0, None))
+    axes.set(xlabel=f"lead ({_steps(windows, windows.every)})", ylabel=_of("mean absolute error", windows))
+    axes.set_ylim(0, None)
     axes.set_title("Error by lead, test split")
     axes.grid(alpha=0.3)
     axes.legend(frameon=False)
@@ -63,15 +66,15 @@ def forecasts(windows: Windows, predicted: dict[str, np.ndarray], path: Path) ->
         for name, values in predicted.items():
             axis.plot(future, windows.to_unit(values[i])[:, 0], color=_colour(name), label=report.label(name))
         start = "" if windows.time is None else f", from {windows.time[origins[i]]:%Y-%m-%d %H:%M}"
-        axis.set(title=f"{label}{start}", ylabel=f"{windows.targets[0]} ({windows.unit})")
+        axis.set(title=f"{label}{start}", ylabel=report.with_unit(windows.targets[0], windows.unit))
         axis.axvline(0, color="grey", lw=0.8, ls=":")
-    axes[-1].set_xlabel(f"steps from the forecast's start ({_step(windows)})")
+    axes[-1].set_xlabel(f"time from the forecast's start ({_steps(windows)})")
     axes[0].legend(frameon=False, ncols=4)
     _save(figure, path)
 
 
-def weeks(windows: Windows, predicted: dict[str, np.ndarray], path: Path, days: int = 21) -> None:
-    """A few weeks of the test split, forecast again at the end of every horizon."""
+def successive(windows: Windows, predicted: dict[str, np.ndarray], path: Path, days: int = 21) -> None:
+    """The first days of the test split (or two forecasts, if longer), forecast again at the end of every horizon."""
     origins = windows.origins["test"]
     steps = windows.horizon if windows.step is None else int(np.ceil(days * 86400 / windows.step.total_seconds()))
     picked, last, ahead = [], -np.inf, int(windows.future[-1])
@@ -89,8 +92,8 @@ def weeks(windows: Windows, predicted: dict[str, np.ndarray], path: Path, days: 
             label = report.label(name) if k == 0 else None
             axes.plot(x, windows.to_unit(values[i])[:, 0], color=_colour(name), lw=1, label=label)
     axes.set(
-        ylabel=f"{windows.targets[0]} ({windows.unit})",
-        title=f"Forecasts made every {ahead} rows, test split",
+        ylabel=report.with_unit(windows.targets[0], windows.unit),
+        title=f"A forecast every {ahead} {_steps(windows)}, test split",
     )
     axes.legend(frameon=False, ncols=4)
     figure.autofmt_xdate() if windows.time is not None else None
@@ -119,7 +122,7 @@ def residuals_by_hour(windows: Windows, error: np.ndarray, path: Path) -> None:
     axes.boxplot([raw[hours == h] for h in present], positions=present, showfliers=False, widths=0.6)
     axes.axhline(0, color="grey", lw=0.8)
     axes.set(
-        xlabel="hour of the day", ylabel=f"forecast less truth ({windows.unit})", title="Residuals by hour, test split"
+        xlabel="hour of the day", ylabel=_of("forecast less truth", windows), title="Residuals by hour, test split"
     )
     _save(figure, path)
 
@@ -129,8 +132,19 @@ def _colour(name: str) -> str:
     return COLOURS[name.removesuffix(BESIDE_RIDGE)]
 
 
-def _step(windows: Windows) -> str:
-    return "steps" if windows.step is None else f"steps of {windows.step}".replace("0 days ", "")
+def _of(error: str, windows: Windows) -> str:
+    """The label of an error's axis: its unit or, where that is not known, its column."""
+    if windows.unit or len(windows.targets) > 1:
+        return report.with_unit(error, windows.unit)
+    return f"{error}, {windows.targets[0]}"
+
+
+def _steps(windows: Windows, rows: int = 1) -> str:
+    """What so many rows count: ``hours``, ``steps of 7 days``."""
+    if windows.step is None:
+        return "steps"
+    step = spacing(rows * windows.step)
+    return f"{step[2:]}s" if step.startswith("1 ") else f"steps of {step}"
 
 
 def _save(figure, path: Path) -> None:

@@ -56,15 +56,21 @@ class Forecaster:
         """
         if isinstance(series, np.ndarray):
             return self.saved(series)
+        return self.forecast(series, time)[1]
+
+    def forecast(self, series: pd.DataFrame | str | Path, time: str | None = None) -> tuple[pd.DataFrame, pd.DataFrame]:
+        """The targets in the last window that the model sees, and the forecast, both as ``predict`` gives it."""
         window, last = self._window(self._table(series, time))
         forecast = self.saved(window[np.newaxis])[0].reshape(self.horizon, len(self.targets))
-        ahead = self.every * self.leads
-        index = (
-            pd.Index(ahead, name="step") if last is None else pd.DatetimeIndex(last + ahead * self.step, name="time")
-        )
-        return pd.DataFrame(forecast, columns=self.targets, index=index).assign(lead=self.leads)[
-            ["lead", *self.targets]
-        ]
+        past, ahead = self.every * np.arange(1 - self.look_back, 1), self.every * self.leads
+        columns = [self.inputs.index(name) for name in self.targets]
+        seen = pd.DataFrame(window[:, columns], columns=self.targets, index=self._index(last, past))
+        table = pd.DataFrame(forecast, columns=self.targets, index=self._index(last, ahead))
+        return seen, table.assign(lead=self.leads)[["lead", *self.targets]]
+
+    def _index(self, last: pd.Timestamp | None, steps: np.ndarray) -> pd.Index:
+        """Times so many steps from the last row's, or the steps."""
+        return pd.Index(steps, name="step") if last is None else pd.DatetimeIndex(last + steps * self.step, name="time")
 
     def decimals(self, digits: int) -> dict[str, int]:
         """Decimals of each target that show its typical error with so many significant digits."""
@@ -128,17 +134,21 @@ class Forecaster:
         return rows.to_numpy(np.float64), stamps
 
 
-def plot(model: Forecaster, table: pd.DataFrame):
-    """The forecast as a Matplotlib figure."""
+def plot(model: Forecaster, seen: pd.DataFrame, forecast: pd.DataFrame):
+    """The last window seen and the forecast (``Forecaster.forecast``) as a Matplotlib figure."""
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    figure, axes = plt.subplots(figsize=(8, 3.6), layout="constrained")
-    for name in model.targets[:6]:
-        axes.plot(table.index, table[name], marker=".", label=name)
-    axes.set(ylabel=model.unit, title=f"Forecast, {model.horizon} steps")
-    axes.legend(frameon=False)
-    if isinstance(table.index, pd.DatetimeIndex):
+    with matplotlib.rc_context({"text.parse_math": False}):  # a column may be called US$_$
+        figure, axes = plt.subplots(figsize=(8, 3.6), layout="constrained")
+        for number, name in enumerate(model.targets[:6]):
+            axes.plot(seen.index, seen[name], color=f"C{number}", alpha=0.5)
+            axes.plot(forecast.index, forecast[name], color=f"C{number}", marker=".", label=name)
+        axes.axvline(seen.index[-1], color="grey", lw=0.8, ls=":")
+        label = model.unit if len(model.targets) > 1 else report.with_unit(model.targets[0], model.unit)
+        axes.set(ylabel=label, title=f"{model.look_back} steps seen, {model.horizon} forecast")
+        axes.legend(frameon=False)
+    if isinstance(forecast.index, pd.DatetimeIndex):
         figure.autofmt_xdate()
     plt.close(figure)  # the figure lives on; pyplot need not keep it
     return figure

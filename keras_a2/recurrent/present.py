@@ -32,7 +32,7 @@ def headline(metrics: dict, name: str) -> str:
     test, unit = metrics["models"][name]["test"], metrics["data"]["unit"]
     ridge = metrics["baselines"]["ridge"]["test"]
     return (
-        f"{report.label(name)}: mean absolute error {report.number(test['mae'])} {unit}; "
+        f"{report.label(name)}: mean absolute error {report.amount(test['mae'], unit)}; "
         f"{_verdict(test, 'the best naive baseline', metrics['best_naive_test'])}; "
         f"{_verdict(test['against_ridge'], 'ridge regression', ridge)} (95 % intervals)."
     )
@@ -53,7 +53,7 @@ def result_rows(metrics: dict) -> tuple[list[str], list[list[str]]]:
     header = [
         "",
         "validation",
-        f"MAE ({unit})",
+        report.with_unit("MAE", unit),
         "MAE std",
         "MSE std",
         "skill (95 %)",
@@ -112,9 +112,10 @@ def page(config, windows: Windows, model: str, name: str, metrics: dict, picture
     ]
     for part in ("hour", "month"):
         values = metrics["models"][model][f"mae_by_{part}"]
-        if values:
+        if len(values) > 1:
             row = [report.number(value) for value in values.values()]
-            tables.append(report.Table(f"MAE by {part} of the forecast time ({windows.unit})", list(values), [row]))
+            title = report.with_unit(f"MAE by {part} of the forecast time", windows.unit)
+            tables.append(report.Table(title, list(values), [row]))
     content = report.Page(
         title=f"{report.label(model)} on {windows.name}",
         headline=headline(metrics, model),

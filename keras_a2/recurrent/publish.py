@@ -102,7 +102,7 @@ def _card(windows: Windows, pick: Pick, metrics: dict, name: str) -> dict:
         "output": "forecasts in the targets' units (batch, horizon) or (batch, horizon, targets)",
         "data": {"name": windows.name, "sha256": windows.sha256, "citation": windows.facts["citation"]},
         "weights": {"origin": "random"},
-        "headline": f"MAE {report.number(test['mae'])} {windows.unit}, skill {report.percent(test['skill'])}",
+        "headline": f"MAE {report.amount(test['mae'], windows.unit)}, skill {report.percent(test['skill'])}",
         "saved_model_check": metrics["saved_model_check"],
         "environment": metrics["environment"],
     }
@@ -160,8 +160,8 @@ def _figures(folder: Path, windows: Windows, pick: Pick, result: Result) -> list
     shown = {pick.name: pick.predicted}
     pictures = [("Error by lead of every model and baseline", folder / "error_by_lead.png")]
     figures.error_by_lead(windows, by_lead, pictures[0][1])
-    pictures.append(("Three weeks of forecasts against truth", folder / "weeks.png"))
-    figures.weeks(windows, shown, pictures[-1][1])
+    pictures.append(("Successive forecasts against truth", folder / "successive.png"))
+    figures.successive(windows, shown, pictures[-1][1])
     pictures.append(("Best, typical and worst test window", folder / "forecasts.png"))
     figures.forecasts(windows, shown, pictures[-1][1])
     pictures.append(("Validation error by epoch", folder / "learning_curves.png"))
