@@ -1,6 +1,7 @@
 """How the bundled backbone was made: MobileNetV3Small trained on a folder of classes, taught by another network.
 
-python experiments/pretrain.py --data tiny-imagenet-200/train --teacher weights.h5 --name tiny_imagenet
+pip install -e ".[pretrain]"
+python experiments/pretrain.py --data tiny-imagenet-200/train --name tiny_imagenet
 """
 
 from __future__ import annotations
@@ -19,8 +20,9 @@ class Config:
 
     data: Path
     """Folder of images, one folder per class."""
-    teacher: Path | None = None
-    """MobileNetV3Small weights whose features to learn, such as Keras's ImageNet file; without: labels only."""
+    teacher: str = "efficientnet-lite2"
+    """Whose features and classes to learn: efficientnet-lite2 (ImageNet; needs the extra 'pretrain'), or the .keras
+    file of a classifier of pixels 0-255 whose last layer is dense."""
     name: str | None = None
     """The file is called mobilenet_v3_small_<name>.weights.h5; by default the data's folder name."""
     licence: str = "see the data's own page"
@@ -29,16 +31,18 @@ class Config:
     """Images of each class kept for validation."""
     image_size: int = 64
     """Pixels of the first epochs' images, and of the decoded store."""
-    epochs: int = 18
+    epochs: int = 60
     """Epochs at image_size."""
     late_image_size: int = 96
     """Pixels of the last epochs' images: features then also fit larger objects."""
-    late_epochs: int = 8
+    late_epochs: int = 36
     """Epochs at late_image_size."""
     teacher_size: int = 160
     """Pixels at which the teacher sees each crop."""
-    views: int = 6
+    views: int = 12
     """Crops of each image, used in turn; the teacher's features of each are computed once."""
+    mixed: float = 0.5
+    """Share of crops into which another image is mixed, for the teacher too: more to learn from as many images."""
     grey: float = 0.25
     """Share of crops shown without colour, to the teacher too: X-rays, scans and solar cells have none."""
     batch_size: int = 256
@@ -47,10 +51,12 @@ class Config:
     """Peak rate (AdamW, one epoch of warm-up, cosine decay)."""
     weight_decay: float = 0.01
     """AdamW's decay of kernels."""
+    ema: float = 0.999
+    """Decay per step of the moving average of the weights, which is what is written."""
     feature_weight: float = 3.0
     """Weight of the squared error to the teacher's standardised features."""
-    label_weight: float = 0.1
-    """Weight of the labels' cross-entropy; few images per class are soon learnt by heart, features are not."""
+    class_weight: float = 1.0
+    """Weight of the divergence from the teacher's class probabilities."""
     seed: int = 0
     """Seed of the split, the crops, the initialisation and the order."""
     output: Path = Path("keras_a2/weights")
@@ -65,19 +71,22 @@ def main(config: Config) -> None:
     for field in ("held_out_per_class", "image_size", "epochs", "views", "batch_size", "learning_rate"):
         if not getattr(config, field) > 0:
             raise UserError(f"--{field.replace('_', '-')} is {getattr(config, field)}; it must be above 0")
-    if not 0 <= config.grey <= 1:
-        raise UserError(f"--grey is {config.grey}; it must lie between 0 and 1")
+    for field in ("grey", "mixed"):
+        if not 0 <= getattr(config, field) <= 1:
+            raise UserError(f"--{field} is {getattr(config, field)}; it must lie between 0 and 1")
+    if not 0 <= config.ema < 1:
+        raise UserError(f"--ema is {config.ema}; it must be at least 0 and below 1")
     if not config.output.is_dir():
         raise UserError(f"no such folder: {config.output}; give an existing one with --output")
     machine.configure_tensorflow(config.seed)
     from rich.progress import Progress
 
     from keras_a2.console import console
-    from keras_a2.transfer import backbone, distill, sources
+    from keras_a2.transfer import backbone, distill, sources, teacher
 
     name = config.name or config.data.resolve().name
     source = sources.folder(config.data)
-    teacher = backbone.find_weights(str(config.teacher), None) if config.teacher else None
+    classifier, weights = teacher.load(config.teacher)
     values = {k: v for k, v in asdict(config).items() if k in distill.Settings.__dataclass_fields__}
     sizes = (config.image_size,) * config.epochs + (config.late_image_size,) * config.late_epochs
     settings = distill.Settings(sizes=sizes, **values)
@@ -86,26 +95,20 @@ def main(config: Config) -> None:
         with Progress(console=console, transient=True) as bar:
             task = bar.add_task("reading images")
             pool = distill.load(
-                source, config.image_size, config.held_out_per_class, config.views, config.grey, config.seed,
-                lambda done, total: bar.update(task, completed=done, total=total),
+                source, config.image_size, config.held_out_per_class, config.views, config.grey, config.mixed,
+                config.seed, lambda done, total: bar.update(task, completed=done, total=total),
             )  # fmt: skip
-            features = None
-            if teacher:
-                task = bar.add_task("teacher's features")
-                features = distill.teacher_features(
-                    teacher, pool, settings, run.work, lambda done, total: bar.update(task, completed=done, total=total)
-                )
-        network, history = distill.pretrain(pool, features, settings, run.state("pretrain"))
+        taught = distill.Teacher(classifier, pool, config.teacher_size, run.work)
+        network, history = distill.pretrain(pool, taught, settings, run.work)
         path = config.output / f"mobilenet_v3_small_{name}.weights.h5"
         distill.save_half(network, path)
     card = {
         "architecture": "keras.applications.MobileNetV3Small, alpha 1.0, without top",
-        "data": {"name": name, "images": len(pool.train), "classes": pool.classes, "licence": config.licence},
-        "teacher": None if teacher is None else {"file": config.teacher.name, "sha256": teacher.sha256},
-        "config": asdict(config) | {"data": config.data.name, "teacher": config.teacher and config.teacher.name},
+        "data": {"name": name, "images": len(pool.train), "classes": len(source.classes), "licence": config.licence},
+        "teacher": {"file": weights.name, "sha256": backbone.sha256(weights)},
+        "config": asdict(config) | {"data": config.data.name, "teacher": Path(config.teacher).name},
         "hours_since_start": (time.perf_counter() - started) / 3600,
         "environment": {name: fact for name, fact in runs.environment().items() if name != "command"},  # it has paths
-        "label_accuracy_on_held_out_images": history.rows[-1]["validation_accuracy"],
         "history": history.table(),
         "sha256": backbone.sha256(path),
     }

