@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import fcntl
 import hashlib
 import io
 import json
@@ -20,9 +21,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
-from typing import TypeVar
-
-from filelock import FileLock, Timeout
+from typing import BinaryIO, TypeVar
 
 from keras_a2.errors import UserError
 from keras_a2.machine import cores
@@ -149,13 +148,11 @@ class Run:
         self.resumed = resume and any(self.work.iterdir())
         self.id = _run_id(self.work)
 
-    def _claim(self, key: str, resume: bool) -> tuple[FileLock, Path]:
+    def _claim(self, key: str, resume: bool) -> tuple[BinaryIO, Path]:
         for number in range(1000):
             work = self.home / f".work-{key}-{number}"
-            lock = FileLock(str(work) + ".lock")
-            try:
-                lock.acquire(timeout=0)
-            except Timeout:
+            lock = _lock(_lock_file(work))
+            if lock is None:
                 continue  # a live run has it
             shutil.rmtree(_away(work), ignore_errors=True)  # of a run that was killed while it tidied up
             if not resume:
@@ -195,8 +192,8 @@ class Run:
         """Remove the working folder, and the home if this run made it and published nothing."""
         # Away at once: half a working folder would be taken up by --resume as a run that has not published.
         shutil.rmtree(self.work.rename(_away(self.work)), ignore_errors=True)
-        self._lock.release()
-        Path(str(self.work) + ".lock").unlink(missing_ok=True)
+        _lock_file(self.work).unlink(missing_ok=True)  # while it is held: afterwards it may be another run's
+        self._lock.close()
         for folder in self._created:
             try:
                 folder.rmdir()
@@ -213,6 +210,25 @@ class Run:
 
 def _away(work: Path) -> Path:
     return work.with_name(f"{work.name}.done")
+
+
+def _lock_file(work: Path) -> Path:
+    return work.with_name(f"{work.name}.lock")
+
+
+def _lock(path: Path) -> BinaryIO | None:
+    """Lock ``path`` until the file is closed or the process dies; None while another holds it."""
+    while True:
+        path.parent.mkdir(parents=True, exist_ok=True)  # a run that published nothing may have removed it
+        file = path.open("ab")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.close()
+            return None
+        if os.fstat(file.fileno()).st_nlink:
+            return file
+        file.close()  # its holder removed it between our open and our lock: whoever comes next makes another
 
 
 def state_file(folder: Path, stage: str) -> Path:

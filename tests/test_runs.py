@@ -36,6 +36,20 @@ def test_versions_count_up_and_carry_their_number(tmp_path):
     assert sorted(p.name for p in (tmp_path / "thing").iterdir()) == ["1", "2", "3"]
 
 
+def test_a_lock_file_that_was_removed_while_waiting_protects_nobody(tmp_path, monkeypatch):
+    first = runs.Run(Config(), "thing", tmp_path)
+    flock, waiting = runs.fcntl.flock, [first]
+
+    def after_the_first_has_ended(file, how):
+        if waiting:
+            waiting.pop().close()  # the second run has opened the lock file, and has not locked it yet
+        flock(file, how)
+
+    monkeypatch.setattr(runs.fcntl, "flock", after_the_first_has_ended)
+    second, third = (runs.Run(Config(), "thing", tmp_path) for _ in range(2))
+    assert second.work != third.work
+
+
 def _publish_together(output: Path, size: int, barrier, answers) -> None:
     answers.put(publish(output, size, barrier))
 
@@ -58,13 +72,13 @@ def test_eight_runs_at_once_get_eight_versions(tmp_path):
 def test_a_killed_run_is_taken_up_only_by_the_same_configuration(tmp_path):
     first = runs.Run(Config(1), "thing", tmp_path)
     first.state("head").write_bytes(b"progress")
-    first._lock.release()  # what a kill does
+    first._lock.close()  # what a kill does
     other = runs.Run(Config(2), "thing", tmp_path, resume=True)
     assert not other.resumed
     again = runs.Run(Config(1), "thing", tmp_path, resume=True)
     assert again.resumed
     assert again.state("head").read_bytes() == b"progress"
-    again._lock.release()
+    again._lock.close()
     fresh = runs.Run(Config(1), "thing", tmp_path)
     assert not fresh.state("head").exists()
 
@@ -73,7 +87,7 @@ def test_a_run_killed_after_publishing_keeps_its_version(tmp_path):
     first = runs.Run(Config(), "thing", tmp_path, resume=True)
     with first.publishing() as folder:
         (folder / "model.json").write_text("{}")
-    first._lock.release()  # killed before it could remove its working folder
+    first._lock.close()  # killed before it could remove its working folder
     with runs.Run(Config(), "thing", tmp_path, resume=True) as again, again.publishing() as folder:
         (folder / "model.json").write_text("{}")
     assert again.version.name == "1"
@@ -96,7 +110,7 @@ def test_a_run_killed_while_tidying_up_is_not_taken_up_again(tmp_path, monkeypat
         patched.setattr(runs.shutil, "rmtree", killed_half_way)
         with pytest.raises(Killed):
             first.close()
-    first._lock.release()
+    first._lock.close()
     with runs.Run(Config(), "thing", tmp_path, resume=True) as again:
         assert not again.resumed
     assert publish(tmp_path) == 1
