@@ -75,6 +75,9 @@ def check(config: Config) -> None:
         raise UserError("no model given; name a folder of saved_models, or use --list to see what there is")
     if not config.items and not config.serve:
         raise UserError("nothing to predict on; give images, folders of images, or a .csv or .parquet file")
+    for path in config.items:
+        if not path.exists():
+            raise UserError(f"no such file or folder: {path}")
     if config.top < 1:
         raise UserError(f"--top is {config.top}; it must be at least 1")
     for path in (config.output, config.figure):

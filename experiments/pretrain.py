@@ -6,12 +6,19 @@ python experiments/pretrain.py --data tiny-imagenet-200/train --name tiny_imagen
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from keras_a2 import machine, runs
 from keras_a2.errors import UserError
+from keras_a2.transfer import sources
+
+SIZES = ("held_out_per_class", "image_size", "epochs", "late_image_size", "teacher_size", "views", "batch_size")
+POSITIVE = (*SIZES, "learning_rate")
+NOT_NEGATIVE = ("late_epochs", "weight_decay", "feature_weight", "class_weight")
+TEACHER = "efficientnet-lite2"
 
 
 @dataclass(frozen=True)
@@ -20,7 +27,7 @@ class Config:
 
     data: Path
     """Folder of images, one folder per class."""
-    teacher: str = "efficientnet-lite2"
+    teacher: str = TEACHER
     """Whose features and classes to learn: efficientnet-lite2 (ImageNet; needs the extra 'pretrain'), or the .keras
     file of a classifier of pixels 0-255 whose last layer is dense."""
     name: str | None = None
@@ -68,24 +75,23 @@ class Config:
 
 
 def main(config: Config) -> None:
-    for field in ("held_out_per_class", "image_size", "epochs", "views", "batch_size", "learning_rate"):
-        if not getattr(config, field) > 0:
-            raise UserError(f"--{field.replace('_', '-')} is {getattr(config, field)}; it must be above 0")
-    for field in ("grey", "mixed"):
-        if not 0 <= getattr(config, field) <= 1:
-            raise UserError(f"--{field} is {getattr(config, field)}; it must lie between 0 and 1")
-    if not 0 <= config.ema < 1:
-        raise UserError(f"--ema is {config.ema}; it must be at least 0 and below 1")
+    runs.check_options(config, POSITIVE, lambda value: 0 < value < math.inf, "be above 0")
+    runs.check_options(config, NOT_NEGATIVE, lambda value: 0 <= value < math.inf, "not be negative")
+    runs.check_options(config, ["grey", "mixed"], lambda value: 0 <= value <= 1, "lie between 0 and 1")
+    runs.check_options(config, ["ema"], lambda value: 0 <= value < 1, "be at least 0 and below 1")
+    runs.check_options(config, ["seed"], lambda value: 0 <= value < 2**31, "lie between 0 and 2147483647")
+    if config.teacher != TEACHER and not Path(config.teacher).is_file():
+        raise UserError(f"no such file: {config.teacher}; --teacher takes {TEACHER} or a .keras file")
     if not config.output.is_dir():
         raise UserError(f"no such folder: {config.output}; give an existing one with --output")
+    source = sources.folder(config.data)
     machine.configure_tensorflow(config.seed)
     from rich.progress import Progress
 
     from keras_a2.console import console
-    from keras_a2.transfer import backbone, distill, sources, teacher
+    from keras_a2.transfer import backbone, distill, teacher
 
     name = config.name or config.data.resolve().name
-    source = sources.folder(config.data)
     classifier, weights = teacher.load(config.teacher)
     values = {k: v for k, v in asdict(config).items() if k in distill.Settings.__dataclass_fields__}
     sizes = (config.image_size,) * config.epochs + (config.late_image_size,) * config.late_epochs

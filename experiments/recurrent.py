@@ -6,12 +6,19 @@ python experiments/recurrent.py --data sales.csv --target revenue   your own ser
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 from keras_a2 import jobs, machine, runs
 from keras_a2.errors import UserError
+
+# What the options must be.
+SIZES = ("look_back", "horizon", "first_lead", "every", "season", "units", "layers", "batch_size")
+POSITIVE = (*SIZES, "learning_rate", "patience", "seeds")
+NOT_NEGATIVE = ("epochs", "segment", "max_gap")
+SHARES = ("dropout", "input_dropout", "ema")
 
 
 @dataclass(frozen=True)
@@ -99,18 +106,19 @@ class Config:
 
 def main(config: Config) -> None:
     check(config)
-    machine.configure_tensorflow(config.seed, config.deterministic)
-    # TensorFlow takes seconds to import, so after --help.
-    from keras_a2.recurrent import baselines, configure, measure, present, publish, train
+    from keras_a2.recurrent import configure, present
 
     config = configure.with_preset(config)
     windows = configure.windows(config)
-    present.describe(windows)
-    season = config.season or baselines.find_season(windows)
-    settings = configure.settings(config, windows, season)
-    cells = ["simple_rnn", "lstm", "gru"] if config.cell == "all" else [config.cell]
     name = config.name or f"recurrent-{windows.name}-{config.cell}"
     with runs.Run(config, name, config.output, config.resume) as run:
+        machine.configure_tensorflow(config.seed, config.deterministic)
+        from keras_a2.recurrent import baselines, measure, publish, train  # TensorFlow: seconds, so after every check
+
+        present.describe(windows)
+        season = config.season or baselines.find_season(windows)
+        settings = configure.settings(config, windows, season)
+        cells = ["simple_rnn", "lstm", "gru"] if config.cell == "all" else [config.cell]
         ridge = baselines.Ridge(settings.channel_independent)
         references = [baselines.Persistence(), baselines.SeasonalNaive(season), ridge]
         for reference in references:
@@ -134,17 +142,10 @@ def main(config: Config) -> None:
 
 def check(config: Config) -> None:
     """Refuse what cannot work before anything is loaded; None stands for a default that is resolved later."""
-    sizes = ("look_back", "horizon", "first_lead", "every", "season", "units", "layers", "batch_size")
-    for field in (*sizes, "learning_rate", "patience", "seeds"):
-        value = getattr(config, field)
-        if value is not None and not value > 0:
-            raise UserError(f"--{field.replace('_', '-')} is {value}; it must be above 0")
-    for field in ("epochs", "segment", "max_gap"):
-        if (getattr(config, field) or 0) < 0:
-            raise UserError(f"--{field.replace('_', '-')} is {getattr(config, field)}; it must not be negative")
-    for field in ("dropout", "input_dropout", "ema"):
-        if not 0 <= (getattr(config, field) or 0) < 1:
-            raise UserError(f"--{field} is {getattr(config, field)}; it must be at least 0 and below 1")
+    runs.check_options(config, POSITIVE, lambda value: 0 < value < math.inf, "be above 0")
+    runs.check_options(config, NOT_NEGATIVE, lambda value: value >= 0, "not be negative")
+    runs.check_options(config, SHARES, lambda value: 0 <= value < 1, "be at least 0 and below 1")
+    runs.check_options(config, ["seed"], lambda value: 0 <= value < 2**31, "lie between 0 and 2147483647")
     jobs.check(config.jobs)
     if config.preset == "chollet" and config.data != "jena":
         raise UserError(

@@ -6,12 +6,22 @@ python experiments/transfer.py --data ~/photos      your photos, one folder per 
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from keras_a2 import jobs, machine, runs
 from keras_a2.errors import UserError
+from keras_a2.transfer import sources
+
+WEIGHTS = ("auto", "imagenet", "bundled", "random")
+# What the options must be.
+RATES = ("learning_rate", "head_learning_rate", "scratch_learning_rate")
+POSITIVE = (*RATES, "image_size", "batch_size", "views", "train_per_class", "seeds")
+NOT_NEGATIVE = ("head_epochs", "fine_tune_epochs", "scratch_epochs", "weight_decay")
+FRACTIONS = ("test_fraction", "validation_fraction")
+SHARES = ("dropout", "label_smoothing", "ema")
 
 
 @dataclass(frozen=True)
@@ -97,13 +107,13 @@ class Config:
 
 def main(config: Config) -> None:
     check(config)
-    machine.configure_tensorflow(config.seed, config.deterministic)
-    from keras_a2.transfer import backbone, evaluate, publish, sources, train  # TensorFlow: seconds, so after --help
-
-    strategy = machine.strategy(config.strategy)
     source = sources.find(config.data, config.elpv_classes)
-    weights = backbone.find_weights(config.weights, config.alpha, tell=publish.tell)
     with runs.Run(config, config.name or f"transfer-{source.name}", config.output, config.resume) as run:
+        machine.configure_tensorflow(config.seed, config.deterministic)
+        from keras_a2.transfer import backbone, evaluate, publish, train  # TensorFlow: seconds, so after every check
+
+        strategy = machine.strategy(config.strategy)
+        weights = backbone.find_weights(config.weights, config.alpha, tell=publish.tell)
         images = publish.load_images(source, config, run.work)
         seeds = range(config.seed, config.seed + config.seeds)
         if config.jobs != 1:
@@ -129,25 +139,14 @@ def main(config: Config) -> None:
 
 def check(config: Config) -> None:
     """Refuse what cannot work before anything is loaded."""
-    positive = [
-        "image_size",
-        "batch_size",
-        "views",
-        "seeds",
-        "learning_rate",
-        "head_learning_rate",
-        "scratch_learning_rate",
-    ]
-    for field in positive:
-        value = getattr(config, field)
-        if value is not None and not value > 0:
-            raise UserError(f"--{field.replace('_', '-')} is {value}; it must be above 0")
-    for field in ("head_epochs", "fine_tune_epochs", "scratch_epochs"):
-        if (getattr(config, field) or 0) < 0:
-            raise UserError(f"--{field.replace('_', '-')} is {getattr(config, field)}; it must not be negative")
-    for field in ("test_fraction", "validation_fraction"):
-        if not 0 < getattr(config, field) < 1:
-            raise UserError(f"--{field.replace('_', '-')} is {getattr(config, field)}; it must lie between 0 and 1")
+    runs.check_options(config, POSITIVE, lambda value: 0 < value < math.inf, "be above 0")
+    runs.check_options(config, NOT_NEGATIVE, lambda value: 0 <= value < math.inf, "not be negative")
+    runs.check_options(config, FRACTIONS, lambda value: 0 < value < 1, "lie between 0 and 1")
+    runs.check_options(config, SHARES, lambda value: 0 <= value < 1, "be at least 0 and below 1")
+    runs.check_options(config, ["layer_decay"], lambda value: 0 < value <= 1, "be above 0 and at most 1")
+    runs.check_options(config, ["seed"], lambda value: 0 <= value < 2**31, "lie between 0 and 2147483647")
+    if config.weights not in WEIGHTS and not Path(config.weights).is_file():
+        raise UserError(f"no such weights file: {config.weights}; --weights takes {', '.join(WEIGHTS)} or a file")
     if config.tensorboard and config.jobs != 1:
         raise UserError("--tensorboard follows one training after the other; leave out --jobs")
     if config.strategy != "none" and config.jobs != 1:

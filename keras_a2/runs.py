@@ -17,7 +17,7 @@ import sys
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
@@ -56,6 +56,18 @@ def command_line(config_type: type[Config], story: Callable[[Config], None], arg
             raise
         where = error.filename or getattr(config, "output", None) or "while writing"
         _fail(UserError(f"{error.strerror or error}: {where}; check the disk and permissions, and run again"))
+
+
+def check_options(config, names: Iterable[str], holds: Callable[[float], bool], must: str) -> None:
+    """Refuse the first of the options ``names`` that is set and for which ``holds`` is false.
+
+    Raises:
+        UserError: the option, its value and what it ``must`` be.
+    """
+    for name in names:
+        value = getattr(config, name)
+        if value is not None and not holds(value):
+            raise UserError(f"--{name.replace('_', '-')} is {value}; it must {must}")
 
 
 def _fail(error: UserError) -> None:

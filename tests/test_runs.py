@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import runpy
+import subprocess
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from conftest import run_script
+from conftest import ROOT, run_script
 
 from keras_a2 import runs
 from keras_a2.errors import UserError
@@ -150,23 +153,70 @@ def test_help_needs_no_tensorflow(script, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+# Prints after the error whether the script had begun to import TensorFlow, which takes most of ten seconds.
+WITHOUT_TENSORFLOW = """
+import runpy, sys
+sys.argv = sys.argv[1:]
+try:
+    runpy.run_path(sys.argv[0], run_name="__main__")
+finally:
+    print("tensorflow" in sys.modules, file=sys.stderr)
+"""
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("script", "arguments", "message"),
     [
         ("transfer", ["--data", "nowhere"], "no such folder"),
-        ("transfer", ["--image-size", "8"], "--image-size is 8"),
-        ("recurrent", ["--look-back", "0"], "--look-back is 0"),
+        ("transfer", ["--data", "digits", "--weights", "nowhere.h5"], "no such weights file: nowhere.h5"),
+        ("transfer", ["--data", "digits", "--output", "/proc/models"], "cannot write to /proc/models"),
         ("recurrent", ["--data", "nowhere.csv"], "no such file"),
+        ("recurrent", ["--data", "series.csv", "--target", "nothing"], "no column 'nothing'"),
+        ("recurrent", ["--data", "series.csv", "--target", "load", "--output", "/proc/models"], "cannot write to"),
         ("recurrent", ["--segment", "7"], "does not divide"),
-        ("predict", ["nowhere", "x.png"], "no such model folder"),
+        ("predict", ["nowhere", "x.png"], "no such file or folder: x.png"),
+        ("predict", ["nowhere", "series.csv"], "no such model folder"),
+        ("pretrain", ["--data", "nowhere", "--output", "."], "no such folder"),
+        ("pretrain", ["--data", ".", "--output", ".", "--teacher", "nowhere.h5"], "no such file: nowhere.h5"),
     ],
 )
-def test_bad_input_is_one_line_and_exit_code_2(script, arguments, message, tmp_path):
-    answer = run_script(script, *arguments, cwd=tmp_path, timeout=60)
+def test_bad_input_is_one_line_and_exit_code_2_before_tensorflow_is_imported(script, arguments, message, series):
+    command = [sys.executable, "-c", WITHOUT_TENSORFLOW, ROOT / "experiments" / f"{script}.py", *arguments]
+    answer = subprocess.run(command, cwd=series.parent, capture_output=True, text=True, timeout=60)
     assert answer.returncode == 2
-    last = answer.stderr.strip().splitlines()
-    assert len(last) == 1, answer.stderr
-    assert last[0].startswith("error: ")
-    assert message in last[0]
-    assert list(tmp_path.iterdir()) == []
+    error, imported = answer.stderr.strip().splitlines()
+    assert error.startswith("error: ")
+    assert message in error
+    assert imported == "False"
+    assert list(series.parent.iterdir()) == [series]
+
+
+@pytest.mark.parametrize(
+    ("script", "option", "value"),
+    [
+        ("transfer", "image_size", 8),
+        ("transfer", "learning_rate", float("nan")),
+        ("transfer", "scratch_learning_rate", float("inf")),
+        ("transfer", "train_per_class", 0),
+        ("transfer", "dropout", 1.5),
+        ("transfer", "ema", 2.0),
+        ("transfer", "label_smoothing", -1.0),
+        ("transfer", "layer_decay", 0.0),
+        ("transfer", "layer_decay", 1.1),
+        ("transfer", "weight_decay", -0.1),
+        ("transfer", "test_fraction", 1.0),
+        ("transfer", "seed", -1),
+        ("transfer", "seeds", 0),
+        ("recurrent", "look_back", 0),
+        ("recurrent", "max_gap", -1),
+        ("recurrent", "input_dropout", 1.0),
+        ("recurrent", "learning_rate", 0.0),
+        ("recurrent", "ema", 2.0),
+        ("recurrent", "seed", 2**32),
+    ],
+)
+def test_an_option_out_of_range_is_refused_with_its_value(script, option, value):
+    experiment = runpy.run_path(str(ROOT / "experiments" / f"{script}.py"))
+    with pytest.raises(UserError, match=f"--{option.replace('_', '-')} is {value}; "):
+        experiment["check"](experiment["Config"](**{option: value}))

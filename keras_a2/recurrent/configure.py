@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import TYPE_CHECKING
 
 from keras_a2.recurrent import data, sources, splits
 from keras_a2.recurrent.data import Windows
-from keras_a2.recurrent.train import Settings
+
+if TYPE_CHECKING:
+    from keras_a2.recurrent.train import Settings
 
 WINDOW_OPTIONS = ("look_back", "horizon", "split", "max_gap", "calendar", "every", "first_lead")
 # The temperature forecast of Deep Learning with Python (Chollet, 2nd ed., section 10.2): hourly steps, five days seen,
@@ -44,6 +47,8 @@ def windows(config) -> Windows:
 
 def settings(config, windows: Windows, season: int) -> Settings:
     """The part of the script's configuration that training needs, its defaults resolved for these windows."""
+    from keras_a2.recurrent.train import Settings  # and TensorFlow with it, which windows do not need
+
     values = {f.name: getattr(config, f.name) for f in dataclasses.fields(Settings)}
     shared = config.channel_independent
     shared = len(windows.targets) > 1 if shared is None else shared

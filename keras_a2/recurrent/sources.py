@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from keras_a2.errors import UserError
+from keras_a2.machine import silence
 
 JENA_URL = "https://storage.googleapis.com/tensorflow/tf-keras-datasets/jena_climate_2009_2016.csv.zip"
 JENA_FILE = "jena_climate_2009_2016.csv.zip"
@@ -110,7 +111,8 @@ def jena(as_read: bool = False) -> Table:
         as_read: the file's rows as they stand, as the book takes them. Otherwise in the order of time, each time once,
             and wind speeds of -9999 missing.
     """
-    import keras
+    with silence():
+        import keras
 
     from keras_a2.downloads import connect_timeout, delete_wrong, keras_home, reason
 

@@ -14,6 +14,7 @@ import numpy as np
 
 from keras_a2.downloads import connect_timeout, delete_wrong, keras_home, reason
 from keras_a2.errors import UserError
+from keras_a2.machine import silence
 from keras_a2.transfer.decode import EXTENSIONS
 
 # As in keras/src/datasets/cifar100.py.
@@ -109,7 +110,8 @@ def digits() -> Source:
 
 def cifar100() -> Source:
     """CIFAR-100's 60,000 photographs, 32x32, from Keras's cache or its download."""
-    import keras
+    with silence():
+        import keras
 
     try:
         with connect_timeout():
