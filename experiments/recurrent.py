@@ -119,6 +119,7 @@ def main(config: Config) -> None:
         season = config.season or baselines.find_season(windows)
         settings = configure.settings(config, windows, season)
         cells = ["simple_rnn", "lstm", "gru"] if config.cell == "all" else [config.cell]
+        run.check_inputs(data=windows.summary(), settings=settings)
         ridge = baselines.Ridge(settings.channel_independent)
         references = [baselines.Persistence(), baselines.SeasonalNaive(season), ridge]
         for reference in references:

@@ -115,6 +115,8 @@ def main(config: Config) -> None:
         strategy = machine.strategy(config.strategy)
         weights = backbone.find_weights(config.weights, config.alpha, tell=publish.tell)
         images = publish.load_images(source, config, run.work)
+        settings = publish.settings(config, images, weights, config.seed)
+        run.check_inputs(data=images.summary(), weights=weights.sha256, settings=settings)
         seeds = range(config.seed, config.seed + config.seeds)
         if config.jobs != 1:
             names = ["pretrained"] if config.no_scratch else ["pretrained", "scratch"]

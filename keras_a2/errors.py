@@ -22,3 +22,7 @@ class UserError(Exception):
 
     def __init__(self, message: str):
         super().__init__(printable(" ".join(message.split())))
+
+
+class Diverged(UserError):
+    """Training diverged. The same command would diverge again, so nothing of the run is worth keeping."""

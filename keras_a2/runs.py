@@ -23,13 +23,15 @@ from importlib import metadata
 from pathlib import Path
 from typing import BinaryIO, TypeVar
 
-from keras_a2.errors import UserError
+from keras_a2.console import console
+from keras_a2.errors import Diverged, UserError
 from keras_a2.machine import cores
 
 Config = TypeVar("Config")
 MINIMUM_FREE_BYTES = 300 * 2**20
 # Fields that say where or how to run, not what is computed: a resumed run may change them.
-NOT_IDENTITY = {"output", "resume", "name", "jobs"}
+NOT_IDENTITY = {"output", "resume", "name", "jobs", "litert"}
+RESUME = "to resume, repeat the command with --resume"
 PACKAGES = ("tensorflow", "keras", "numpy", "scikit-learn", "scipy", "matplotlib", "keras_a2")
 
 
@@ -40,7 +42,7 @@ def command_line(config_type: type[Config], story: Callable[[Config], None], arg
     130 after Ctrl-C. TensorFlow is imported by the story, after the arguments are parsed, so that ``--help`` is quick.
     """
     resumes = "resume" in {field.name for field in dataclasses.fields(config_type)}
-    _leave_on_interrupt("; the same command with --resume goes on" if resumes else "")
+    _leave_on_interrupt(f"; {RESUME}" if resumes else "")
     import tyro
 
     if isinstance(sys.stdout, io.TextIOWrapper):
@@ -55,7 +57,8 @@ def command_line(config_type: type[Config], story: Callable[[Config], None], arg
         if error.filename is None and error.errno is None:
             raise
         where = error.filename or getattr(config, "output", None) or "while writing"
-        _fail(UserError(f"{error.strerror or error}: {where}; check the disk and permissions, and run again"))
+        advice = RESUME if resumes else "run again"
+        _fail(UserError(f"{error.strerror or error}: {where}; check the disk and permissions; {advice}"))
 
 
 def check_options(config, names: Iterable[str], holds: Callable[[float], bool], must: str) -> None:
@@ -148,8 +151,9 @@ def _plain(value):
 class Run:
     """The working folder of one run and its way into ``<output>/<name>/<version>``.
 
-    The working folder is named after the configuration. A lock that dies with its process keeps two runs apart; a
-    folder left by a killed run is taken up again with ``resume`` and emptied without it.
+    The working folder is named after the configuration. A lock that dies with its process keeps two runs apart. A
+    folder left by a killed or failed run is taken up again with ``resume`` and emptied without it. An error before
+    any stage has written its state, and one that the same command would meet again, leaves no folder behind.
     """
 
     def __init__(self, config, name: str, output: Path, resume: bool = False):
@@ -158,7 +162,10 @@ class Run:
         self._created = _make_writable(self.home)
         self._lock, self.work = self._claim(_identity(config), resume)
         self.resumed = resume and any(self.work.iterdir())
+        if resume and not self.resumed:
+            console.print(f"note: no interrupted run with these options in {self.home}; a new run starts")
         self.id = _run_id(self.work)
+        self._inputs_checked = False
 
     def _claim(self, key: str, resume: bool) -> tuple[BinaryIO, Path]:
         for number in range(1000):
@@ -176,6 +183,31 @@ class Run:
     def state(self, stage: str) -> Path:
         """Where a stage keeps what it needs to go on after a kill."""
         return state_file(self.work, stage)
+
+    def check_inputs(self, **inputs) -> None:
+        """Refuse to resume a run that began with other data or weights: its split and its state belong to those.
+
+        Args:
+            inputs: name for people -> whatever JSON can carry that changes when the input does, such as a hash.
+
+        Raises:
+            UserError: one of them is not what it was when the run began.
+        """
+        path, now = self.work / "inputs.json", plain(inputs)
+        if self._has_state():
+            then = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+            changed = [name for name in now if then.get(name) != now[name]]
+            if changed:
+                raise UserError(
+                    f"the {changed[0]} changed since the run was interrupted; restore what it was, or repeat the "
+                    "command without --resume to start anew"
+                )
+        write_json(path, now)
+        self._inputs_checked = True
+
+    def _has_state(self) -> bool:
+        """Whether a stage has left what a resumed run need not compute again."""
+        return any(self.work.glob("*.np[yz]"))
 
     @contextmanager
     def publishing(self, name: str | None = None) -> Iterator[Path]:
@@ -215,9 +247,14 @@ class Run:
     def __enter__(self) -> Run:
         return self
 
-    def __exit__(self, kind, _error, _traceback) -> None:
-        if kind is None or issubclass(kind, UserError):
-            self.close()  # published, or the same command would fail again: nothing to go on with
+    def __exit__(self, kind, error, _traceback) -> None:
+        foreseen = isinstance(error, UserError | OSError)  # not a defect of this program, nor the end of the process
+        if kind is None or (foreseen and not self._has_state()) or isinstance(error, Diverged):
+            self.close()
+            return
+        self._lock.close()
+        if isinstance(error, UserError) and self._inputs_checked:
+            raise UserError(f"{error}; {RESUME}") from error
 
 
 def _away(work: Path) -> Path:

@@ -14,7 +14,7 @@ import numpy as np
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from keras_a2.console import console
-from keras_a2.errors import UserError
+from keras_a2.errors import Diverged
 
 
 @dataclass
@@ -71,7 +71,7 @@ def fit(
         path: file that carries the state across a kill, written whole after every epoch.
 
     Raises:
-        UserError: when the training or validation loss is not finite or above the ceiling, naming the epoch.
+        Diverged: when the training or validation loss is not finite or above the ceiling, naming the epoch.
     """
     history, best = _restore(path, weights, state)
     with _progress() as bar:
@@ -120,8 +120,8 @@ def _finite(row: dict, stage: str, epoch: int) -> dict:
     return row
 
 
-def _diverged(stage: str, epoch: int, name: str, value: float) -> UserError:
-    return UserError(
+def _diverged(stage: str, epoch: int, name: str, value: float) -> Diverged:
+    return Diverged(
         f"{stage}: training diverged in epoch {epoch} ({name} is {value:.4g}); lower --learning-rate and run again"
     )
 

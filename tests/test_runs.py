@@ -14,7 +14,7 @@ import pytest
 from conftest import ROOT, run_script
 
 from keras_a2 import runs
-from keras_a2.errors import UserError
+from keras_a2.errors import Diverged, UserError
 
 
 @dataclass(frozen=True)
@@ -118,6 +118,48 @@ def test_a_run_killed_while_tidying_up_is_not_taken_up_again(tmp_path, monkeypat
         assert not again.resumed
     assert publish(tmp_path) == 1
     assert sorted(p.name for p in (tmp_path / "thing").iterdir()) == ["1"]
+
+
+def test_a_resumed_run_whose_data_changed_is_refused_and_kept(tmp_path):
+    first = runs.Run(Config(), "thing", tmp_path)
+    first.check_inputs(data={"sha256": "a"}, weights="w")
+    first.check_inputs(data={"sha256": "b"}, weights="w")  # nothing was trained on the former
+    first.state("head").write_bytes(b"progress")
+    first._lock.close()  # what a kill does
+    message = "^the data changed since the run was interrupted; .* without --resume to start anew$"
+    with pytest.raises(UserError, match=message), runs.Run(Config(), "thing", tmp_path, resume=True) as again:
+        again.check_inputs(data={"sha256": "a"}, weights="w")
+    with runs.Run(Config(), "thing", tmp_path, resume=True) as again:
+        again.check_inputs(data={"sha256": "b"}, weights="w")
+        assert again.state("head").read_bytes() == b"progress"
+
+
+def test_a_resume_that_has_nothing_to_resume_says_so(tmp_path, capsys):
+    with runs.Run(Config(), "thing", tmp_path, resume=True):
+        pass
+    assert "a new run starts" in capsys.readouterr().out
+    with runs.Run(Config(), "thing", tmp_path):
+        pass
+    assert capsys.readouterr().out == ""
+
+
+def run_that_ends_with(error: Exception, output: Path) -> None:
+    with runs.Run(Config(), "thing", output, resume=True) as run:
+        run.check_inputs(data="unchanged")
+        run.state("head").write_bytes(b"progress")
+        raise error
+
+
+def test_what_was_trained_outlives_a_failure_but_not_a_divergence(tmp_path):
+    for error, message in [(UserError("killed"), r"^killed; to resume, .*--resume$"), (OSError("disk full"), "full")]:
+        with pytest.raises(type(error), match=message):
+            run_that_ends_with(error, tmp_path)
+        left = runs.Run(Config(), "thing", tmp_path, resume=True)
+        assert left.state("head").read_bytes() == b"progress"
+        left._lock.close()
+    with pytest.raises(Diverged, match=r"epoch 3$"):
+        run_that_ends_with(Diverged("diverged in epoch 3"), tmp_path)
+    assert list((tmp_path / "thing").iterdir()) == []
 
 
 def test_a_refused_run_leaves_nothing(tmp_path):

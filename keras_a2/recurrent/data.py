@@ -147,9 +147,9 @@ def prepare(
         absent |= np.isnan(filled)
         if name in table.target:
             truth[:, table.target.index(name)] = np.where(np.isnan(raw), np.nan, values[:, k])
+        digest.update(np.ascontiguousarray(raw).tobytes())
         if name in frame:
             missing_values += int(np.isnan(raw).sum())
-            digest.update(np.ascontiguousarray(raw).tobytes())
     np.nan_to_num(values, copy=False)
     if not any(np.nanstd(truth[: bounds["train"][1]], axis=0)):
         raise UserError(
