@@ -71,7 +71,7 @@ class Config:
     work: Path = Path("build")
     """Folder for the state of a run that can be taken up again."""
     resume: bool = False
-    """Go on with a run of the same configuration that was killed."""
+    """Resume a run of the same options and data that was interrupted or failed."""
 
 
 def main(config: Config) -> None:

@@ -102,7 +102,7 @@ class Config:
     output: Path = Path("saved_models")
     """Folder of published models."""
     resume: bool = False
-    """Go on with a run of the same configuration that was killed."""
+    """Resume a run of the same options and data that was interrupted or failed."""
 
 
 def main(config: Config) -> None:

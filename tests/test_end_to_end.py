@@ -262,6 +262,12 @@ def test_killed_and_resumed_gives_the_uninterrupted_figures(published, tmp_path)
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert not list(tmp_path.glob("killed/*/[0-9]*"))
+    original = (published / "series.csv").read_bytes()
+    (published / "series.csv").write_bytes(original.replace(b"\n2024-01-02 00:00:00,", b"\n2024-01-02 00:00:00,9", 1))
+    answer = subprocess.run([*command, tmp_path / "killed"], capture_output=True, text=True)
+    (published / "series.csv").write_bytes(original)
+    assert answer.returncode == 2
+    assert answer.stderr.startswith("error: the data changed since the run was interrupted")
     figures = []
     for folder in ("killed", "whole"):
         answer = subprocess.run([*command, tmp_path / folder], capture_output=True, text=True)
@@ -284,7 +290,7 @@ def test_ctrl_c_stops_within_two_seconds_and_says_how_to_go_on(published, tmp_pa
     message = process.communicate(timeout=10)[1]
     assert time.monotonic() - asked < 2
     assert process.returncode == 130
-    assert message.strip() == "interrupted; the same command with --resume goes on"
+    assert message.strip() == "interrupted; to resume, repeat the command with --resume"
 
 
 def test_a_full_disk_is_one_line_and_publishes_nothing(published, tmp_path):
