@@ -6,6 +6,8 @@ import json
 import math
 import os
 import time
+import zipfile
+import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -95,7 +97,8 @@ def fit(
             bar.update(task, completed=epoch, note=_note(row))
             if on_epoch:
                 on_epoch(row)
-            _save(path, history, weights, state, best)
+            ended = history.epochs >= epochs or _exhausted(history, patience)
+            _save(path, history, weights, state, best, finished=ended)
         bar.update(task, completed=epochs)
     for variable, value in zip(weights, best, strict=True):
         variable.assign(value)
@@ -141,30 +144,53 @@ def _progress() -> Progress:
     )
 
 
-def _save(path: Path | None, history: History, weights, state, best: list[np.ndarray]) -> None:
+def _save(path: Path | None, history: History, weights, state, best: list[np.ndarray], finished: bool) -> None:
     if path is None:
         return
     arrays = {f"weight_{i}": np.array(w) for i, w in enumerate(weights)}
     arrays |= {f"state_{i}": np.array(s) for i, s in enumerate(state)}
     arrays |= {f"best_{i}": b for i, b in enumerate(best)}
-    summary = json.dumps({"rows": history.rows, "best_epoch": history.best_epoch, "seconds": history.seconds})
+    facts = {"rows": history.rows, "best_epoch": history.best_epoch, "seconds": history.seconds, "finished": finished}
     temporary = path.with_name(path.name + ".tmp")
     with temporary.open("wb") as file:
-        np.savez(file, summary=np.frombuffer(summary.encode(), np.uint8), **arrays)
+        np.savez(file, summary=np.frombuffer(json.dumps(facts).encode(), np.uint8), **arrays)
     os.replace(temporary, path)
 
 
 def _restore(path: Path | None, weights, state) -> tuple[History, list[np.ndarray]]:
-    if path is None or not path.exists():
+    saved = read_state(path)
+    if not saved:
         return History(), []
-    with np.load(path, allow_pickle=False) as saved:
-        summary = json.loads(saved["summary"].tobytes())
-        for i, variable in enumerate(weights):
-            variable.assign(saved[f"weight_{i}"])
-        for i, variable in enumerate(state):
-            variable.assign(saved[f"state_{i}"])
-        best = [saved[f"best_{i}"] for i in range(len(weights))]
+    for i, variable in enumerate(weights):
+        variable.assign(saved[f"weight_{i}"])
+    for i, variable in enumerate(state):
+        variable.assign(saved[f"state_{i}"])
+    best = [saved[f"best_{i}"] for i in range(len(weights))]
+    summary = _summary(saved)
     return History(summary["rows"], summary["best_epoch"], summary["seconds"], sum(summary["seconds"])), best
+
+
+def read_state(path: Path | None) -> dict[str, np.ndarray]:
+    """The arrays of a stage's state file; empty where there is none. A damaged file is removed, and that is said."""
+    if path is None or not path.exists():
+        return {}
+    try:
+        with np.load(path, allow_pickle=False) as saved:
+            return {name: saved[name] for name in saved.files}  # reading checks every array's CRC
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error):
+        path.unlink()
+        console.print(f"note: the state in {path.name} is damaged; this stage starts again from its beginning")
+        return {}
+
+
+def is_finished(path: Path) -> bool:
+    """Whether the stage whose state is in ``path`` has trained its last epoch."""
+    saved = read_state(path)
+    return bool(saved) and _summary(saved)["finished"]
+
+
+def _summary(saved: dict[str, np.ndarray]) -> dict:
+    return json.loads(saved["summary"].tobytes())
 
 
 def over_seeds(results: list[dict]) -> dict:

@@ -57,6 +57,30 @@ def test_resume_ends_like_the_uninterrupted_run(tmp_path):
     assert (resumed[0].best_epoch, resumed[1]) == (whole[0].best_epoch, whole[1])
 
 
+@pytest.mark.parametrize("damage", [lambda b: b"", lambda b: b[: len(b) // 2], lambda b: b[:-9], lambda b: b"no zip"])
+def test_a_damaged_state_starts_its_stage_again_and_says_so(tmp_path, damage, capsys):
+    losses, path = [9, 5, 3, 8, 2, 7], tmp_path / "s.npz"
+    whole = run(losses)
+    with pytest.raises(KeyboardInterrupt):
+        run(losses, path, stop_after=3)
+    path.write_bytes(damage(path.read_bytes()))
+    again = run(losses, path)
+    assert (again[0].rows, again[1]) == (whole[0].rows, whole[1])
+    assert "s.npz is damaged" in capsys.readouterr().out
+
+
+def test_a_state_says_whether_its_stage_is_finished(tmp_path):
+    path = tmp_path / "s.npz"
+    assert not training.is_finished(path)
+    with pytest.raises(KeyboardInterrupt):
+        run([9, 5, 3, 8], path, stop_after=2)
+    assert not training.is_finished(path)
+    run([9, 5, 3, 8], path)
+    assert training.is_finished(path)
+    run([9, 5, 6, 7, 8], tmp_path / "early.npz", patience=2)
+    assert training.is_finished(tmp_path / "early.npz")
+
+
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 def test_divergence_names_the_epoch(bad):
     with pytest.raises(UserError, match="diverged in epoch 2"):

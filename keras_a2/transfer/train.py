@@ -111,7 +111,7 @@ def train_head(arm: Arm, images: Images, settings: Settings, state: Path | None,
         views = features.extract(extractor, images, images.train, views=settings.views, **options)
         return views, features.extract(extractor, images, images.validation)[0]
 
-    if state is None or not state.exists():
+    if not training.read_state(state):
         _solve_head(arm.head, images, *cached())
     history = _train_head_epochs(arm.head, images, cached, settings, state, log)
     return Phase("head", history, history.earlier + time.perf_counter() - started)
