@@ -113,7 +113,8 @@ def main(config: Config) -> None:
     name = config.name or f"recurrent-{windows.name}-{config.cell}"
     with runs.Run(config, name, config.output, config.resume) as run:
         machine.configure_tensorflow(config.seed, config.deterministic)
-        from keras_a2.recurrent import baselines, measure, publish, train  # TensorFlow: seconds, so after every check
+        # TensorFlow takes seconds to import, so after every check.
+        from keras_a2.recurrent import baselines, measure, publish, train, work
 
         present.describe(windows)
         season = config.season or baselines.find_season(windows)
@@ -128,7 +129,7 @@ def main(config: Config) -> None:
         seeds = range(config.seed, config.seed + config.seeds)
         if config.jobs != 1:
             tasks = [{"config": runs.plain(config), "cell": cell, "seed": seed} for seed in seeds for cell in cells]
-            jobs.spread("keras_a2.recurrent.work:train_cell", tasks, config.jobs, run.work)
+            jobs.spread("keras_a2.recurrent.work:train_cell", tasks, config.jobs, run.work, work.is_finished)
         trained = {cell: [] for cell in cells}
         for cell in cells:
             for seed in seeds:

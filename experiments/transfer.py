@@ -110,7 +110,8 @@ def main(config: Config) -> None:
     source = sources.find(config.data, config.elpv_classes)
     with runs.Run(config, config.name or f"transfer-{source.name}", config.output, config.resume) as run:
         machine.configure_tensorflow(config.seed, config.deterministic)
-        from keras_a2.transfer import backbone, evaluate, publish, train  # TensorFlow: seconds, so after every check
+        # TensorFlow takes seconds to import, so after every check.
+        from keras_a2.transfer import backbone, evaluate, publish, train, work
 
         strategy = machine.strategy(config.strategy)
         weights = backbone.find_weights(config.weights, config.alpha, tell=publish.tell)
@@ -121,7 +122,7 @@ def main(config: Config) -> None:
         if config.jobs != 1:
             names = ["pretrained"] if config.no_scratch else ["pretrained", "scratch"]
             tasks = [{"config": runs.plain(config), "arm": name, "seed": seed} for seed in seeds for name in names]
-            jobs.spread("keras_a2.transfer.work:train_arm", tasks, config.jobs, run.work)
+            jobs.spread("keras_a2.transfer.work:train_arm", tasks, config.jobs, run.work, work.is_finished)
         arms, probabilities = [], []
         for seed in seeds:
             settings = publish.settings(config, images, weights, seed)

@@ -12,11 +12,12 @@ import subprocess
 import sys
 import tempfile
 import threading
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
 from keras_a2.console import console
-from keras_a2.errors import UserError
+from keras_a2.errors import Diverged, UserError
 from keras_a2.machine import cores
 
 Task = dict[str, object]
@@ -30,13 +31,15 @@ cores = json.loads(sys.argv[3])
 if cores and hasattr(os, "sched_setaffinity"):
     os.sched_setaffinity(0, cores)
 module, name = sys.argv[1].split(":")
-from keras_a2.errors import UserError
+from keras_a2.errors import Diverged, UserError
 try:
     getattr(importlib.import_module(module), name)(**json.loads(sys.argv[2]))
 except UserError as error:
-    sys.exit(str(error))
+    print(error, file=sys.stderr, flush=True)
+    os._exit(3 if isinstance(error, Diverged) else 2)
 os._exit(0)
 """
+DIVERGED = 3  # as above
 
 
 def check(jobs: int | str) -> None:
@@ -45,30 +48,56 @@ def check(jobs: int | str) -> None:
         raise UserError(f"--jobs is {jobs}; it must be at least 1, or ray")
 
 
-def spread(function: str, tasks: list[Task], jobs: int | str, folder: Path) -> None:
-    """Run every task; their files are in ``folder`` afterwards.
+def spread(
+    function: str,
+    tasks: list[Task],
+    jobs: int | str,
+    folder: Path,
+    is_finished: Callable[..., bool] = lambda **_: False,
+) -> None:
+    """Run every task that is not finished; their files are in ``folder`` afterwards.
+
+    A task whose process was killed, for lack of memory perhaps, is run once more when the others have ended.
 
     Args:
         function: ``module:function``, called with a task's fields and ``folder``.
         tasks: keyword arguments that JSON can carry.
         jobs: so many processes at once, each on cores of its own; or ``ray``.
+        is_finished: called as ``function`` is: whether ``folder`` holds all that the task would leave there.
 
     Raises:
-        UserError: a task failed (the first failure is named), or Ray is not installed.
+        Diverged: a training diverged.
+        UserError: a task failed (the first failure is named) or was killed twice, or Ray is not installed.
     """
-    console.print(f"{len(tasks)} trainings, " + ("on Ray" if jobs == "ray" else f"{jobs} at a time"))
+    open_tasks = [task for task in tasks if not is_finished(**task, folder=str(folder))]
+    if len(open_tasks) < len(tasks):
+        console.print(f"{len(tasks) - len(open_tasks)} of {len(tasks)} trainings are finished already")
+    if not open_tasks:
+        return
+    console.print(f"{len(open_tasks)} trainings, " + ("on Ray" if jobs == "ray" else f"{jobs} at a time"))
     if jobs == "ray":
-        _on_ray(function, tasks, folder)
-    else:
-        _as_processes(function, tasks, int(jobs), folder)
+        _on_ray(function, open_tasks, folder)
+        return
+    killed = _as_processes(function, open_tasks, int(jobs), folder)
+    if killed:
+        names = ", ".join(map(_name, killed))
+        console.print(f"note: killed, perhaps for lack of memory: {names}; each is trained again by itself")
+        killed = _as_processes(function, killed, 1, folder)
+    if killed:
+        raise UserError(f"the training {_name(killed[0])} was killed twice, perhaps for lack of memory; free some")
 
 
-def _as_processes(function: str, tasks: list[Task], jobs: int, folder: Path) -> None:
+class _Killed(Exception):
+    """A process ended by a signal."""
+
+
+def _as_processes(function: str, tasks: list[Task], jobs: int, folder: Path) -> list[Task]:
+    """Run the tasks in processes and return those whose process was killed."""
     free = core_groups(jobs)
     running: set[subprocess.Popen] = set()
     failed = threading.Event()
 
-    def work(task: Task) -> str:
+    def work(task: Task) -> None:
         mine = free.pop()
         arguments = json.dumps({**task, "folder": str(folder)})
         command = [sys.executable, "-c", _WORKER, function, arguments, json.dumps(mine)]
@@ -86,18 +115,31 @@ def _as_processes(function: str, tasks: list[Task], jobs: int, folder: Path) -> 
         message = process.stderr.read()
         running.discard(process)
         free.append(mine)
-        return "" if process.wait() == 0 else (message.strip().splitlines() or ["killed"])[-1]
+        code = process.wait()
+        if code < 0:
+            raise _Killed
+        if code:
+            last = (message.strip().splitlines() or [f"the training {_name(task)} ended with exit code {code}"])[-1]
+            raise Diverged(last) if code == DIVERGED else UserError(last)
 
+    killed, done = [], 0
     with ThreadPoolExecutor(jobs) as pool:
         waiting = {pool.submit(work, task): task for task in tasks}
-        for number, future in enumerate(as_completed(waiting), 1):
-            if future.result():
+        for future in as_completed(waiting):
+            try:
+                future.result()
+            except _Killed:
+                killed.append(waiting[future])
+                continue
+            except UserError:
                 failed.set()
                 pool.shutdown(wait=False, cancel_futures=True)
                 for process in list(running):
                     process.kill()
-                raise UserError(future.result())
-            _say_done(number, waiting[future], len(tasks))
+                raise
+            done += 1
+            _say_done(done, waiting[future], len(tasks))
+    return killed
 
 
 def core_groups(jobs: int) -> list[list[int]]:
@@ -124,10 +166,14 @@ def _on_ray(function: str, tasks: list[Task], folder: Path) -> None:
         try:
             files = ray.get(done)
         except ray.exceptions.RayError as error:
-            cause = str(getattr(error, "cause", error)).strip().splitlines()
-            raise UserError(f"{_name(waiting[done])}: {cause[-1] if cause else error}") from error
+            cause = getattr(error, "cause", error)
+            last = (str(cause).strip().splitlines() or [str(error)])[-1]
+            kind = Diverged if isinstance(cause, Diverged) else UserError
+            raise kind(f"{_name(waiting[done])}: {last}") from error
         for name, content in files.items():
-            (folder / name).write_bytes(content)
+            temporary = folder / f"{name}.tmp"
+            temporary.write_bytes(content)
+            os.replace(temporary, folder / name)  # whole or not at all
         number += 1
         _say_done(number, waiting.pop(done), len(tasks))
 

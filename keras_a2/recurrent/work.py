@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
-from keras_a2 import machine
+from keras_a2 import machine, training
 
 
 def train_cell(config: dict, cell: str, seed: int, folder: str) -> None:
@@ -22,3 +22,10 @@ def train_cell(config: dict, cell: str, seed: int, folder: str) -> None:
     windows = configure.windows(options)
     settings = configure.settings(options, windows, options.season or baselines.find_season(windows))
     train.train(cell, windows, replace(settings, seed=seed), train.state_file(Path(folder), seed, cell))
+
+
+def is_finished(config: dict, cell: str, seed: int, folder: str) -> bool:
+    """Whether ``folder`` holds what ``train_cell`` would leave there."""
+    from keras_a2.recurrent import train
+
+    return training.is_finished(train.state_file(Path(folder), seed, cell))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from types import SimpleNamespace
 
-from keras_a2 import machine
+from keras_a2 import machine, training
 
 
 def train_arm(config: dict, arm: str, seed: int, folder: str) -> None:
@@ -26,3 +26,11 @@ def train_arm(config: dict, arm: str, seed: int, folder: str) -> None:
         train.train_pretrained(images, weights, settings, state)
     else:
         train.train_scratch(images, weights.alpha, settings, state)
+
+
+def is_finished(config: dict, arm: str, seed: int, folder: str) -> bool:
+    """Whether ``folder`` holds all that ``train_arm`` would leave there."""
+    from keras_a2.transfer import publish
+
+    last = "scratch" if arm == "scratch" else "fine_tune" if config["fine_tune_epochs"] else "head"
+    return training.is_finished(publish.stage_files(Path(folder), seed)(last))
