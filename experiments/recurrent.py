@@ -11,6 +11,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
+from tyro.conf import DisallowNone
+
 from keras_a2 import jobs, machine, runs
 from keras_a2.errors import UserError
 
@@ -67,7 +69,7 @@ class Config:
     segment: int | None = None
     """Feed the recurrent layer so many steps at a time (SegRNN), a divisor of the look-back; 0 is step by step. By
     default one season where channels are independent, else 0."""
-    channel_independent: bool | None = None
+    channel_independent: DisallowNone[bool | None] = None
     """Share one network over the targets, each seeing its own past only (SegRNN); by default with several targets."""
 
     epochs: int | None = None
@@ -83,7 +85,7 @@ class Config:
     """What training minimises, and what validation chooses the epoch by."""
     ema: float = 0.98
     """Decay of the moving average of the weights that is evaluated and kept; 0 turns it off."""
-    combine: bool | None = None
+    combine: DisallowNone[bool | None] = None
     """Publish the mean of the network's and ridge regression's forecasts, or the network's alone; by default whichever
     has the lower validation error."""
     seed: int = 0

@@ -81,8 +81,8 @@ class Config:
     views: int = 4
     """Augmented views of each image whose features the head phase caches; 1 is the plain image only."""
 
-    no_scratch: bool = False
-    """Leave out the control from random initialisation."""
+    scratch: bool = True
+    """Train the control from random initialisation."""
     seed: int = 0
     """Seed of the split, the augmentation, the initialisation and the order of images."""
     seeds: int = 1
@@ -120,7 +120,7 @@ def main(config: Config) -> None:
         run.check_inputs(data=images.summary(), weights=weights.sha256, settings=settings)
         seeds = range(config.seed, config.seed + config.seeds)
         if config.jobs != 1:
-            names = ["pretrained"] if config.no_scratch else ["pretrained", "scratch"]
+            names = ["pretrained", "scratch"] if config.scratch else ["pretrained"]
             tasks = [{"config": runs.plain(config), "arm": name, "seed": seed} for seed in seeds for name in names]
             jobs.spread("keras_a2.transfer.work:train_arm", tasks, config.jobs, run.work, work.is_finished)
         arms, probabilities = [], []
@@ -129,7 +129,7 @@ def main(config: Config) -> None:
             state, log = publish.stage_files(run.work, seed), publish.stage_log(run, config, seed)
             with strategy.scope():
                 trained = {"pretrained": train.train_pretrained(images, weights, settings, state, log)}
-                if not config.no_scratch:
+                if config.scratch:
                     trained["scratch"] = train.train_scratch(images, weights.alpha, settings, state, log)
             arms.append(trained)
 

@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
-from typing import BinaryIO, TypeVar
+from typing import BinaryIO, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from keras_a2.console import console
 from keras_a2.errors import Diverged, UserError
@@ -43,12 +43,10 @@ def command_line(config_type: type[Config], story: Callable[[Config], None], arg
     """
     resumes = "resume" in {field.name for field in dataclasses.fields(config_type)}
     _leave_on_interrupt(f"; {RESUME}" if resumes else "")
-    import tyro
-
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # a terminal without the ° of °C gets a question mark
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    config = tyro.cli(config_type, args=argv)
+    config = parse(config_type, sys.argv[1:] if argv is None else argv)
     try:
         story(config)
     except UserError as error:
@@ -59,6 +57,24 @@ def command_line(config_type: type[Config], story: Callable[[Config], None], arg
         where = error.filename or getattr(config, "output", None) or "while writing"
         advice = RESUME if resumes else "run again"
         _fail(UserError(f"{error.strerror or error}: {where}; check the disk and permissions; {advice}"))
+
+
+def parse(config_type: type[Config], argv: list[str]) -> Config:
+    """The configuration dataclass that the arguments ask for; choices in any spelling: ``GRU``, ``SimpleRNN``."""
+    import tyro
+
+    def letters(text: str) -> str:
+        return re.sub("[-_ ]", "", text).lower()
+
+    choices = {
+        f"--{name.replace('_', '-')}": {letters(choice): choice for choice in get_args(hint) if isinstance(choice, str)}
+        for name, hint in get_type_hints(config_type).items()
+        if get_origin(hint) is Literal
+    }
+    words = [part for word in argv for part in (word.split("=", 1) if word.split("=", 1)[0] in choices else [word])]
+    options = ["", *words]
+    listed = [choices.get(option, {}).get(letters(word), word) for option, word in zip(options, words, strict=False)]
+    return tyro.cli(config_type, args=listed)
 
 
 def check_options(config, names: Iterable[str], holds: Callable[[float], bool], must: str) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import importlib.util
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pandas as pd
@@ -51,3 +53,11 @@ def run_script(name: str, *arguments, cwd: Path | None = None, timeout: float = 
     """Run one of the experiments as a person would."""
     command = [sys.executable, str(ROOT / "experiments" / f"{name}.py"), *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, cwd=cwd, timeout=timeout)
+
+
+def load_script(name: str) -> ModuleType:
+    """One of the experiments as a module, for its ``Config`` and ``check``."""
+    spec = importlib.util.spec_from_file_location(f"script_{name}", ROOT / "experiments" / f"{name}.py")
+    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module

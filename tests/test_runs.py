@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import multiprocessing
-import runpy
 import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, run_script
+from conftest import ROOT, load_script, run_script
 
 from keras_a2 import runs
 from keras_a2.errors import Diverged, UserError
@@ -195,6 +194,34 @@ def test_help_needs_no_tensorflow(script, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    ("script", "arguments", "options"),
+    [
+        ("recurrent", ["--cell", "GRU"], {"cell": "gru"}),
+        ("recurrent", ["--cell=SimpleRNN", "--loss", "MSE"], {"cell": "simple_rnn", "loss": "mse"}),
+        ("recurrent", ["--target", "GRU", "--name", "LSTM"], {"target": "GRU", "name": "LSTM"}),
+        ("recurrent", [], {"combine": None, "channel_independent": None, "calendar": True}),
+        ("recurrent", ["--combine", "--no-channel-independent"], {"combine": True, "channel_independent": False}),
+        ("recurrent", ["--no-combine", "--channel-independent"], {"combine": False, "channel_independent": True}),
+        ("transfer", ["--batch-norm", "Train", "--jobs", "ray"], {"batch_norm": "train", "jobs": "ray"}),
+        ("transfer", ["--no-scratch", "--litert"], {"scratch": False, "litert": True}),
+        ("predict", ["m", "--export", "LiteRT"], {"export": "litert"}),
+    ],
+)
+def test_options_are_flags_and_choices_in_any_case(script, arguments, options):
+    config = runs.parse(load_script(script).Config, arguments)
+    assert {name: getattr(config, name) for name in options} == options
+
+
+@pytest.mark.parametrize(
+    ("script", "arguments"),
+    [("recurrent", ["--combine", "True"]), ("recurrent", ["--cell", "rnn"]), ("transfer", ["--no-no-scratch"])],
+)
+def test_flags_take_no_value_and_choices_are_those_listed(script, arguments):
+    with pytest.raises(SystemExit):
+        runs.parse(load_script(script).Config, arguments)
+
+
 # Prints after the error whether the script had begun to import TensorFlow, which takes most of ten seconds.
 WITHOUT_TENSORFLOW = """
 import runpy, sys
@@ -259,6 +286,6 @@ def test_bad_input_is_one_line_and_exit_code_2_before_tensorflow_is_imported(scr
     ],
 )
 def test_an_option_out_of_range_is_refused_with_its_value(script, option, value):
-    experiment = runpy.run_path(str(ROOT / "experiments" / f"{script}.py"))
+    experiment = load_script(script)
     with pytest.raises(UserError, match=f"--{option.replace('_', '-')} is {value}; "):
-        experiment["check"](experiment["Config"](**{option: value}))
+        experiment.check(experiment.Config(**{option: value}))
