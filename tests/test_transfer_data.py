@@ -361,7 +361,10 @@ def test_few_shot_takes_so_many_of_each_class(photos):
     assert np.bincount(images.labels[images.train]).tolist() == [2, 2]
 
 
-def test_a_store_on_disk_gives_what_the_store_in_memory_gives(photos, tmp_path):
+@pytest.mark.parametrize("macos", [False, True])
+def test_a_store_on_disk_gives_what_the_store_in_memory_gives(photos, tmp_path, monkeypatch, macos):
+    if macos:
+        monkeypatch.delattr(data.os, "posix_fallocate")
     source = sources.folder(photos)
     small = data.load(source, 16, seed=0)
     large = data.load(source, 16, seed=0, folder=tmp_path, memory_limit=0)

@@ -39,7 +39,10 @@ class PixelStore:
             # Nameless: gone with the process, however that ends.
             self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115
             try:
-                os.posix_fallocate(self._file.fileno(), 0, n * self._row)
+                if hasattr(os, "posix_fallocate"):
+                    os.posix_fallocate(self._file.fileno(), 0, n * self._row)
+                else:  # macOS: a disk that is too small is noticed when it is full
+                    os.ftruncate(self._file.fileno(), n * self._row)
             except OSError as error:
                 raise UserError(
                     f"{n} images at {size} px need {n * self._row / 2**30:.1f} GB of disk in {folder} "
