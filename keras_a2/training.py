@@ -13,7 +13,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.console import Console
+from rich.progress import BarColumn, Progress, Task, TextColumn, TimeRemainingColumn
+from rich.table import Column
+from rich.text import Text
 
 from keras_a2.console import console
 from keras_a2.errors import Diverged
@@ -76,9 +79,10 @@ def fit(
         Diverged: when the training or validation loss is not finite or above the ceiling, naming the epoch.
     """
     history, best = _restore(path, weights, state)
-    with _progress() as bar:
+    with progress() as bar:
+        # The first pass through a compiled function traces and compiles it, which takes longer than some epochs.
         task = bar.add_task(
-            stage.replace("_", "-"), total=epochs, completed=history.epochs if history.rows else 0, note=""
+            stage.replace("_", "-"), total=epochs, completed=history.epochs if history.rows else 0, note="compiling"
         )
         if not history.rows:
             history.rows.append({"epoch": 0, **_finite(validate(), stage, 0)})
@@ -86,7 +90,8 @@ def fit(
         while history.epochs < epochs and not _exhausted(history, patience):
             epoch = history.epochs + 1
             started = time.perf_counter()
-            loss = train_epoch(epoch, lambda part, e=epoch: bar.update(task, completed=e - 1 + part))
+            note = _note(history.rows[-1]) if epoch > 1 else ""
+            loss = train_epoch(epoch, lambda part, e=epoch, n=note: bar.update(task, completed=e - 1 + part, note=n))
             row = {"epoch": epoch, **_finite({"loss": loss, **validate()}, stage, epoch)}
             if row["loss"] > ceiling:
                 raise _diverged(stage, epoch, "loss", row["loss"])
@@ -99,7 +104,9 @@ def fit(
                 on_epoch(row)
             ended = history.epochs >= epochs or _exhausted(history, patience)
             _save(path, history, weights, state, best, finished=ended)
-        bar.update(task, completed=epochs)
+        bar.update(
+            task, total=history.epochs, completed=history.epochs, note=_note(history.best), took=sum(history.seconds)
+        )
     for variable, value in zip(weights, best, strict=True):
         variable.assign(value)
     return history
@@ -130,17 +137,31 @@ def _diverged(stage: str, epoch: int, name: str, value: float) -> Diverged:
 
 
 def _note(row: dict) -> str:
-    return "  ".join(f"{name.replace('_', ' ')} {value:.4f}" for name, value in row.items() if name != "epoch")
+    short = ((name.replace("validation_", "val. "), value) for name, value in row.items() if name != "epoch")
+    return "  ".join(f"{name.replace('_', ' ')} {value:.4f}" for name, value in short)
 
 
-def _progress() -> Progress:
+class _Clock(TimeRemainingColumn):
+    """The time left; of a finished stage the time it took."""
+
+    def render(self, task: Task) -> Text:
+        if "took" not in task.fields:
+            return super().render(task)
+        minutes, seconds = divmod(round(task.fields["took"]), 60)
+        return Text(f"took {minutes}:{seconds:02d}")
+
+
+def progress(on: Console = console) -> Progress:
+    """The progress lines of training: where they are too long for the terminal, only the note is cut."""
+    whole, rest = (lambda: Column(no_wrap=True)), Column(no_wrap=True, overflow="ellipsis", ratio=1)
     return Progress(
-        TextColumn("{task.description:<22}"),
-        BarColumn(bar_width=20),
-        TextColumn("{task.completed:.0f}/{task.total:.0f}"),
-        TimeRemainingColumn(compact=True),
-        TextColumn("{task.fields[note]}"),
-        console=console,
+        TextColumn("{task.description:<10}", table_column=whole()),
+        BarColumn(bar_width=20, table_column=whole()),
+        TextColumn("{task.completed:.0f}/{task.total:.0f}", table_column=whole()),
+        _Clock(compact=True, table_column=whole()),
+        TextColumn("{task.fields[note]}", table_column=rest),
+        console=on,
+        expand=True,
     )
 
 

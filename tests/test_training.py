@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import io
+
 import numpy as np
 import pytest
 import tensorflow as tf
+from rich.console import Console
 
 from keras_a2 import training
 from keras_a2.errors import UserError
@@ -55,6 +58,28 @@ def test_resume_ends_like_the_uninterrupted_run(tmp_path):
     resumed = run(losses, tmp_path / "s.npz")
     assert resumed[0].rows == whole[0].rows
     assert (resumed[0].best_epoch, resumed[1]) == (whole[0].best_epoch, whole[1])
+
+
+def shown(bars, width: int) -> list[str]:
+    console = Console(width=width, file=io.StringIO(), soft_wrap=True)
+    console.print(bars.get_renderable())
+    return console.file.getvalue().splitlines()
+
+
+@pytest.mark.parametrize("width", [100, 60])
+def test_a_narrow_terminal_cuts_only_the_note_of_the_progress(width):
+    bars = training.progress(Console(width=width, file=io.StringIO()))
+    row = "loss 0.1235  val. loss 0.1230  val. accuracy 0.9000"
+    bars.add_task("simple-rnn", total=16, completed=16, note=row, took=3725)
+    bars.add_task("fine-tune", total=10, completed=0, note="compiling")
+    finished, running = shown(bars, width)
+    assert len(finished) == width
+    assert finished.startswith("simple-rnn " + 20 * "━" + " 16/16 took 62:05 loss 0.1")
+    assert (row in finished) == (width == 100)
+    assert running.startswith("fine-tune ")
+    assert "0/10" in running
+    assert "-:--" in running
+    assert "compiling" in running
 
 
 @pytest.mark.parametrize("damage", [lambda b: b"", lambda b: b[: len(b) // 2], lambda b: b[:-9], lambda b: b"no zip"])
