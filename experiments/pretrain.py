@@ -11,7 +11,7 @@ import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from keras_a2 import machine, runs
+from keras_a2 import machine, options, runs
 from keras_a2.errors import UserError
 from keras_a2.transfer import sources
 
@@ -75,11 +75,11 @@ class Config:
 
 
 def main(config: Config) -> None:
-    runs.check_options(config, POSITIVE, lambda value: 0 < value < math.inf, "be above 0")
-    runs.check_options(config, NOT_NEGATIVE, lambda value: 0 <= value < math.inf, "not be negative")
-    runs.check_options(config, ["grey", "mixed"], lambda value: 0 <= value <= 1, "lie between 0 and 1")
-    runs.check_options(config, ["ema"], lambda value: 0 <= value < 1, "be at least 0 and below 1")
-    runs.check_options(config, ["seed"], lambda value: 0 <= value < 2**31, "lie between 0 and 2147483647")
+    options.check(config, POSITIVE, lambda value: 0 < value < math.inf, "be above 0")
+    options.check(config, NOT_NEGATIVE, lambda value: 0 <= value < math.inf, "not be negative")
+    options.check(config, ["grey", "mixed"], lambda value: 0 <= value <= 1, "lie between 0 and 1")
+    options.check(config, ["ema"], lambda value: 0 <= value < 1, "be at least 0 and below 1")
+    options.check(config, ["seed"], lambda value: 0 <= value < 2**31, "lie between 0 and 2147483647")
     if config.teacher != TEACHER and not Path(config.teacher).is_file():
         raise UserError(f"no such file: {config.teacher}; --teacher takes {TEACHER} or a .keras file")
     if not config.output.is_dir():

@@ -13,7 +13,7 @@ from typing import Literal
 
 from tyro.conf import DisallowNone
 
-from keras_a2 import jobs, machine, runs
+from keras_a2 import jobs, machine, options, runs
 from keras_a2.errors import UserError
 
 # What the options must be.
@@ -146,10 +146,10 @@ def main(config: Config) -> None:
 
 def check(config: Config) -> None:
     """Refuse what cannot work before anything is loaded; None stands for a default that is resolved later."""
-    runs.check_options(config, POSITIVE, lambda value: 0 < value < math.inf, "be above 0")
-    runs.check_options(config, NOT_NEGATIVE, lambda value: value >= 0, "not be negative")
-    runs.check_options(config, SHARES, lambda value: 0 <= value < 1, "be at least 0 and below 1")
-    runs.check_options(config, ["seed"], lambda value: 0 <= value < 2**31, "lie between 0 and 2147483647")
+    options.check(config, POSITIVE, lambda value: 0 < value < math.inf, "be above 0")
+    options.check(config, NOT_NEGATIVE, lambda value: value >= 0, "not be negative")
+    options.check(config, SHARES, lambda value: 0 <= value < 1, "be at least 0 and below 1")
+    options.check(config, ["seed"], lambda value: 0 <= value < 2**31, "lie between 0 and 2147483647")
     jobs.check(config.jobs)
     if config.preset == "chollet" and config.data != "jena":
         raise UserError(

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from keras_a2 import jobs, machine, runs
+from keras_a2 import jobs, machine, options, runs
 from keras_a2.errors import UserError
 from keras_a2.transfer import sources
 
@@ -142,12 +142,12 @@ def main(config: Config) -> None:
 
 def check(config: Config) -> None:
     """Refuse what cannot work before anything is loaded."""
-    runs.check_options(config, POSITIVE, lambda value: 0 < value < math.inf, "be above 0")
-    runs.check_options(config, NOT_NEGATIVE, lambda value: 0 <= value < math.inf, "not be negative")
-    runs.check_options(config, FRACTIONS, lambda value: 0 < value < 1, "lie between 0 and 1")
-    runs.check_options(config, SHARES, lambda value: 0 <= value < 1, "be at least 0 and below 1")
-    runs.check_options(config, ["layer_decay"], lambda value: 0 < value <= 1, "be above 0 and at most 1")
-    runs.check_options(config, ["seed"], lambda value: 0 <= value < 2**31, "lie between 0 and 2147483647")
+    options.check(config, POSITIVE, lambda value: 0 < value < math.inf, "be above 0")
+    options.check(config, NOT_NEGATIVE, lambda value: 0 <= value < math.inf, "not be negative")
+    options.check(config, FRACTIONS, lambda value: 0 < value < 1, "lie between 0 and 1")
+    options.check(config, SHARES, lambda value: 0 <= value < 1, "be at least 0 and below 1")
+    options.check(config, ["layer_decay"], lambda value: 0 < value <= 1, "be above 0 and at most 1")
+    options.check(config, ["seed"], lambda value: 0 <= value < 2**31, "lie between 0 and 2147483647")
     if config.weights not in WEIGHTS and not Path(config.weights).is_file():
         raise UserError(f"no such weights file: {config.weights}; --weights takes {', '.join(WEIGHTS)} or a file")
     if config.tensorboard and config.jobs != 1:

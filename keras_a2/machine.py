@@ -1,11 +1,14 @@
-"""This machine and TensorFlow on it: seeds, devices, cores, and what C++ writes to the terminal."""
+"""This machine and TensorFlow on it: seeds, devices, cores, locks, and what C++ writes to the terminal."""
 
 from __future__ import annotations
 
+import fcntl
 import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
 
 from keras_a2.errors import UserError
 
@@ -58,3 +61,18 @@ def cores() -> int:
     mine = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     allowed = os.environ.get("TF_NUM_INTRAOP_THREADS", "")
     return max(min(mine, int(allowed)), 1) if allowed.isdigit() else mine
+
+
+def lock(path: Path) -> BinaryIO | None:
+    """Lock ``path`` until the file is closed or the process dies; None while another holds it."""
+    while True:
+        path.parent.mkdir(parents=True, exist_ok=True)  # a run that published nothing may have removed it
+        file = path.open("ab")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.close()
+            return None
+        if os.fstat(file.fileno()).st_nlink:
+            return file
+        file.close()  # its holder removed it between our open and our lock: whoever comes next makes another

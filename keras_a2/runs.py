@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import fcntl
 import hashlib
 import io
 import json
@@ -17,15 +16,15 @@ import sys
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
-from typing import BinaryIO, Literal, TypeVar, get_args, get_origin, get_type_hints
+from typing import BinaryIO, TypeVar
 
+from keras_a2 import machine, options
 from keras_a2.console import console
 from keras_a2.errors import Diverged, UserError
-from keras_a2.machine import cores
 
 Config = TypeVar("Config")
 MINIMUM_FREE_BYTES = 300 * 2**20
@@ -46,7 +45,7 @@ def command_line(config_type: type[Config], story: Callable[[Config], None], arg
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # a terminal without the ° of °C gets a question mark
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    config = parse(config_type, sys.argv[1:] if argv is None else argv)
+    config = options.parse(config_type, sys.argv[1:] if argv is None else argv)
     try:
         story(config)
     except UserError as error:
@@ -57,36 +56,6 @@ def command_line(config_type: type[Config], story: Callable[[Config], None], arg
         where = error.filename or getattr(config, "output", None) or "while writing"
         advice = RESUME if resumes else "run again"
         _fail(UserError(f"{error.strerror or error}: {where}; check the disk and permissions; {advice}"))
-
-
-def parse(config_type: type[Config], argv: list[str]) -> Config:
-    """The configuration dataclass that the arguments ask for; choices in any spelling: ``GRU``, ``SimpleRNN``."""
-    import tyro
-
-    def letters(text: str) -> str:
-        return re.sub("[-_ ]", "", text).lower()
-
-    choices = {
-        f"--{name.replace('_', '-')}": {letters(choice): choice for choice in get_args(hint) if isinstance(choice, str)}
-        for name, hint in get_type_hints(config_type).items()
-        if get_origin(hint) is Literal
-    }
-    words = [part for word in argv for part in (word.split("=", 1) if word.split("=", 1)[0] in choices else [word])]
-    options = ["", *words]
-    listed = [choices.get(option, {}).get(letters(word), word) for option, word in zip(options, words, strict=False)]
-    return tyro.cli(config_type, args=listed)
-
-
-def check_options(config, names: Iterable[str], holds: Callable[[float], bool], must: str) -> None:
-    """Refuse the first of the options ``names`` that is set and for which ``holds`` is false.
-
-    Raises:
-        UserError: the option, its value and what it ``must`` be.
-    """
-    for name in names:
-        value = getattr(config, name)
-        if value is not None and not holds(value):
-            raise UserError(f"--{name.replace('_', '-')} is {value}; it must {must}")
 
 
 def _fail(error: UserError) -> None:
@@ -122,7 +91,7 @@ def environment() -> dict:
     return {
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "cpus": cores(),
+        "cpus": machine.cores(),
         "versions": versions,
         "command": " ".join([Path(sys.executable).name, *sys.argv]),
         "git_commit": _git_commit(),
@@ -186,7 +155,7 @@ class Run:
     def _claim(self, key: str, resume: bool) -> tuple[BinaryIO, Path]:
         for number in range(1000):
             work = self.home / f".work-{key}-{number}"
-            lock = _lock(_lock_file(work))
+            lock = machine.lock(_lock_file(work))
             if lock is None:
                 continue  # a live run has it
             shutil.rmtree(_away(work), ignore_errors=True)  # of a run that was killed while it tidied up
@@ -279,21 +248,6 @@ def _away(work: Path) -> Path:
 
 def _lock_file(work: Path) -> Path:
     return work.with_name(f"{work.name}.lock")
-
-
-def _lock(path: Path) -> BinaryIO | None:
-    """Lock ``path`` until the file is closed or the process dies; None while another holds it."""
-    while True:
-        path.parent.mkdir(parents=True, exist_ok=True)  # a run that published nothing may have removed it
-        file = path.open("ab")
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.close()
-            return None
-        if os.fstat(file.fileno()).st_nlink:
-            return file
-        file.close()  # its holder removed it between our open and our lock: whoever comes next makes another
 
 
 def state_file(folder: Path, stage: str) -> Path:

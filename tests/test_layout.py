@@ -15,6 +15,7 @@ FLOOR = [
     "jobs",
     "litert",
     "onnx",
+    "options",
     "report",
     "machine",
     "runs",

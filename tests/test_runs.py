@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from conftest import ROOT, load_script, run_script
 
-from keras_a2 import runs
+from keras_a2 import machine, options, runs
 from keras_a2.errors import Diverged, UserError
 
 
@@ -40,14 +40,14 @@ def test_versions_count_up_and_carry_their_number(tmp_path):
 
 def test_a_lock_file_that_was_removed_while_waiting_protects_nobody(tmp_path, monkeypatch):
     first = runs.Run(Config(), "thing", tmp_path)
-    flock, waiting = runs.fcntl.flock, [first]
+    flock, waiting = machine.fcntl.flock, [first]
 
     def after_the_first_has_ended(file, how):
         if waiting:
             waiting.pop().close()  # the second run has opened the lock file, and has not locked it yet
         flock(file, how)
 
-    monkeypatch.setattr(runs.fcntl, "flock", after_the_first_has_ended)
+    monkeypatch.setattr(machine.fcntl, "flock", after_the_first_has_ended)
     second, third = (runs.Run(Config(), "thing", tmp_path) for _ in range(2))
     assert second.work != third.work
 
@@ -195,7 +195,7 @@ def test_help_needs_no_tensorflow(script, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("script", "arguments", "options"),
+    ("script", "arguments", "expected"),
     [
         ("recurrent", ["--cell", "GRU"], {"cell": "gru"}),
         ("recurrent", ["--cell=SimpleRNN", "--loss", "MSE"], {"cell": "simple_rnn", "loss": "mse"}),
@@ -208,9 +208,9 @@ def test_help_needs_no_tensorflow(script, tmp_path):
         ("predict", ["m", "--export", "LiteRT"], {"export": "litert"}),
     ],
 )
-def test_options_are_flags_and_choices_in_any_case(script, arguments, options):
-    config = runs.parse(load_script(script).Config, arguments)
-    assert {name: getattr(config, name) for name in options} == options
+def test_options_are_flags_and_choices_in_any_case(script, arguments, expected):
+    config = options.parse(load_script(script).Config, arguments)
+    assert {name: getattr(config, name) for name in expected} == expected
 
 
 @pytest.mark.parametrize(
@@ -219,7 +219,7 @@ def test_options_are_flags_and_choices_in_any_case(script, arguments, options):
 )
 def test_flags_take_no_value_and_choices_are_those_listed(script, arguments):
     with pytest.raises(SystemExit):
-        runs.parse(load_script(script).Config, arguments)
+        options.parse(load_script(script).Config, arguments)
 
 
 # Prints after the error whether the script had begun to import TensorFlow, which takes most of ten seconds.
