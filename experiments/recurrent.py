@@ -34,7 +34,8 @@ class Config:
     target: str | None = None
     """COLUMN[,COLUMN...] to forecast, or all; needed for a file."""
     time: str | None = None
-    """Column with the times; found by itself where there is one."""
+    """Column with the times; found by itself where there is one. none: leave times out and count rows, for months,
+    business days and other uneven steps."""
     inputs: str | None = None
     """COLUMN[,COLUMN...] to learn from beside the targets; by default every column."""
     preset: Literal["none", "chollet"] = "none"
@@ -45,7 +46,7 @@ class Config:
     every: int = 1
     """Rows from one step of a window to the next (6: hourly windows from 10-minute rows)."""
     max_gap: int = 12
-    """Fill gaps of at most so many steps from the past; windows that touch longer ones are dropped."""
+    """Fill gaps of at most so many steps from the past (0: none); windows that touch longer ones are dropped."""
     calendar: bool = True
     """Add hour and day of the year as inputs where the data have times."""
 

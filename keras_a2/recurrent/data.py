@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 import pandas as pd
 
 from keras_a2.errors import UserError
-from keras_a2.recurrent import splits
-from keras_a2.recurrent.sources import Table
+from keras_a2.recurrent import splits, times
+from keras_a2.recurrent.sources import CALENDAR, Table
 from keras_a2.recurrent.splits import SPLITS
 
-CALENDAR = ("hour_sin", "hour_cos", "year_sin", "year_cos")
 DAY = pd.Timedelta("1D")
 YEAR = pd.Timedelta("365.2425D")
 TINY = 1e-150  # a standard deviation below it loses its digits when it is squared
@@ -130,6 +131,7 @@ def prepare(
         UserError: irregular, unsorted or duplicate times; a bad split; or too few rows for one window per split.
     """
     frame, time, step = to_grid(table)
+    on_file = None if time is None else time.isin(table.time)
     sees, ahead = every * (look_back - 1) + 1, every * (first_lead + horizon - 1)
     bounds = splits.bounds(split, len(frame), sees, ahead)
     names = list(frame.columns) + (calendar_names(step) if calendar and time is not None else [])
@@ -139,7 +141,7 @@ def prepare(
     absent, missing_values, digest = np.zeros(len(frame), bool), 0, hashlib.sha256()
     for k, name in enumerate(names):  # column by column: the series is never held twice
         raw = frame[name].to_numpy(np.float64) if name in frame else calendar_column(name, time)
-        filled = pd.Series(raw).ffill(limit=max_gap).to_numpy() if max_gap else raw
+        filled = fill(pd.Series(raw), max_gap).to_numpy()
         mean[k], scale[k] = _scaling(filled[: bounds["train"][1]], name)
         standardised = (filled - mean[k]) / scale[k]
         _check_range(standardised, raw, name, time)
@@ -157,12 +159,13 @@ def prepare(
             "learn; choose another --target or --split"
         )
     spans = splits.spans(split, bounds, sees, ahead, every * first_lead)
-    origins, dropped = splits.origins(absent, np.isnan(truth).any(axis=1), spans, sees, ahead, every * first_lead)
+    reach = sees, ahead, every * first_lead
+    origins, dropped = splits.origins(absent, np.isnan(truth).any(axis=1), spans, *reach)
     for name, rows in origins.items():
         if len(rows) == 0:
             raise UserError(
-                f"every {name} window of {table.name} touches a missing value or a gap of more than {max_gap} steps; "
-                "raise --max-gap, or leave the sparse column out with --inputs"
+                f"every {name} window of {table.name} touches a missing value; "
+                + _way_out(frame, table.target, on_file, max_gap, partial(_any_window, spans[name], *reach))
             )
     return Windows(
         name=table.name,
@@ -187,6 +190,7 @@ def prepare(
             "grid_rows_added": len(frame) - len(table.frame),
             "windows_dropped": dropped,
             "max_gap": max_gap,
+            "time_column": table.time_column,
             "citation": table.citation,
             "notes": table.notes,
         },
@@ -200,15 +204,23 @@ def to_grid(table: Table) -> tuple[pd.DataFrame, pd.DatetimeIndex | None, pd.Tim
     time = table.time
     if len(time) < 2:
         raise UserError(f"{table.name} has {len(time)} row(s); a series needs more")
+    if not time.is_unique:
+        raise UserError(
+            f"{table.name}: the time {time[time.duplicated()][0]} occurs twice, and every time needs one row. If clocks"
+            " were put back, write times with their offset (+01:00); if rows are of several series, give each a column"
+        )
     gaps = np.diff(time.asi8)
-    if (gaps == 0).any():
-        raise UserError(f"{table.name}: the time {time[int(np.argmax(gaps == 0))]} occurs twice; keep one row of it")
     if (gaps < 0).any():
         raise UserError(
             f"{table.name}: time runs backwards after {time[int(np.argmax(gaps < 0))]}; sort the rows by time"
         )
     steps, counts = np.unique(gaps, return_counts=True)
     common = int(steps[np.argmax(counts)])
+    if (gaps % common).any() and (calendar := times.calendar_spacing(time)):
+        raise UserError(
+            f"{table.name} has a spacing of {calendar}; months, quarters and years are not supported yet as a spacing: "
+            + times.ROWS_INSTEAD
+        )
     if (gaps % common).any():
         at = time[int(np.argmax(gaps % common != 0))]
         raise UserError(
@@ -236,6 +248,49 @@ def spacing(step: pd.Timedelta) -> str:
     return f"{step.total_seconds():g} seconds"
 
 
+def fill(values: pd.Series | pd.DataFrame, max_gap: int):
+    """Gaps of at most ``max_gap`` rows filled with the last value before them."""
+    return values.ffill(limit=max_gap) if max_gap else values
+
+
+def _any_window(
+    rows: np.ndarray, sees: int, ahead: int, first: int, absent: np.ndarray, unmeasured: np.ndarray
+) -> bool:
+    return len(splits.origins(absent, unmeasured, {"": rows}, sees, ahead, first)[0][""]) > 0
+
+
+def _way_out(
+    frame: pd.DataFrame, targets: list[str], on_file: np.ndarray | None, max_gap: int, left: Callable[..., bool]
+) -> str:
+    """What helps where no window is whole: to count rows, to fill longer gaps, or to leave a column out.
+
+    Args:
+        on_file: which rows of the grid the file has ``(rows,)``; None without times.
+        left: whether windows are left where inputs are absent and targets not measured in the rows ``(rows,)`` given.
+    """
+    rows, missing = len(frame), frame.isna()
+    if on_file is not None and not on_file.all():
+        unfilled = fill(pd.Series(np.where(on_file, 1.0, np.nan)), max_gap).isna().to_numpy()
+        if not left(unfilled, ~on_file):
+            absent = pd.DatetimeIndex(frame.index[~on_file])
+            days = absent.day_name().unique()
+            at = f"on {' and '.join(f'{day}s' for day in days)}" if len(days) < 3 else f"such as {absent[0]}"
+            return f"the file has no row for {len(absent)} of {rows} steps, {at}: {times.ROWS_INSTEAD}"
+    unmeasured = missing[targets].any(axis=1).to_numpy()
+    if not left(np.zeros(rows, bool), unmeasured):
+        worst = missing[targets].sum().idxmax()
+        return (
+            f"the target {worst!r} has no value in {missing[worst].sum()} of {rows} rows: fill it or shorten --horizon"
+        )
+    gaps = {name: missing[name].groupby((~missing[name]).cumsum()).sum().max() for name in frame.columns}
+    worst = max(gaps, key=lambda name: gaps[name])
+    if left(fill(frame, gaps[worst]).isna().any(axis=1).to_numpy(), unmeasured):
+        return f"column {worst!r} has {gaps[worst]} in a row: raise --max-gap to {gaps[worst]}" + (
+            "" if worst in targets else ", or leave the column out with --inputs"
+        )
+    return f"column {worst!r} has {gaps[worst]} in a row: fill them or leave the column out with --inputs"
+
+
 def calendar_names(step: pd.Timedelta | None) -> list[str]:
     """Hour of the day (for steps below a day) and day of the year, as sine and cosine."""
     return list(CALENDAR if step is not None and step < DAY else CALENDAR[2:])
@@ -243,6 +298,7 @@ def calendar_names(step: pd.Timedelta | None) -> list[str]:
 
 def calendar_column(name: str, time: pd.DatetimeIndex) -> np.ndarray:
     """One of the calendar's inputs ``(rows,)``."""
+    time = time if time.tz is None else time.tz_convert(None)  # UTC, whatever offset a file is written in
     day = np.asarray((time - time.normalize()) / DAY, float)
     angle = 2 * np.pi * (day if name.startswith("hour") else (time.dayofyear - 1 + day) / (YEAR / DAY))
     return np.asarray(np.sin(angle) if name.endswith("sin") else np.cos(angle), float)

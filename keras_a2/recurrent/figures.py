@@ -86,7 +86,7 @@ def successive(windows: Windows, predicted: dict[str, np.ndarray], path: Path, d
     wanted = windows.to_unit(windows.wanted(origins))
     for k, i in enumerate(picked):
         x = origins[i] + windows.future
-        x = x if windows.time is None else windows.time[x]
+        x = x if windows.time is None else windows.time[x].tz_localize(None)  # Matplotlib would show UTC
         axes.plot(x, wanted[i, :, 0], color="black", lw=1.6, label="truth" if k == 0 else None)
         for name, values in predicted.items():
             label = report.label(name) if k == 0 else None

@@ -10,8 +10,8 @@ import pandas as pd
 
 from keras_a2 import report
 from keras_a2.errors import UserError
-from keras_a2.recurrent import sources
-from keras_a2.recurrent.data import CALENDAR, calendar_column, to_grid
+from keras_a2.recurrent import sources, times
+from keras_a2.recurrent.data import CALENDAR, calendar_column, fill, spacing, to_grid
 from keras_a2.saved_model import SavedModel
 
 
@@ -90,7 +90,8 @@ class Forecaster:
         return whole
 
     def _table(self, series: pd.DataFrame | str | Path, time: str | None) -> sources.Table:
-        measured = ",".join(self._measured())
+        measured = self._measured()
+        time = times.NO_TIMES if self.step is None else time  # it was trained on rows, whatever their times
         if isinstance(series, str | Path):
             return sources.from_file(Path(series), time, target=measured, inputs=measured)
         return sources.from_frame(series, "the series", "the series", time, target=measured, inputs=measured)
@@ -119,18 +120,21 @@ class Forecaster:
         missing = [name for name in self._measured() if name not in table.frame.columns]
         if missing:
             raise UserError(f"{table.name} has no column {missing[0]!r}; the model needs {', '.join(self._measured())}")
-        frame, stamps, step = to_grid(table)
         if self.step is not None:
-            if stamps is None:
-                raise UserError(f"{table.name} has no times; the model was trained on steps of {self.step}")
-            if step != self.step:
-                raise UserError(f"{table.name} has steps of {step}; the model was trained on steps of {self.step}")
+            trained = f"the model was trained on steps of {spacing(self.step)}"
+            if table.time is None:
+                raise UserError(f"{table.name} has no times; {trained}")
+            if calendar := times.calendar_spacing(table.time):
+                raise UserError(f"{table.name} has a spacing of {calendar}; {trained}")
+        frame, stamps, step = to_grid(table)
+        if self.step is not None and step != self.step:
+            raise UserError(f"{table.name} has steps of {spacing(step)}; {trained}")
         if len(frame) < self._span():
             raise UserError(f"{table.name} has {len(frame)} rows; the model needs its last {self._span()}")
         if self.step is not None:
             wanted = [name for name in self.inputs if name in CALENDAR]
             frame = frame.assign(**{name: calendar_column(name, stamps) for name in wanted})
-        rows = frame[self.inputs].ffill(limit=self.card.get("max_gap") or None)
+        rows = fill(frame[self.inputs], self.saved.field("max_gap", int))
         return rows.to_numpy(np.float64), stamps
 
 
@@ -139,6 +143,8 @@ def plot(model: Forecaster, seen: pd.DataFrame, forecast: pd.DataFrame):
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
+    if isinstance(forecast.index, pd.DatetimeIndex):  # of times with an offset Matplotlib would show UTC
+        seen, forecast = seen.tz_localize(None), forecast.tz_localize(None)
     with matplotlib.rc_context({"text.parse_math": False}):  # a column may be called US$_$
         figure, axes = plt.subplots(figsize=(8, 3.6), layout="constrained")
         for number, name in enumerate(model.targets[:6]):

@@ -8,23 +8,38 @@ from rich.table import Table as RichTable
 
 from keras_a2 import report
 from keras_a2.console import console
-from keras_a2.recurrent.data import Windows
+from keras_a2.recurrent.data import Windows, spacing
 
 
 def describe(windows: Windows) -> None:
-    """Say what was found, and what was filled or dropped."""
-    facts = windows.facts
+    """Say what was taken for times, spacing, target and inputs, how it was read, and what was filled or dropped."""
+    facts, time = windows.facts, windows.time
+    if time is None:
+        left_out = (
+            f"{facts['time_column']} is left out" if facts["time_column"] else "no column with times was detected"
+        )
+        taken = f"no times ({left_out}), rows count as even steps"
+    else:
+        column = f"times {facts['time_column']}".strip()
+        taken = f"{column} from {time[0]} to {time[-1]}, every {spacing(windows.step)}"
     console.print(
-        f"{windows.name}: {len(windows.values)} rows, {len(windows.inputs)} inputs, "
-        f"target {', '.join(windows.targets[:8])}; "
+        f"{windows.name}: {len(windows.values)} rows; {taken}\ntarget {_short(windows.targets)}; "
+        f"inputs {_short(windows.inputs)}; "
         + ", ".join(f"{len(windows.origins[split])} {split}" for split in windows.origins)
         + " windows"
     )
+    for note in facts["notes"]:
+        console.print(f"note: {note}")
     if facts["missing_values"] or facts["windows_dropped"]:
+        filled = f"gaps of at most {facts['max_gap']} steps were" if facts["max_gap"] else "no gap was"
         console.print(
-            f"note: {facts['missing_values']} missing values, {facts['grid_rows_added']} absent rows; gaps of at most "
-            f"{facts['max_gap']} steps were filled from the past, {facts['windows_dropped']} windows dropped"
+            f"note: {facts['missing_values']} missing values, {facts['grid_rows_added']} absent rows; {filled} filled "
+            f"from the past, {facts['windows_dropped']} windows dropped"
         )
+
+
+def _short(names: list[str], most: int = 8) -> str:
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
 def headline(metrics: dict, name: str) -> str:

@@ -12,17 +12,23 @@ import pandas as pd
 
 from keras_a2.errors import UserError
 from keras_a2.machine import silence
+from keras_a2.recurrent import tables, times
 
 JENA_URL = "https://storage.googleapis.com/tensorflow/tf-keras-datasets/jena_climate_2009_2016.csv.zip"
 JENA_FILE = "jena_climate_2009_2016.csv.zip"
 JENA_MD5 = "bc3a10c7ac8da27e5ae0d4ef49e5be39"
 STATIONS = ("EWR", "JFK", "LGA")
-TIME_NAMES = ("date", "time", "datetime", "timestamp", "ds", "date time", "date_time")
+CALENDAR = ("hour_sin", "hour_cos", "year_sin", "year_cos")
+FORECAST_COLUMNS = ("lead", "step", "time")
+Columns = str | list[str] | None  # names, or their text on the command line
 
 
 @dataclass
 class Table:
-    """Columns of numbers on the file's own rows, before the regular grid: ``time`` is None where there is none."""
+    """Columns of numbers on the file's own rows, before the regular grid: ``time`` is None where there is none.
+
+    Times that were written with an offset or in a zone keep it.
+    """
 
     name: str
     frame: pd.DataFrame
@@ -31,6 +37,7 @@ class Table:
     unit: str = ""
     citation: str = ""
     notes: list[str] = field(default_factory=list)
+    time_column: str = ""
 
 
 def find(data: str, target: str | None, time: str | None, inputs: str | None, as_read: bool = False) -> Table:
@@ -49,7 +56,7 @@ def find(data: str, target: str | None, time: str | None, inputs: str | None, as
     elif data == "jena":
         table = jena(as_read)
     else:
-        table = from_file(Path(data), time, target, inputs)
+        table = from_file(Path(data), times.NO_TIMES if as_read and time is None else time, target, inputs)
     if target == "all":
         table.target = list(table.frame.columns)
     elif target:
@@ -58,13 +65,26 @@ def find(data: str, target: str | None, time: str | None, inputs: str | None, as
         raise UserError(f"--target is missing; {data} has the columns {', '.join(table.frame.columns[:12])}")
     keep = _columns(inputs, table.frame, data) if inputs else list(table.frame.columns)
     table.frame = table.frame[[c for c in table.frame.columns if c in keep or c in table.target]]
-    if as_read:
+    if as_read or (time == times.NO_TIMES and data in ("nyc_weather", "jena")):
         table.time = None
+    _check_names(table, data)
     return table
 
 
-def _columns(text: str, frame: pd.DataFrame, data: str) -> list[str]:
-    names = [name.strip() for name in text.split(",")] if text not in frame.columns else [text]
+def _check_names(table: Table, data: str) -> None:
+    """Refuse columns that would share their name with one of what is published or forecast."""
+    names = [name for name in table.frame.columns if name in CALENDAR or (name == "time" and table.time is not None)]
+    names += [name for name in table.target if name in FORECAST_COLUMNS]
+    if names:
+        raise UserError(
+            f"{data}: the column name {names[0]!r} is taken by a column of the calendar or of the forecast; rename it"
+        )
+
+
+def _columns(text: str | list[str], frame: pd.DataFrame, data: str) -> list[str]:
+    names = text
+    if isinstance(text, str):
+        names = [text] if text in frame.columns else [name.strip() for name in text.split(",")]
     missing = [name for name in names if name not in frame.columns]
     if missing:
         raise UserError(f"{data} has no column {missing[0]!r}; it has {', '.join(map(str, frame.columns[:12]))}")
@@ -145,84 +165,44 @@ def jena(as_read: bool = False) -> Table:
     )
 
 
-def from_file(path: Path, time: str | None, target: str | None = None, inputs: str | None = None) -> Table:
+def from_file(path: Path, time: str | None, target: Columns = None, inputs: Columns = None) -> Table:
     """A CSV or Parquet file with one row per time step.
 
     Only the columns that are asked for must be numeric; with neither ``target`` nor ``inputs`` narrowing them, all.
     """
     if not path.is_file():
         raise UserError(f"no such file or data set: {path}; --data takes nyc_weather, jena, or a .csv or .parquet file")
-    try:
-        frame = pd.read_parquet(path) if path.suffix in (".parquet", ".pq") else pd.read_csv(path, low_memory=False)
-    except (ValueError, OSError, UnicodeError, OverflowError) as error:  # pandas' and pyarrow's parsers raise these
-        raise UserError(f"{path} cannot be read as a table ({str(error).splitlines()[0]})") from error
-    return from_frame(frame, path.stem, str(path), time, target, inputs)
+    frame, notes = tables.read(path)
+    table = from_frame(frame, path.stem, str(path), time, target, inputs)
+    table.notes = notes + table.notes
+    return table
 
 
 def from_frame(
-    frame: pd.DataFrame, name: str, where: str, time: str | None, target: str | None = None, inputs: str | None = None
+    frame: pd.DataFrame, name: str, where: str, time: str | None, target: Columns = None, inputs: Columns = None
 ) -> Table:
     """``from_file`` of a table that has been read; ``where`` names it in errors."""
-    frame = frame.reset_index() if isinstance(frame.index, pd.DatetimeIndex) else frame.reset_index(drop=True)
+    frame = _columns_of_index(frame)
     if frame.empty or len(frame.columns) == 0:
         raise UserError(f"{where} has no rows; give a table with a header and one row per time step")
-    frame.columns = [str(c) for c in frame.columns]
+    frame.columns = [str(c).strip() for c in frame.columns]
     if frame.columns.duplicated().any():
         raise UserError(f"{where} has two columns named {frame.columns[frame.columns.duplicated()][0]!r}; rename one")
-    stamps = _time(frame, where, time)
+    stamps, column, notes = times.take(frame, where, time)
+    if stamps is not None:
+        times.check_one_series(frame, stamps, column, where, target if isinstance(target, str) else None)
     if inputs is not None and target not in (None, "all"):
         wanted = _columns(inputs, frame, where) + _columns(target, frame, where)
         frame = frame[[c for c in frame.columns if c in wanted]]
-    _check_numeric(frame, where)
-    return Table(name=name, frame=frame.astype(np.float64), time=stamps, target=[])
+    tables.check_numeric(frame, where)
+    return Table(name, frame.astype(np.float64), stamps, target=[], notes=notes, time_column=column)
 
 
-def _time(frame: pd.DataFrame, where: str, column: str | None) -> pd.DatetimeIndex | None:
-    """Take the time column out of ``frame``; found by its name or by being the only one that parses as dates."""
-    if column is not None and column not in frame.columns:
-        raise UserError(f"{where} has no column {column!r} for --time; it has {', '.join(frame.columns[:12])}")
-    if column is None:
-        texts = [c for c in frame.columns if not pd.api.types.is_numeric_dtype(frame[c])]
-        named = next((c for c in texts if c.lower() in TIME_NAMES), None)
-        column = named or next((c for c in texts if _parses(frame[c].head(50))), None)
-        if column is None:
-            return None
-    values = frame.pop(column)
-    if pd.api.types.is_numeric_dtype(values):
-        raise UserError(f"{where}: the time column {column!r} holds numbers; give dates and times as text")
-    try:
-        stamps = pd.DatetimeIndex(pd.to_datetime(values, utc=True)).tz_localize(None)
-    except (ValueError, TypeError, OverflowError) as error:
-        raise UserError(f"{where}: column {column!r} holds something that is no time ({str(error)[:80]})") from error
-    if stamps.isna().any():
-        raise UserError(f"{where}: row {int(np.argmax(stamps.isna())) + 2} has no time in column {column!r}")
-    return stamps
-
-
-def _parses(values: pd.Series) -> bool:
-    if pd.api.types.is_datetime64_any_dtype(values):
-        return True
-    import warnings
-
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            return bool(pd.to_datetime(values, utc=True).notna().all())
-    except (ValueError, TypeError, OverflowError):
-        return False
-
-
-def _check_numeric(frame: pd.DataFrame, where: str) -> None:
-    for name in frame.columns:
-        if not pd.api.types.is_numeric_dtype(frame[name]) or pd.api.types.is_bool_dtype(frame[name]):
-            bad = pd.to_numeric(frame[name].astype(object), errors="coerce").isna() & frame[name].notna()
-            row = int(np.argmax(bad.to_numpy())) + 2
-            raise UserError(
-                f"{where}: column {name!r} is not numeric (first in line {row}); "
-                "repair it or leave it out with --inputs"
-            )
-        infinite = np.isinf(frame[name].to_numpy(dtype=float, na_value=np.nan))
-        if infinite.any():
-            raise UserError(
-                f"{where}: column {name!r} is infinite in line {int(np.argmax(infinite)) + 2}; repair that row"
-            )
+def _columns_of_index(frame: pd.DataFrame) -> pd.DataFrame:
+    """The table with what its index holds as columns; an index of names or row numbers is dropped."""
+    index = frame.index
+    levels = [name or ("time" if number == 0 else f"level_{number}") for number, name in enumerate(index.names)]
+    holds_times = isinstance(index, pd.MultiIndex) or times.are_times(str(index.name), index.to_series())
+    if not holds_times or any(name in frame.columns for name in levels):
+        return frame.reset_index(drop=True)
+    return frame.reset_index(names=levels)
