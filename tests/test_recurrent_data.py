@@ -187,7 +187,7 @@ def test_bad_splits(split, message):
 
 
 def test_too_short_says_how_many_rows_are_needed():
-    with pytest.raises(UserError, match="at least 120 rows"):
+    with pytest.raises(UserError, match="at least 119 rows"):
         data.prepare(table(100, 1), look_back=5, horizon=24)
 
 

@@ -7,6 +7,8 @@ end: the next split's first targets come later still, so no target is in two of 
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 
 from keras_a2.errors import UserError
@@ -35,26 +37,40 @@ def bounds(split: str, rows: int, sees: int, ahead: int) -> dict[str, tuple[int,
         raise UserError(
             f"--split {split!r} is not three fractions or row counts, such as 0.6,0.2,0.2 or 8640,2880,2880"
         )
-    if max(parts) < 1:
+    shares = max(parts) < 1
+    if shares:
         if sum(parts) > 1 + 1e-9:
             raise UserError(f"--split {split!r} adds up to more than 1")
-        counts = [round(rows * float(share)) for share in np.cumsum(parts)]
+        counts = _counts(parts, rows)
     else:
         counts = [int(n) for n in np.cumsum(parts)]
     if counts[-1] > rows:
         raise UserError(f"--split {split!r} asks for {counts[-1]} rows, but the series has {rows}")
-    starts = [0, *counts[:2]]
-    found = {name: (a, b) for name, a, b in zip(SPLITS, starts, counts, strict=True)}
-    for name, (first, end) in found.items():
-        needed = sees + ahead if name == "train" else ahead
-        if end - first < needed:
-            share = (end - first) / max(rows, 1)
-            total = int(np.ceil(needed / share)) if share else sees + 3 * ahead
+    found = dict(zip(SPLITS, zip([0, *counts[:2]], counts, strict=True), strict=True))
+    needed = np.array([sees + ahead, ahead, ahead])
+    for (name, (first, end)), rows_needed in zip(found.items(), needed, strict=True):
+        if end - first < rows_needed:
+            # Rounding takes at most one row from a split.
+            most = int(((needed + 2) / parts).max()) + 1
+            total = _least(lambda n: bool((np.diff(_counts(parts, n), prepend=0) >= needed).all()), most)
+            way_out = f"give a series of at least {total} rows" if shares else "give it more of them with --split"
             raise UserError(
-                f"the {name} split has {end - first} rows; one window needs {needed} (it sees {sees} and "
-                f"looks {ahead} ahead): give a series of at least {total} rows, or shorten --look-back and --horizon"
+                f"the {name} split has {end - first} rows; one window needs {rows_needed} (it sees {sees} and "
+                f"looks {ahead} ahead): {way_out}, or shorten --look-back and --horizon"
             )
     return found
+
+
+def _counts(shares: list[float], rows: int) -> list[int]:
+    """The row after the last of each split."""
+    return [round(rows * float(share)) for share in np.cumsum(shares)]
+
+
+def _least(enough: Callable[[int], bool], most: int) -> int:
+    """The number of rows from which on every number is enough; ``most`` and all above it are."""
+    while most > 0 and enough(most - 1):
+        most -= 1
+    return most
 
 
 def _book_bounds(rows: int, sees: int, ahead: int) -> dict[str, tuple[int, int]]:
@@ -63,13 +79,19 @@ def _book_bounds(rows: int, sees: int, ahead: int) -> dict[str, tuple[int, int]]
     There the inputs are ``raw_data[:-delay]``, with the delay counted from a window's first row to its target, so that
     many rows at the end are not offered.
     """
-    train, validation = int(0.5 * rows), int(0.25 * rows)
-    end = rows - (sees - 1 + ahead)
-    if min(train, validation, end - train - validation) < sees:
+
+    def cut(rows: int) -> list[int]:
+        train, validation = int(0.5 * rows), int(0.25 * rows)
+        return [train, validation, rows - (sees - 1 + ahead) - train - validation]
+
+    if min(cut(rows)) < sees:
+        total = _least(lambda n: min(cut(n)) >= sees, 4 * (2 * sees + ahead) + 4)
         raise UserError(
-            f"the series has {rows} rows; one window per split of this preset needs {4 * (2 * sees + ahead)}: "
+            f"the series has {rows} rows; one window per split of this preset needs at least {total} rows: "
             "give a longer series"
         )
+    train, validation, _ = cut(rows)
+    end = rows - (sees - 1 + ahead)
     return dict(zip(SPLITS, [(0, train), (train, train + validation), (train + validation, end)], strict=True))
 
 
