@@ -113,7 +113,7 @@ def main(config: Config) -> None:
 
     config = configure.with_preset(config)
     windows = configure.windows(config)
-    name = config.name or f"recurrent-{windows.name}-{config.cell}"
+    name = config.name or runs.folder_name(f"recurrent-{windows.name}-{config.cell}")
     with runs.Run(config, name, config.output, config.resume) as run:
         machine.configure_tensorflow(config.seed, config.deterministic)
         # TensorFlow takes seconds to import, so after every check.

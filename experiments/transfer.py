@@ -108,7 +108,8 @@ class Config:
 def main(config: Config) -> None:
     check(config)
     source = sources.find(config.data, config.elpv_classes)
-    with runs.Run(config, config.name or f"transfer-{source.name}", config.output, config.resume) as run:
+    name = config.name or runs.folder_name(f"transfer-{source.name}")
+    with runs.Run(config, name, config.output, config.resume) as run:
         machine.configure_tensorflow(config.seed, config.deterministic)
         # TensorFlow takes seconds to import, so after every check.
         from keras_a2.transfer import backbone, evaluate, publish, train, work

@@ -262,6 +262,11 @@ def check_name(name: str) -> str:
     return name
 
 
+def folder_name(text: str) -> str:
+    """``text`` as a folder's name: ``recurrent-My data (2024)`` becomes ``recurrent-My-data-2024``."""
+    return re.sub(r"\.*(?:[^\w.+]+\.*)+", "-", text)[:100].strip("-. ")
+
+
 def _run_id(work: Path) -> str:
     """What tells this run from every other; a resumed run keeps it."""
     path = work / "run"

@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from keras_a2 import runs
 from keras_a2.errors import UserError
 from keras_a2.recurrent import data, predict, present, sources, splits
 from keras_a2.saved_model import SavedModel
@@ -291,6 +292,22 @@ def test_targets_named_like_a_column_of_the_forecast_are_refused(tmp_path, name)
 def test_inputs_named_like_the_calendar_are_refused(tmp_path):
     path = written(tmp_path / "s.csv", HOURS, LOAD, LOAD, header="date,load,hour_sin")
     assert "column name 'hour_sin' is taken" in refusal(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "folder"),
+    [
+        ("recurrent-My data (2024)-gru", "recurrent-My-data-2024-gru"),
+        ("recurrent-R&D-gru", "recurrent-R-D-gru"),
+        ("transfer-ünï_1.5", "transfer-ünï_1.5"),
+        ("transfer-a/../b", "transfer-a-b"),
+        ("recurrent-nyc_weather-gru", "recurrent-nyc_weather-gru"),
+        ("transfer-" + "x" * 300, "transfer-" + "x" * 91),
+    ],
+)
+def test_a_folder_is_named_after_any_data(tmp_path, name, folder):
+    assert runs.folder_name(name) == folder
+    assert runs.check_name(folder) == folder
 
 
 SHARES = st.lists(st.integers(5, 80), min_size=3, max_size=3).filter(lambda parts: sum(parts) <= 100)

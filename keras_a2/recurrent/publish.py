@@ -43,7 +43,7 @@ def publish(
     """
     present.show(result.metrics)
     for cell, seeds in trained.items():
-        name = config.name or f"recurrent-{windows.name}-{cell}"
+        name = config.name or runs.folder_name(f"recurrent-{windows.name}-{cell}")
         if config.name and len(trained) > 1:
             name = f"{config.name}-{cell}"
         with saved_model.FreshProcess() as fresh, run.publishing(name) as folder:
