@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -141,7 +139,7 @@ def prepare(
     absent, missing_values, digest = np.zeros(len(frame), bool), 0, hashlib.sha256()
     for k, name in enumerate(names):  # column by column: the series is never held twice
         raw = frame[name].to_numpy(np.float64) if name in frame else calendar_column(name, time)
-        filled = fill(pd.Series(raw), max_gap).to_numpy()
+        filled = splits.fill(pd.Series(raw), max_gap).to_numpy()
         mean[k], scale[k] = _scaling(filled[: bounds["train"][1]], name)
         standardised = (filled - mean[k]) / scale[k]
         _check_range(standardised, raw, name, time)
@@ -165,7 +163,7 @@ def prepare(
         if len(rows) == 0:
             raise UserError(
                 f"every {name} window of {table.name} touches a missing value; "
-                + _way_out(frame, table.target, on_file, max_gap, partial(_any_window, spans[name], *reach))
+                + splits.way_out(frame, table.target, on_file, max_gap, spans[name], reach)
             )
     return Windows(
         name=table.name,
@@ -246,49 +244,6 @@ def spacing(step: pd.Timedelta) -> str:
         if count.is_integer() and count >= 1:
             return f"{count:.0f} {name}{'' if count == 1 else 's'}"
     return f"{step.total_seconds():g} seconds"
-
-
-def fill(values: pd.Series | pd.DataFrame, max_gap: int):
-    """Gaps of at most ``max_gap`` rows filled with the last value before them."""
-    return values.ffill(limit=max_gap) if max_gap else values
-
-
-def _any_window(
-    rows: np.ndarray, sees: int, ahead: int, first: int, absent: np.ndarray, unmeasured: np.ndarray
-) -> bool:
-    return len(splits.origins(absent, unmeasured, {"": rows}, sees, ahead, first)[0][""]) > 0
-
-
-def _way_out(
-    frame: pd.DataFrame, targets: list[str], on_file: np.ndarray | None, max_gap: int, left: Callable[..., bool]
-) -> str:
-    """What helps where no window is whole: to count rows, to fill longer gaps, or to leave a column out.
-
-    Args:
-        on_file: which rows of the grid the file has ``(rows,)``; None without times.
-        left: whether windows are left where inputs are absent and targets not measured in the rows ``(rows,)`` given.
-    """
-    rows, missing = len(frame), frame.isna()
-    if on_file is not None and not on_file.all():
-        unfilled = fill(pd.Series(np.where(on_file, 1.0, np.nan)), max_gap).isna().to_numpy()
-        if not left(unfilled, ~on_file):
-            absent = pd.DatetimeIndex(frame.index[~on_file])
-            days = absent.day_name().unique()
-            at = f"on {' and '.join(f'{day}s' for day in days)}" if len(days) < 3 else f"such as {absent[0]}"
-            return f"the file has no row for {len(absent)} of {rows} steps, {at}: {times.ROWS_INSTEAD}"
-    unmeasured = missing[targets].any(axis=1).to_numpy()
-    if not left(np.zeros(rows, bool), unmeasured):
-        worst = missing[targets].sum().idxmax()
-        return (
-            f"the target {worst!r} has no value in {missing[worst].sum()} of {rows} rows: fill it or shorten --horizon"
-        )
-    gaps = {name: missing[name].groupby((~missing[name]).cumsum()).sum().max() for name in frame.columns}
-    worst = max(gaps, key=lambda name: gaps[name])
-    if left(fill(frame, gaps[worst]).isna().any(axis=1).to_numpy(), unmeasured):
-        return f"column {worst!r} has {gaps[worst]} in a row: raise --max-gap to {gaps[worst]}" + (
-            "" if worst in targets else ", or leave the column out with --inputs"
-        )
-    return f"column {worst!r} has {gaps[worst]} in a row: fill them or leave the column out with --inputs"
 
 
 def calendar_names(step: pd.Timedelta | None) -> list[str]:

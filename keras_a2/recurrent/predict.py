@@ -10,8 +10,8 @@ import pandas as pd
 
 from keras_a2 import report
 from keras_a2.errors import UserError
-from keras_a2.recurrent import sources, times
-from keras_a2.recurrent.data import CALENDAR, calendar_column, fill, spacing, to_grid
+from keras_a2.recurrent import sources, splits, times
+from keras_a2.recurrent.data import CALENDAR, calendar_column, spacing, to_grid
 from keras_a2.saved_model import SavedModel
 
 
@@ -134,7 +134,7 @@ class Forecaster:
         if self.step is not None:
             wanted = [name for name in self.inputs if name in CALENDAR]
             frame = frame.assign(**{name: calendar_column(name, stamps) for name in wanted})
-        rows = fill(frame[self.inputs], self.saved.field("max_gap", int))
+        rows = splits.fill(frame[self.inputs], self.saved.field("max_gap", int))
         return rows.to_numpy(np.float64), stamps
 
 

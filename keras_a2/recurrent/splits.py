@@ -10,8 +10,10 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
+import pandas as pd
 
 from keras_a2.errors import UserError
+from keras_a2.recurrent import times
 
 SPLITS = ("train", "validation", "test")
 BOOK = "chollet"
@@ -122,3 +124,50 @@ def origins(absent, unmeasured, spans, sees: int, ahead: int, first: int) -> tup
         found[name] = rows[whole]
         dropped += int((~whole).sum())
     return found, dropped
+
+
+def fill(values: pd.Series | pd.DataFrame, max_gap: int):
+    """Gaps of at most ``max_gap`` rows filled with the last value before them."""
+    return values.ffill(limit=max_gap) if max_gap else values
+
+
+def way_out(
+    frame: pd.DataFrame,
+    targets: list[str],
+    on_file: np.ndarray | None,
+    max_gap: int,
+    rows_allowed: np.ndarray,
+    reach: tuple[int, int, int],
+) -> str:
+    """What helps where no window is whole: to count rows, to fill longer gaps, or to leave a column out.
+
+    Args:
+        on_file: which rows of the grid the file has ``(rows,)``; None without times.
+        rows_allowed: the split's origins, had nothing been missing.
+        reach: ``sees``, ``ahead`` and ``first`` of ``origins``.
+    """
+
+    def left(absent: np.ndarray, unmeasured: np.ndarray) -> bool:
+        return len(origins(absent, unmeasured, {"": rows_allowed}, *reach)[0][""]) > 0
+
+    rows, missing = len(frame), frame.isna()
+    if on_file is not None and not on_file.all():
+        unfilled = fill(pd.Series(np.where(on_file, 1.0, np.nan)), max_gap).isna().to_numpy()
+        if not left(unfilled, ~on_file):
+            absent = pd.DatetimeIndex(frame.index[~on_file])
+            days = absent.day_name().unique()
+            at = f"on {' and '.join(f'{day}s' for day in days)}" if len(days) < 3 else f"such as {absent[0]}"
+            return f"the file has no row for {len(absent)} of {rows} steps, {at}: {times.ROWS_INSTEAD}"
+    unmeasured = missing[targets].any(axis=1).to_numpy()
+    if not left(np.zeros(rows, bool), unmeasured):
+        worst = missing[targets].sum().idxmax()
+        return (
+            f"the target {worst!r} has no value in {missing[worst].sum()} of {rows} rows: fill it or shorten --horizon"
+        )
+    gaps = {name: missing[name].groupby((~missing[name]).cumsum()).sum().max() for name in frame.columns}
+    worst = max(gaps, key=lambda name: gaps[name])
+    if left(fill(frame, gaps[worst]).isna().any(axis=1).to_numpy(), unmeasured):
+        return f"column {worst!r} has {gaps[worst]} in a row: raise --max-gap to {gaps[worst]}" + (
+            "" if worst in targets else ", or leave the column out with --inputs"
+        )
+    return f"column {worst!r} has {gaps[worst]} in a row: fill them or leave the column out with --inputs"
