@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 
 from keras_a2 import deployment, machine
+from keras_a2.console import console
 from keras_a2.errors import UserError
 
 ASSERTED = 16  # items of the first batch, compared with the Keras model
@@ -28,25 +30,23 @@ def export(folder: Path, items: np.ndarray) -> dict:
         file name -> size in bytes and what ``deployment.measure`` says.
 
     Raises:
-        UserError: the converter cannot take this model.
+        UserError: the converter cannot take this model, or TensorFlow has none.
     """
     with machine.silence():
-        import tensorflow as tf
         from ai_edge_litert.interpreter import Interpreter
 
     model = deployment.deployable(folder)
     expected = deployment.answers(model, items)
-    frozen = freeze(deployment.single_precision(model), (1, *items.shape[1:]))
-    items = items.astype(np.float32)
+    network, items = deployment.single_precision(model), items.astype(np.float32)
     facts = {}
     for name, quantise in {"model.tflite": False, "model.int8.tflite": True}.items():
         try:
             with machine.silence():
-                converter = tf.lite.TFLiteConverter.from_concrete_functions([frozen])
-                converter.optimizations = [tf.lite.Optimize.DEFAULT] if quantise else []
-                content = converter.convert()
+                content = convert(network, items.shape[1:], quantise)
                 interpreter = Interpreter(model_content=content, num_threads=machine.cores())
                 interpreter.allocate_tensors()
+        except NoConverter as error:
+            raise UserError(f"{error}; pip install tensorflow==2.21.0 to write LiteRT files") from error
         except Exception as error:  # the converter raises its own and TensorFlow's
             raise UserError(f"{folder} cannot be converted to LiteRT ({str(error).splitlines()[0][:120]})") from error
         (folder / name).write_bytes(content)
@@ -56,34 +56,55 @@ def export(folder: Path, items: np.ndarray) -> dict:
     return facts
 
 
-def freeze(model, shape: tuple[int, ...]):
-    """``model`` in inference mode, of float32 ``shape``, its weights constants: what the converter takes."""
+class NoConverter(Exception):
+    """TensorFlow's converter is gone: its removal is announced, and ai-edge-litert has none of its own yet."""
+
+
+def convert(model, item: tuple[int, ...], quantise: bool = False) -> bytes:
+    """``model`` in inference mode as a LiteRT file for one float32 item ``(1, *item)``, its weights constants.
+
+    Raises:
+        NoConverter: this TensorFlow has none.
+    """
     import tensorflow as tf
     from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
+    lite = getattr(tf, "lite", None)
+    if not hasattr(lite, "TFLiteConverter"):
+        raise NoConverter(f"TensorFlow {tf.__version__} has no LiteRT converter")
     function = tf.function(lambda x: model(x, training=False))
-    return convert_variables_to_constants_v2(function.get_concrete_function(tf.TensorSpec(shape, tf.float32)))
+    frozen = convert_variables_to_constants_v2(function.get_concrete_function(tf.TensorSpec((1, *item), tf.float32)))
+    converter = lite.TFLiteConverter.from_concrete_functions([frozen])
+    converter.optimizations = [lite.Optimize.DEFAULT] if quantise else []
+    return converter.convert()
 
 
 class Parallel:
     """A Keras model in inference mode as LiteRT: the same function, several times faster on a CPU than ``predict``.
 
     One interpreter per core, each working through single items: an item's activations stay in the core's cache, which
-    is faster than batches shared by the cores. The first batch is compared with the model's own answers.
+    is faster than batches shared by the cores. The first batch is compared with the model's own answers. Where
+    TensorFlow has no converter the model itself answers.
     """
 
     def __init__(self, model, item: tuple[int, ...]):
+        self._ask: list = []
+        self._model = model  # until the first batch was compared
+        try:
+            with machine.silence():
+                content = convert(model, item)
+        except NoConverter as error:
+            _note(f"{error}; Keras takes its place, several times slower on a CPU")
+            self._keras = _compiled(model, item)
+            return
         with machine.silence():
-            import tensorflow as tf
             from ai_edge_litert.interpreter import Interpreter
 
-            content = tf.lite.TFLiteConverter.from_concrete_functions([freeze(model, (1, *item))]).convert()
             self._interpreters = [Interpreter(model_content=content, num_threads=1) for _ in range(machine.cores())]
             for interpreter in self._interpreters:
                 interpreter.allocate_tensors()
         self._ask = [_asker(interpreter) for interpreter in self._interpreters]
         self._pool = ThreadPoolExecutor(len(self._ask))
-        self._model = model  # until the first batch was compared
 
     def __call__(self, items: np.ndarray) -> np.ndarray:
         """Answers ``(n, ...)`` to ``n`` items.
@@ -92,6 +113,8 @@ class Parallel:
             UserError: those to the first batch are not the model's.
         """
         items = np.asarray(items, np.float32)
+        if not self._ask:
+            return np.asarray(self._keras(items))
         answers: list = [None] * len(items)
 
         def work(number: int) -> None:
@@ -104,6 +127,19 @@ class Parallel:
             assert_same(self._model, items[:ASSERTED], found[:ASSERTED])
             self._model = None
         return found
+
+
+@functools.cache
+def _note(text: str) -> None:
+    """Say it once in a process."""
+    console.print(f"note: {text}")
+
+
+def _compiled(model, item: tuple[int, ...]):
+    import tensorflow as tf
+
+    signature = [tf.TensorSpec((None, *item), tf.float32)]
+    return tf.function(lambda x: model(x, training=False), input_signature=signature)
 
 
 def assert_same(model, items: np.ndarray, answers: np.ndarray) -> None:

@@ -13,6 +13,7 @@ import keras
 import numpy as np
 import pandas as pd
 import pytest
+import tensorflow as tf
 from conftest import ROOT, run_script
 from PIL import Image
 
@@ -207,6 +208,13 @@ def test_many_files_through_litert_are_predicted_as_by_the_saved_model(published
     for one, other in zip(few, model.stream(files, 2), strict=True):
         few_answer, many_answer = (dict(zip(p.classes, p.probabilities, strict=True)) for p in (one, other))
         assert many_answer == pytest.approx(few_answer, abs=1e-4)
+    with monkeypatch.context() as patched:  # its removal is announced
+        patched.delattr(tf.lite, "TFLiteConverter")
+        for one, other in zip(few, model.stream(files, 2), strict=True):
+            assert other.probabilities == pytest.approx(one.probabilities, abs=1e-4)
+        with pytest.raises(keras_a2.UserError, match="no LiteRT converter"):
+            inference.export(model, "litert", [published / "photos"], None)
+    assert not list(model.saved.folder.glob("*.tflite"))
     # Another network's model.keras beside this SavedModel must not answer in its place.
     shutil.copytree(model.saved.folder, tmp_path / "1")
     network = keras.saving.load_model(tmp_path / "1" / "model.keras")

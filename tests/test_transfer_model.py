@@ -8,6 +8,7 @@ from dataclasses import replace
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from scipy.stats import binomtest
 from sklearn.linear_model import LogisticRegression
 from threadpoolctl import threadpool_limits
@@ -118,6 +119,22 @@ def test_a_wrong_extractor_is_noticed(network, photos, monkeypatch):
     monkeypatch.setattr(litert, "_asker", lambda interpreter: lambda item: np.ones((1, 432), np.float32))
     with pytest.raises(UserError, match="differ from the Keras model"):
         features.extract(features.Extractor(network, images.store.size), images, images.train)
+
+
+def test_without_a_converter_keras_computes_the_features_and_says_so_once(photos, monkeypatch, capsys):
+    monkeypatch.delattr(tf.lite, "TFLiteConverter")  # its removal is announced
+    litert._note.cache_clear()  # once in a process, and another test may have been first
+    images = data.load(sources.folder(photos), 32, seed=0)
+    model = backbone.build(RANDOM)
+    unfreeze.freeze_all_but(model, 9)
+    frozen, rest = unfreeze.cut(model)
+    pixels = images.store.read(images.train).astype("float32")
+    expected = np.asarray(model(pixels, training=False))
+    cached = features.extract(features.Extractor(model, images.store.size), images, images.train)[0]
+    np.testing.assert_allclose(cached, expected, atol=1e-3 * np.abs(expected).max())
+    looked_up = unfreeze.lookup(frozen, images.store.size)(pixels)
+    np.testing.assert_allclose(rest(looked_up), expected, atol=1e-3 * np.abs(expected).max())
+    assert capsys.readouterr().out.count("no LiteRT converter; Keras takes its place") == 1
 
 
 @pytest.mark.parametrize("classes", [2, 4])
