@@ -255,18 +255,39 @@ def test_persistence_and_seasonal_naive_by_hand():
     np.testing.assert_allclose(seasonal, last + np.array([-2, -1, 0, -2, -1]), rtol=1e-5)
 
 
-def test_ridge_is_scikit_learns():
+def test_a_season_beyond_the_look_back_reads_measured_rows_only():
+    t = table(400, 2)
+    t.target = ["c0", "c1"]
+    t.frame["c0"], t.frame["c1"] = np.arange(400.0), 1000 - np.arange(400.0)
+    t.frame.iloc[300:312, 0] = np.nan  # longer than --max-gap
+    windows = data.prepare(t, look_back=6, horizon=3, max_gap=2, calendar=False)
+    origins = np.array([330, 349])
+    assert set(origins) <= set(windows.origins["test"])  # nothing that they see is missing
+    forecast = windows.to_unit(baselines.SeasonalNaive(50).forecast(windows, origins))
+    np.testing.assert_allclose(forecast[0, :, 0], [281, 282, 283], rtol=1e-5)
+    np.testing.assert_allclose(forecast[1, :, 0], [250, 251, 252], rtol=1e-5)  # 300 to 302 were not measured
+    np.testing.assert_allclose(forecast[1, :, 1], 1000 - np.array([300, 301, 302]), rtol=1e-5)
+    early = windows.to_unit(baselines.SeasonalNaive(50).forecast(windows, np.array([20])))
+    np.testing.assert_allclose(early[0, :, 0], [20] * 3, rtol=1e-5)  # no season before it: persistence
+
+
+@pytest.mark.parametrize("strength", [1e-6, 1.0])
+def test_ridge_is_scikit_learns(strength, monkeypatch):
     from sklearn.linear_model import Ridge
 
-    windows = data.prepare(table(300, 2), look_back=5, horizon=3, calendar=False)
+    t = table(300, 2)
+    t.frame += np.linspace(0, 9, 300)[:, np.newaxis]  # a trend, so that there is an intercept
+    windows = data.prepare(t, look_back=5, horizon=3, calendar=False)
+    monkeypatch.setattr(baselines, "RIDGE_STRENGTHS", (strength,))
     ours = baselines.Ridge()
     ours.fit(windows)
     train, test = windows.origins["train"], windows.origins["test"]
-    x, y, _ = ours._design(windows, train)
-    reference = Ridge(alpha=ours.strength * len(x), fit_intercept=False, solver="cholesky").fit(x, y)
-    x_test, _, last = ours._design(windows, test)
-    expected = last[:, None] + reference.predict(x_test).reshape(-1, 3, 1)
-    np.testing.assert_allclose(ours.forecast(windows, test), expected, atol=1e-4)
+    x, x_test = (windows.seen(part).reshape(len(part), -1).astype(np.float64) for part in (train, test))
+    column = windows.target_columns
+    change = windows.wanted(train)[..., 0] - windows.seen(train)[:, -1, column]
+    reference = Ridge(alpha=strength * len(train)).fit(x, change)
+    expected = windows.seen(test)[:, -1, column] + reference.predict(x_test)
+    np.testing.assert_allclose(ours.forecast(windows, test)[..., 0], expected, atol=1e-4)
 
 
 def test_the_season_of_a_daily_wave_is_a_day(series):

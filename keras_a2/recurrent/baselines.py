@@ -33,7 +33,12 @@ class Persistence:
 
 
 class SeasonalNaive:
-    """The value one season before each lead (for leads beyond a season: as many seasons as needed)."""
+    """The last measured value of the lead's phase: one season before it, or as many as needed.
+
+    A season may reach back beyond the window, into rows that were not checked for gaps. Where one was not measured, the
+    season before it stands in, and persistence where there is none: what a forecaster in use would do, and a fairer
+    reference than the filled value.
+    """
 
     name = "seasonal_naive"
 
@@ -45,8 +50,17 @@ class SeasonalNaive:
 
     def forecast(self, windows: Windows, origins: np.ndarray) -> np.ndarray:
         back = windows.future - self.season * np.ceil(windows.future / self.season).astype(int)
-        rows = np.maximum(origins[:, np.newaxis] + back, 0)
-        return windows.values[rows][..., windows.target_columns]
+        rows = origins[:, np.newaxis] + back
+        forecast = Persistence().forecast(windows, origins)
+        for k in range(len(windows.targets)):
+            truth, answer, source = windows.truth[:, k], forecast[..., k], rows.copy()
+            pending = source >= 0
+            while pending.any():
+                values = truth[source[pending]]
+                answer[pending] = np.where(np.isnan(values), answer[pending], values)
+                source[pending] -= np.where(np.isnan(values), self.season, source[pending] + 1)
+                pending &= source >= 0
+        return forecast
 
 
 class Ridge:
@@ -70,10 +84,16 @@ class Ridge:
         own_past = self.channel_independent or wide
         self.columns = windows.target_columns if own_past else np.arange(len(windows.inputs))
         gram, cross, n = self._sums(windows, windows.origins["train"])
-        values, vectors = eigh(gram / n)
-        projected = vectors.T @ (cross / n)
+        gram, cross = gram / n, cross / n
+        if not self.channel_independent:  # the intercept, whose regressor is the last, is not penalised
+            mean, level = gram[-1, :-1], cross[-1]
+            gram, cross = gram[:-1, :-1] - np.outer(mean, mean), cross[:-1] - np.outer(mean, level)
+        values, vectors = eigh(gram)
+        projected = vectors.T @ cross
         validation = windows.origins["validation"]
         kernels = [vectors @ (projected / (values + strength)[:, np.newaxis]) for strength in RIDGE_STRENGTHS]
+        if not self.channel_independent:
+            kernels = [np.vstack([kernel, level - mean @ kernel]) for kernel in kernels]
         errors = np.zeros(len(kernels))
         for part in _chunks(validation):
             x, y, _ = self._design(windows, part)

@@ -41,7 +41,7 @@ def error_by_lead(windows: Windows, by_lead: dict[str, list[float]], path: Path)
 
 
 def forecasts(windows: Windows, predicted: dict[str, np.ndarray], path: Path) -> None:
-    """Best, typical and worst test window of the first model: what was seen, what came, what was forecast.
+    """A very good, the median and the worst test window of the first model: what was seen, came, and was forecast.
 
     Args:
         predicted: name -> standardised forecasts ``(n, horizon, targets)``.
@@ -50,7 +50,11 @@ def forecasts(windows: Windows, predicted: dict[str, np.ndarray], path: Path) ->
     wanted = windows.wanted(origins)
     first = next(iter(predicted.values()))
     order = np.argsort(np.abs(first - wanted).mean(axis=(1, 2)))
-    cases = {"best": order[len(order) // 50], "typical": order[len(order) // 2], "worst": order[-1]}
+    cases = {
+        "better than 98 % of test windows": order[len(order) // 50],
+        "median": order[len(order) // 2],
+        "worst": order[-1],
+    }
     figure, axes = plt.subplots(3, 1, figsize=(8, 8), layout="constrained")
     for axis, (label, i) in zip(axes, cases.items(), strict=True):
         past = windows.past
