@@ -13,7 +13,7 @@ from scipy.stats import binomtest
 from sklearn.linear_model import LogisticRegression
 from threadpoolctl import threadpool_limits
 
-from keras_a2 import litert
+from keras_a2 import litert, training
 from keras_a2.errors import UserError
 from keras_a2.transfer import (
     backbone,
@@ -217,6 +217,18 @@ def test_layerwise_rates_move_later_blocks_more():
     np.testing.assert_allclose(moved, [0.001, 0.01, 0.01], rtol=1e-3)
 
 
+def test_weight_decay_follows_the_layers_rates():
+    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1, use_bias=False), keras.layers.Dense(1)])
+    optimizer = optimize.LayerwiseAdamW([0.1, 1.0, 1.0], learning_rate=0.01, weight_decay=0.5)
+    optimizer.exclude_from_weight_decay(var_names=["bias"])
+    optimizer.build(model.trainable_variables)
+    model.layers[1].bias.assign([1.0])
+    before = model.get_weights()
+    optimizer.apply([np.zeros_like(b) for b in before], model.trainable_variables)
+    for multiplier, a, b in zip([0.1, 1.0, 0.0], model.get_weights(), before, strict=True):
+        np.testing.assert_allclose(a, b * (1 - 0.01 * 0.5 * multiplier), rtol=1e-6)
+
+
 @pytest.mark.slow
 def test_statistics_follow_the_weights_after_a_few_steps():
     # 60 steps: with statistics that lag, this control scores 13 % where batch statistics give 92 %.
@@ -262,6 +274,26 @@ def test_the_test_labels_choose_nothing(network, photos):
     assert answers[0][0] == answers[1][0]
     for a, b in zip(answers[0][1], answers[1][1], strict=True):
         np.testing.assert_array_equal(a, b)
+
+
+def test_fine_tuning_is_kept_for_a_lower_validation_loss_only(photos, monkeypatch):
+    """An epoch with more images right and a higher loss does not win; a difference within chance is said to be one."""
+    images = data.load(sources.folder(photos), 32, seed=0)
+    own = backbone.build(RANDOM, momentum=0.9)
+    arm = train.Arm("pretrained", RANDOM, own, head.build(432, 2, 0.2))
+    start = {"epoch": 0, "validation_loss": 0.30, "validation_accuracy": 0.85}
+    for epoch, kept, note in (
+        ({"epoch": 1, "validation_loss": 0.40, "validation_accuracy": 0.93}, 0, "Validation loss rose"),
+        ({"epoch": 1, "validation_loss": 0.29, "validation_accuracy": 0.81}, 1, "too few to tell"),
+    ):
+
+        def fit(stage, score, epoch=epoch, **_):
+            return training.History([start, epoch], int(score(epoch) > score(start)), [0.0, 1.0])
+
+        monkeypatch.setattr(training, "fit", fit)
+        phase = train.fine_tune(arm, images, SETTINGS, None)
+        assert phase.history.best_epoch == kept
+        assert note in phase.summary()["note"]
 
 
 SETTINGS = train.Settings(

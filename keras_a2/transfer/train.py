@@ -11,6 +11,7 @@ from pathlib import Path
 import keras
 import numpy as np
 import tensorflow as tf
+from scipy import stats
 
 from keras_a2 import training
 from keras_a2.console import console
@@ -62,7 +63,7 @@ class Arm:
 def train_pretrained(
     images: Images, weights: backbones.Weights, settings: Settings, state: Callable[[str], Path], log=None
 ) -> Arm:
-    """Phase ``head`` on cached features, then phase ``fine_tune``; the better of the two by validation is kept."""
+    """Phase ``head`` on cached features, then phase ``fine_tune``; of the two the lower validation loss is kept."""
     keras.utils.set_random_seed(settings.seed)
     steps = max(len(images.train) // settings.batch_size, 1)
     network = backbones.build(weights, momentum=backbones.momentum_for(steps))
@@ -87,8 +88,9 @@ def train_scratch(images: Images, alpha: float, settings: Settings, state: Calla
     started = time.perf_counter()
     backbones.set_batch_norm(network, "train")
     history = _train_network(
-        "scratch", arm, images, settings, settings.scratch_learning_rate, settings.scratch_epochs, 1.0, state, log
-    )
+        "scratch", arm, images, settings, settings.scratch_learning_rate, settings.scratch_epochs, 1.0, state, log,
+        make_predict(arm),
+    )  # fmt: skip
     arm.phases.append(Phase("scratch", history, history.earlier + time.perf_counter() - started))
     return arm
 
@@ -160,25 +162,38 @@ def _train_head_epochs(model, images, cached, settings, state, log) -> training.
 def fine_tune(arm: Arm, images: Images, settings: Settings, state: Path, log=None) -> Phase:
     """Unfreeze the backbone at a low rate that warms up and decays, lower for earlier blocks.
 
-    Epoch 0 of the history is the head-only model: when no epoch beats it on validation, it is what is kept.
+    Epoch 0 of the history is the head-only model: when no epoch has a lower validation loss, it is what is kept.
     """
     started = time.perf_counter()
     backbones.set_batch_norm(arm.backbone, settings.batch_norm)
     freeze_all_but(arm.backbone, settings.unfreeze)
+    predict, labels = make_predict(arm), images.labels[images.validation]
+    before = _losses(predict_split(predict, images, images.validation), labels)
     history = _train_network(
         "fine_tune", arm, images, settings, settings.learning_rate, settings.fine_tune_epochs, settings.layer_decay,
-        lambda _: state, log,
+        lambda _: state, log, predict,
     )  # fmt: skip
-    note = ""
     if history.best_epoch == 0:
-        note = "Validation accuracy fell after unfreezing; the head-only model was kept."
+        note = "Validation loss rose after unfreezing; the head-only model was kept."
+    else:
+        note = _doubt(before, _losses(predict_split(predict, images, images.validation), labels))
+    if note:
         console.print(f"note: {note}")
     return Phase("fine_tune", history, history.earlier + time.perf_counter() - started, note)
 
 
-def _train_network(stage, arm, images, settings, learning_rate, epochs, layer_decay, state, log) -> training.History:
+def _doubt(before: np.ndarray, after: np.ndarray) -> str:
+    """A sentence where the paired losses of the validation images do not show that fine-tuning helped."""
+    if stats.ttest_rel(before, after).pvalue < 0.05:
+        return ""
+    return (
+        f"{len(before)} validation images are too few to tell whether fine-tuning helped; "
+        "it was kept for its lower validation loss."
+    )
+
+
+def _train_network(stage, arm, images, settings, learning_rate, epochs, layer_decay, state, log, predict):
     trained = end_to_end(arm.backbone, arm.head, images, settings, learning_rate, epochs, layer_decay)
-    predict = make_predict(arm)
     held_labels = images.labels[images.validation]
 
     lagging = statistics.lag(arm.backbone, len(images.train) // settings.batch_size, settings.ema)
@@ -194,7 +209,7 @@ def _train_network(stage, arm, images, settings, learning_rate, epochs, layer_de
         stage,
         train_epoch=trained.epoch,
         validate=validate,
-        score=lambda row: (row["validation_accuracy"], -row["validation_loss"]),
+        score=lambda row: -row["validation_loss"],  # a few images more or less right are chance
         weights=trained.average.shown,
         state=trained.state,
         epochs=epochs,
@@ -222,8 +237,12 @@ def predict_split(predict, images: Images, indices: np.ndarray) -> np.ndarray:
 
 
 def _measure(logits: np.ndarray, labels: np.ndarray) -> dict:
-    loss = tf.nn.sparse_softmax_cross_entropy_with_logits(labels.astype(np.int32), logits)
     return {
-        "validation_loss": float(np.mean(loss)),
+        "validation_loss": float(np.mean(_losses(logits, labels))),
         "validation_accuracy": float(np.mean(logits.argmax(axis=1) == labels)),
     }
+
+
+def _losses(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Cross-entropy of each image ``(n,)``."""
+    return np.asarray(tf.nn.sparse_softmax_cross_entropy_with_logits(labels.astype(np.int32), logits))
