@@ -102,7 +102,23 @@ def _tenths(value: float) -> str:
     return f"{round(value, 1) + 0.0:.1f}"  # never -0.0
 
 
-def p_text(p: float) -> str:
+def verdict(interval: list[float] | None, p_value: float | None) -> str:
+    """``better``, ``worse`` or ``not shown``: only what a 95 % interval and a test at 5 % agree on.
+
+    Args:
+        interval: of the gain, above 0 is better; None with a p-value: there is none.
+        p_value: None: ``too short to tell``.
+    """
+    if p_value is None:
+        return "too short to tell"
+    if interval is None or p_value >= 0.05 or interval[0] <= 0 <= interval[1]:
+        return "not shown"
+    return "better" if interval[0] > 0 else "worse"
+
+
+def p_text(p: float | None) -> str:
+    if p is None:
+        return ""
     return "< 0.0001" if p < 1e-4 else f"{p:.4f}"
 
 

@@ -215,7 +215,10 @@ def _summary(saved: dict[str, np.ndarray]) -> dict:
 
 
 def over_seeds(results: list[dict]) -> dict:
-    """The mean of each figure over the seeds; with more than one, the values stand beside it as ``<name>_seeds``."""
+    """The mean of each figure over the seeds; with more than one, the values stand beside it as ``<name>_seeds``.
+
+    For figures only: the mean of intervals or p-values is neither, so those are computed from all seeds' predictions.
+    """
     if len(results) == 1:
         return results[0]
     summary: dict = {}

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from scipy.stats import binomtest
+from scipy.stats import binomtest, ttest_1samp
 
-from keras_a2.transfer import data, evaluate, sources
+from keras_a2 import report
+from keras_a2.transfer import data, evaluate, present, sources
 
 
 def test_wilson_interval_of_the_courseworks_ten_of_twelve():
     labels = np.zeros(12, int)
     probability = np.tile([0.9, 0.1], (12, 1))
     probability[:2] = [0.1, 0.9]
-    result = evaluate.metrics(labels, probability)
+    result = evaluate.metrics(labels, [probability])
     assert result["accuracy"] == pytest.approx(10 / 12)
     published = binomtest(10, 12).proportion_ci(method="wilson")  # the 55-95 % of issue and README
     assert result["accuracy_ci95"] == pytest.approx([published.low, published.high], abs=1e-9)
@@ -31,15 +32,71 @@ def test_mcnemar_and_difference_by_hand():
     labels = np.zeros(100, int)
     first, second = np.zeros(100, int), np.zeros(100, int)
     second[:15], first[15:20] = 1, 1
-    result = evaluate.compare(labels, first, second)
+    result = evaluate.compare(labels, first[np.newaxis], second[np.newaxis])
     assert result["accuracy"] == pytest.approx(0.10)
     assert result["p_value"] == pytest.approx(0.0414, abs=1e-4)
     # Normal approximation of the paired difference: 0.10 +- 1.96 * sqrt((20 - 100 * 0.01) / 100**2) = 0.015 .. 0.185
     assert result["ci95"] == pytest.approx([0.015, 0.185], abs=0.015)
 
 
+def test_the_sign_flip_test_is_mcnemars_for_one_seed_and_scipys_for_more():
+    difference = np.zeros(100)
+    difference[:15], difference[15:20] = 1, -1
+    assert evaluate.sign_flip(difference) == pytest.approx(0.0414, abs=0.008)
+    shares = np.random.default_rng(0).integers(-3, 5, 200) / 3
+    assert evaluate.sign_flip(shares) == pytest.approx(ttest_1samp(shares, 0).pvalue, abs=0.01)
+
+
+def test_several_seeds_have_one_interval_and_one_p_value():
+    rng = np.random.default_rng(0)
+    labels = np.zeros(400, int)
+    first, second = (rng.random((3, 400)) < wrong for wrong in (0.1, 0.2))
+    result = evaluate.compare(labels, first.astype(int), second.astype(int))
+    assert result["accuracy_seeds"] == pytest.approx(second.mean(axis=1) - first.mean(axis=1))
+    assert result["accuracy"] == pytest.approx(np.mean(result["accuracy_seeds"]))
+    difference = second.mean(axis=0) - first.mean(axis=0)
+    half = 1.96 * difference.std() / np.sqrt(400)
+    assert result["ci95"] == pytest.approx([difference.mean() - half, difference.mean() + half], abs=0.005)
+    assert (result["test"], result["verdict"]) == ("sign-flip permutation test", "better")
+    probabilities = [np.stack([1 - wrong, wrong], axis=1) for wrong in first.astype(float)]
+    figures = evaluate.metrics(labels, probabilities)
+    assert figures["accuracy_seeds"] == pytest.approx(1 - first.mean(axis=1))
+    low, high = figures["accuracy_ci95"]
+    assert low < figures["accuracy"] < high
+    assert high - low == pytest.approx(2 * 1.96 * np.sqrt(0.1 * 0.9 / 400), rel=0.1)  # of 400 images, not of 1,200
+    assert not [name for name in (*result, *figures) if name.endswith(("ci95_seeds", "p_value_seeds"))]
+
+
+@pytest.mark.parametrize(
+    ("interval", "p_value", "verdict"),
+    [
+        ([0.002, 0.047], 0.052, "not shown"),  # the default run on one machine
+        ([0.002, 0.047], 0.036, "better"),
+        ([-0.001, 0.047], 0.036, "not shown"),
+        ([-0.3, -0.1], 0.001, "worse"),
+        (None, None, "too short to tell"),
+    ],
+)
+def test_the_headline_claims_what_interval_and_test_agree_on(interval, p_value, verdict):
+    assert report.verdict(interval, p_value) == verdict
+    if interval is None:
+        return
+    test = {"accuracy": 0.9, "n": 656, "accuracy_ci95": [0.88, 0.92]}
+    metrics = {
+        "arms": {"pretrained": {"weights": {"origin": "bundled"}, "test": test}},
+        "difference": {"accuracy": 0.02, "ci95": interval, "p_value": p_value, "test": "a test", "verdict": verdict},
+        "published_seed": 4,
+    }
+    assert present.VERDICTS[verdict] in present.headline(metrics)
+    assert "one seed" in present.headline(metrics)
+    assert present.of_seed(metrics) == ""
+    test["accuracy_seeds"] = [0.89, 0.9, 0.91]
+    assert "mean of 3 seeds" in present.headline(metrics)
+    assert present.of_seed(metrics) == ", seed 4"
+
+
 def test_equal_arms_differ_by_nothing():
-    result = evaluate.compare(np.zeros(9, int), np.zeros(9, int), np.zeros(9, int))
+    result = evaluate.compare(np.zeros(9, int), np.zeros((1, 9), int), np.zeros((1, 9), int))
     assert (result["accuracy"], result["ci95"], result["p_value"]) == (0.0, [0.0, 0.0], 1.0)
 
 

@@ -13,6 +13,8 @@ from sklearn.metrics import balanced_accuracy_score, classification_report, f1_s
 from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.proportion import proportion_confint
 
+from keras_a2 import training
+from keras_a2.report import verdict
 from keras_a2.transfer.backbone import set_batch_norm
 from keras_a2.transfer.data import Images
 from keras_a2.transfer.train import Arm, make_predict, predict_split
@@ -22,13 +24,23 @@ PIXEL_STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)  # scikit-learn's C on pixels st
 RESAMPLES = 9999
 
 
-def metrics(labels: np.ndarray, probability: np.ndarray) -> dict:
-    """Test figures of one classifier.
+def metrics(labels: np.ndarray, probabilities: list[np.ndarray]) -> dict:
+    """Test figures of one classifier: means over its seeds, and one Wilson interval.
+
+    With several seeds the interval is that of their mean accuracy on ``n`` images, not on ``n`` times the seeds: the
+    images are the same.
 
     Args:
         labels: true classes ``(n,)``.
-        probability: ``(n, classes)``, rows summing to one.
+        probabilities: of each seed ``(n, classes)``, rows summing to one.
     """
+    figures = training.over_seeds([_figures(labels, probability) for probability in probabilities])
+    correct = figures["accuracy"] * len(labels)
+    interval = proportion_confint(correct, len(labels), method="wilson")
+    return figures | {"accuracy_ci95": [float(end) for end in interval]}
+
+
+def _figures(labels: np.ndarray, probability: np.ndarray) -> dict:
     predicted, classes = probability.argmax(axis=1), probability.shape[1]
     correct = int((predicted == labels).sum())
     with warnings.catch_warnings():
@@ -37,7 +49,6 @@ def metrics(labels: np.ndarray, probability: np.ndarray) -> dict:
     return {
         "n": len(labels),
         "accuracy": correct / len(labels),
-        "accuracy_ci95": [float(end) for end in proportion_confint(correct, len(labels), method="wilson")],
         "balanced_accuracy": float(balanced),
         "macro_f1": float(f1_score(labels, predicted, labels=np.arange(classes), average="macro", zero_division=0)),
         "top5_accuracy": (
@@ -69,16 +80,20 @@ def report(labels: np.ndarray, probability: np.ndarray, classes: list[str]) -> s
 
 
 def compare(labels: np.ndarray, first: np.ndarray, second: np.ndarray) -> dict:
-    """Accuracy of ``first`` less that of ``second`` on the same images, with a paired 95 % interval and McNemar's test.
+    """Accuracy of ``first`` less that of ``second`` on the same images, with a paired 95 % interval and a test.
+
+    With several seeds each image counts once, with the share of the seeds that get it right; interval and p-value are
+    then conditional on the seeds. McNemar's exact test is the sign-flip test for one seed.
 
     Args:
-        first, second: predicted classes ``(n,)``.
+        first, second: predicted classes, one row per seed ``(seeds, n)``.
 
     Returns:
-        ``accuracy`` (difference), ``ci95`` (percentile bootstrap over images), ``p_value`` (McNemar, exact binomial).
+        ``accuracy`` (difference), ``ci95`` (percentile bootstrap over images), ``p_value``, ``test`` (its name),
+        ``verdict``; with several seeds ``accuracy_seeds``.
     """
     a, b = first == labels, second == labels
-    difference = a.astype(float) - b
+    difference = a.mean(axis=0) - b.mean(axis=0)
     if np.ptp(difference) == 0:
         interval = [float(difference[0])] * 2  # every image alike: nothing to resample
     else:
@@ -86,12 +101,33 @@ def compare(labels: np.ndarray, first: np.ndarray, second: np.ndarray) -> dict:
             (difference,), np.mean, n_resamples=RESAMPLES, method="percentile", batch=100, rng=np.random.default_rng(0)
         )
         interval = [float(end) for end in answer.confidence_interval]
-    table = [[int((a & b).sum()), int((a & ~b).sum())], [int((~a & b).sum()), int((~a & ~b).sum())]]
-    return {
+    if len(a) == len(b) == 1:
+        table = [[int((a & b).sum()), int((a & ~b).sum())], [int((~a & b).sum()), int((~a & ~b).sum())]]
+        test, p_value = "McNemar's exact test", float(mcnemar(table, exact=True).pvalue)
+    else:
+        test, p_value = "sign-flip permutation test", sign_flip(difference)
+    result = {
         "accuracy": float(difference.mean()),
         "ci95": interval,
-        "p_value": float(mcnemar(table, exact=True).pvalue),
+        "p_value": p_value,
+        "test": test,
+        "verdict": verdict(interval, p_value),
     }
+    if len(a) > 1 and len(a) == len(b):
+        result["accuracy_seeds"] = (a.mean(axis=1) - b.mean(axis=1)).tolist()
+    return result
+
+
+def sign_flip(difference: np.ndarray) -> float:
+    """Two-sided p-value that paired differences ``(n,)`` are as likely to have the other sign (Fisher 1935)."""
+    difference = difference[difference != 0]
+    if len(difference) == 0:
+        return 1.0
+    answer = stats.permutation_test(
+        (difference,), np.mean, permutation_type="samples", vectorized=True, n_resamples=RESAMPLES, batch=100,
+        rng=np.random.default_rng(0),
+    )  # fmt: skip
+    return float(answer.pvalue)
 
 
 def majority(images: Images) -> np.ndarray:

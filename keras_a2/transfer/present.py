@@ -35,23 +35,31 @@ def result_rows(metrics: dict) -> tuple[list[str], list[list[str]]]:
     return header, rows
 
 
+VERDICTS = {"better": "better than", "worse": "worse than", "not shown": "not shown to differ from"}
+
+
 def headline(metrics: dict) -> str:
     """The result in one or two sentences, with what it started from."""
     arm = metrics["arms"]["pretrained"]
+    seeds = len(arm["test"].get("accuracy_seeds", [0]))
     text = (
         f"From {arm['weights']['origin']} weights: {report.percent(arm['test']['accuracy'])} of {arm['test']['n']} "
-        f"test images right (95 % interval {report.interval(arm['test']['accuracy_ci95'])})."
+        f"test images right ({'one seed' if seeds == 1 else f'mean of {seeds} seeds'}, "
+        f"95 % interval {report.interval(arm['test']['accuracy_ci95'])})."
     )
     if "difference" in metrics:
         d = metrics["difference"]
-        verdict = (
-            "better than" if d["ci95"][0] > 0 else "worse than" if d["ci95"][1] < 0 else "not shown to differ from"
-        )
         text += (
-            f" That is {verdict} random initialisation: {100 * d['accuracy']:+.1f} points "
-            f"({report.interval(d['ci95'], unit='')}; McNemar p {report.p_text(d['p_value'])})."
+            f" That is {VERDICTS[d['verdict']]} random initialisation: {100 * d['accuracy']:+.1f} points "
+            f"({report.interval(d['ci95'], unit='')}; {d['test']}, p {report.p_text(d['p_value'])})."
         )
     return text
+
+
+def of_seed(metrics: dict) -> str:
+    """Says which seed is described, where there are several."""
+    several = "accuracy_seeds" in metrics["arms"]["pretrained"]["test"]
+    return f", seed {metrics['published_seed']}" if several else ""
 
 
 def show(metrics: dict, reports: dict[str, str]) -> None:
@@ -60,7 +68,7 @@ def show(metrics: dict, reports: dict[str, str]) -> None:
     for row in rows:
         table.add_row(*row)
     for name, text in reports.items():
-        console.print(f"\nclassification report, {name}\n{text}", markup=False)
+        console.print(f"\nclassification report, {name}{of_seed(metrics)}\n{text}", markup=False)
     console.print(table)
     console.print(headline(metrics))
 
@@ -70,10 +78,11 @@ def page(config, name: str, images: Images, metrics: dict, reports: dict[str, st
     compared = {"scratch": metrics.get("difference"), **metrics["difference_to_baselines"]}
     differences = [
         [
-            f"pretrained less {other}",
+            f"pretrained{'' if other == 'scratch' else of_seed(metrics)} less {other}",
             f"{100 * d['accuracy']:+.1f}",
             report.interval(d["ci95"], unit=""),
             report.p_text(d["p_value"]),
+            d["verdict"],
         ]
         for other, d in compared.items()
         if d
@@ -98,17 +107,20 @@ def page(config, name: str, images: Images, metrics: dict, reports: dict[str, st
             report.Table("Result on the test split", header, rows, "Intervals: Wilson. The test split was read once."),
             report.Table(
                 "Differences on the same images",
-                ["", "points", "95 % interval", "McNemar p"],
+                ["", "points", "95 % interval", "p", "verdict"],
                 differences,
-                "Paired bootstrap over test images; McNemar's exact test.",
+                "Paired bootstrap over test images; p: McNemar's exact test, or for several seeds a sign-flip test of "
+                'the share of seeds that get an image right. "Better" and "worse": interval and test agree.',
             ),
             report.Table(
-                "Phases", ["arm", "phase", "epochs", "kept", "validation accuracy", "seconds", "note"], phases,
-                "Epoch 0 is the state before the phase; the epoch kept is the best on validation.",
+                f"Phases{of_seed(metrics)}",
+                ["arm", "phase", "epochs", "kept", "validation accuracy", "seconds", "note"],
+                phases,
+                "Epoch 0 is the state before the phase; the epoch kept has the lowest validation loss.",
             ),
         ],
         figures=pictures,
-        texts=[(f"Classification report, {arm}", text) for arm, text in reports.items()],
+        texts=[(f"Classification report, {arm}{of_seed(metrics)}", text) for arm, text in reports.items()],
         commands=[
             ("Run it again", metrics["environment"]["command"]),
             ("Predict", f"python experiments/predict.py {config.output / name} IMAGE_OR_FOLDER"),

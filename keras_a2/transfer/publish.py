@@ -11,7 +11,7 @@ import pandas as pd
 from rich.markup import escape
 from rich.progress import Progress
 
-from keras_a2 import litert, report, runs, saved_model, training
+from keras_a2 import litert, report, runs, saved_model
 from keras_a2.console import console
 from keras_a2.errors import printable
 from keras_a2.transfer import data, evaluate, export, figures, present
@@ -120,18 +120,18 @@ def publish(
         probabilities: the same shape, ``(test images, classes)``.
         baselines: name -> predicted classes of the test images.
     """
-    metrics = _metrics(config, images, arms, probabilities, baselines)
+    best = min(range(len(arms)), key=lambda i: arms[i]["pretrained"].phases[-1].history.best["validation_loss"])
+    metrics = _metrics(config, images, arms, probabilities, baselines, best)
     labels = images.labels[images.test]
-    reports = {name: evaluate.report(labels, p, images.classes) for name, p in probabilities[0].items()}
+    reports = {name: evaluate.report(labels, p, images.classes) for name, p in probabilities[best].items()}
     present.show(metrics, reports)
-    best = max(range(len(arms)), key=lambda i: arms[i]["pretrained"].phases[-1].history.best["validation_accuracy"])
     arm, probability = arms[best]["pretrained"], probabilities[best]["pretrained"]
     with saved_model.FreshProcess() as fresh, run.publishing() as folder:
         model = export.assemble(arm, config.image_size)
         saved_model.export(model, export.endpoints(model, config.image_size), folder)
-        pictures = _figures(folder / "figures", images, arms[0], probabilities[0], metrics)
+        pictures = _figures(folder / "figures", images, arms[best], probabilities[best], metrics)
         _predictions(images, probability).to_csv(folder / "predictions.csv", index=False)
-        _history(arms).to_csv(folder / "history.csv", index=False)
+        _history(arms, config.seed).to_csv(folder / "history.csv", index=False)
         metrics["saved_model_check"] = _verify(fresh, folder, model, images, probability)
         runs.write_json(folder / "metrics.json", metrics)
         card = _card(run, config, images, arm, metrics)
@@ -144,7 +144,12 @@ def publish(
     console.print(f"published {run.version} (open {run.version / 'report.html'})")
 
 
-def _metrics(config, images, arms, probabilities, baselines) -> dict:
+def _metrics(config, images, arms, probabilities, baselines, best: int) -> dict:
+    """Everything measured.
+
+    Args:
+        best: position of the seed that is published; phases and differences to baselines are its own.
+    """
     labels = images.labels[images.test]
     resolved = dataclasses.asdict(settings(config, images, arms[0]["pretrained"].weights, config.seed))
     summary = {
@@ -152,29 +157,27 @@ def _metrics(config, images, arms, probabilities, baselines) -> dict:
         "config": dataclasses.asdict(config) | resolved | {"output": str(config.output)},
         "environment": runs.environment(),
         "data": images.summary(),
+        "published_seed": config.seed + best,
         "baselines": {name: {"test": {"accuracy": float((p == labels).mean())}} for name, p in baselines.items()},
         "arms": {},
     }
-    for name, arm in arms[0].items():
-        tests = [evaluate.metrics(labels, p[name]) for p in probabilities]
+    for name, arm in arms[best].items():
         summary["arms"][name] = {
             "weights": {"origin": arm.weights.origin, "alpha": arm.weights.alpha, "sha256": arm.weights.sha256},
             "seconds": sum(trained[name].seconds for trained in arms),
             "phases": [phase.summary() for phase in arm.phases],
-            "test": training.over_seeds(tests),
+            "test": evaluate.metrics(labels, [p[name] for p in probabilities]),
         }
         if name == "scratch" or config.batch_norm == "train":
             facts = evaluate.batch_statistics_accuracy(arm, images)
             summary["arms"][name]["batch_statistics_accuracy"] = facts
-    first = probabilities[0]["pretrained"].argmax(axis=1)
-    if "scratch" in arms[0]:
-        summary["difference"] = training.over_seeds(
-            [
-                evaluate.compare(labels, p["pretrained"].argmax(axis=1), p["scratch"].argmax(axis=1))
-                for p in probabilities
-            ]
-        )
-    summary["difference_to_baselines"] = {name: evaluate.compare(labels, first, p) for name, p in baselines.items()}
+    predicted = {name: np.stack([p[name].argmax(axis=1) for p in probabilities]) for name in arms[best]}
+    if "scratch" in predicted:
+        summary["difference"] = evaluate.compare(labels, predicted["pretrained"], predicted["scratch"])
+    published = predicted["pretrained"][best : best + 1]
+    summary["difference_to_baselines"] = {
+        name: evaluate.compare(labels, published, p[np.newaxis]) for name, p in baselines.items()
+    }
     return summary
 
 
@@ -203,6 +206,7 @@ def _card(run: runs.Run, config, images, arm: Arm, metrics: dict) -> dict:
         "image_size": config.image_size,
         "data": {"name": images.name, "sha256": images.sha256, "citation": images.source.citation},
         "weights": {"origin": arm.weights.origin, "alpha": arm.weights.alpha, "sha256": arm.weights.sha256},
+        "seed": metrics["published_seed"],
         "headline": f"accuracy {report.percent(test['accuracy'])}",
         "saved_model_check": metrics["saved_model_check"],
         "environment": metrics["environment"],
@@ -222,10 +226,10 @@ def _predictions(images: data.Images, probability: np.ndarray) -> pd.DataFrame:
     )
 
 
-def _history(arms: list[dict[str, Arm]]) -> pd.DataFrame:
+def _history(arms: list[dict[str, Arm]], first_seed: int) -> pd.DataFrame:
     rows = [
         {"seed": seed, "arm": name, "phase": phase.name, **row}
-        for seed, trained in enumerate(arms)
+        for seed, trained in enumerate(arms, first_seed)
         for name, arm in trained.items()
         for phase in arm.phases
         for row in phase.history.table()
@@ -237,12 +241,16 @@ def _figures(folder: Path, images: data.Images, arms: dict[str, Arm], probabilit
     folder.mkdir()
     labels = images.labels[images.test]
     predicted = {name: p.argmax(axis=1) for name, p in probabilities.items()}
+    seed = present.of_seed(metrics)
     pictures = [
         ("Test accuracy of both arms and the baselines", folder / "comparison.png"),
-        ("Validation accuracy by epoch; the dotted line is where the backbone thaws", folder / "learning_curves.png"),
-        ("Confusion matrix of the pretrained arm on the test split", folder / "confusion.png"),
-        ("The pretrained arm's most confident mistakes on the test split", folder / "mistakes.png"),
-        ("F1 of each class on the test split", folder / "per_class_f1.png"),
+        (
+            f"Validation accuracy by epoch{seed}; the dotted line is where the backbone thaws",
+            folder / "learning_curves.png",
+        ),
+        (f"Confusion matrix of the pretrained arm{seed} on the test split", folder / "confusion.png"),
+        (f"The pretrained arm's most confident mistakes{seed} on the test split", folder / "mistakes.png"),
+        (f"F1 of each class{seed} on the test split", folder / "per_class_f1.png"),
     ]
     figures.comparison(metrics, pictures[0][1])
     figures.learning_curves(arms, pictures[1][1])
