@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import io
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
-import statsmodels.api as sm
 import tensorflow as tf
 from matplotlib.figure import Figure
-from scipy import stats
 
-from keras_a2 import inference, saved_model
+from keras_a2 import inference, saved_model, training
 from keras_a2.errors import UserError
 from keras_a2.recurrent import (
     baselines,
@@ -158,7 +156,7 @@ class Off:
         self.name, self.off = name, off
 
     def forecast(self, windows, origins):
-        return windows.wanted(origins) + np.float32(self.off)
+        return windows.wanted(origins) + np.asarray(self.off, np.float32)
 
 
 @pytest.mark.parametrize("loss", ["mae", "mse"])
@@ -174,24 +172,92 @@ def test_validation_chooses_what_is_published_unless_told(windows, loss, combine
     assert choices.metrics["gru+ridge"]["mae_standardized"] == pytest.approx(abs(network + 0.3) / 2, rel=1e-4)
 
 
-def test_the_headline_claims_no_more_than_its_intervals():
-    test = {
-        "mae": 1.0,
-        "skill": 0.3,
-        "skill_ci95": [0.2, 0.4],
-        "against_ridge": {"skill": 0.02, "skill_ci95": [-0.1, 0.1]},
-    }
+@dataclass
+class Config:
+    seed: int
+    output: Path
+
+
+class Seed(Off):
+    """A trained network of one seed; ``off`` may differ by window."""
+
+    seconds, parameters = 1.0, 7
+    history = training.History([{"epoch": 0}])
+
+
+def test_each_model_has_its_best_seed_by_the_loss_of_training(windows):
+    n = len(windows.origins["validation"])
+    steady, rare = np.full((n, 1, 1), 0.5), np.zeros((n, 1, 1))
+    rare[: n // 4] = 1.2  # lower mean, higher mean square
+    naive = [Off("persistence", 2), Off("seasonal_naive", 1)]
+    for loss, best in (("mae", 1), ("mse", 0)):
+        trained = {"gru": [Seed("gru", steady), Seed("gru", rare)]}
+        choices = measure.on_validation(False, loss, windows, [*naive, Off("ridge", 0.3)], trained)
+        assert choices.best_seed["gru"] == best
+    trained = {"gru": [Seed("gru", 0.1), Seed("gru", -0.3)]}  # the second errs against ridge regression's error
+    choices = measure.on_validation(None, "mae", windows, [*naive, Off("ridge", 0.3)], trained)
+    assert choices.best_seed == {"gru": 0, "gru+ridge": 1}
+    assert choices.published == {"gru": "gru+ridge"}
+    config = Config(seed=5, output=Path("models"))
+    result = measure.on_test(config, SETTINGS, windows, [*naive, Off("ridge", 0.3)], trained, choices)
+    assert [result.metrics["models"][name]["best_seed"] for name in ("gru", "gru+ridge")] == [5, 6]
+    error = evaluate.errors(windows, result.predicted["gru+ridge"], "test")
+    assert np.abs(error).max() < 1e-5
+    test = result.metrics["models"]["gru"]["test"]
+    assert test["mae_standardized_seeds"] == pytest.approx([0.1, 0.3], rel=1e-4)
+    assert test["skill"] == pytest.approx(0.8, rel=1e-4)
+    assert test["skill_seeds"] == pytest.approx([0.9, 0.7], rel=1e-4)
+    assert not [key for key in test if key.endswith(("ci95_seeds", "p_value_seeds"))]
+
+
+def test_the_hardest_naive_on_the_test_split_is_quoted(windows):
+    """Validation prefers the seasonal naive, the test split persistence."""
+
+    class Turning(Off):
+        def forecast(self, windows, origins):
+            off = 3 - self.off if origins[0] == windows.origins["test"][0] else self.off
+            return windows.wanted(origins) + np.float32(off)
+
+    references = [Turning("persistence", 2), Turning("seasonal_naive", 1), Off("ridge", 0.3)]
+    trained = {"gru": [Seed("gru", 0.2)]}
+    choices = measure.on_validation(False, "mae", windows, references, trained)
+    result = measure.on_test(Config(5, Path("m")), SETTINGS, windows, references, trained, choices)
+    assert result.metrics["best_naive"] == "seasonal_naive"
+    assert result.metrics["hardest_naive"] == "persistence"
+    text = present.headline(result.metrics, "gru")
+    assert text.index("persistence") < text.index("the naive chosen on validation")
+    assert "against persistence" in present.card_headline(result.metrics, "gru")
+    assert "against persistence" in present.result_rows(result.metrics)[0]
+
+
+def test_the_headline_claims_no_more_than_its_intervals_and_tests():
+    sure = {"skill": 0.3, "skill_ci95": [0.2, 0.4], "verdict": "better"}
+    unsure = {"skill": 0.02, "skill_ci95": [-0.1, 0.1], "verdict": "not shown"}
+    test = {"mae": 1.0, **sure, "against_persistence": sure | {"skill": 0.25}, "against_ridge": unsure}
     metrics = {
         "data": {"unit": "°C"},
-        "baselines": {"ridge": {"test": {"mae": 1.02}}},
+        "baselines": {"ridge": {"test": {"mae": 1.02}}, "persistence": {"test": {"mae": 1.33}}},
         "best_naive_test": {"mae": 1.43},
+        "hardest_naive": "persistence",
         "models": {"gru+ridge": {"test": test}},
     }
     text = present.headline(metrics, "gru+ridge")
-    assert "gru + ridge: mean absolute error 1.00 °C; 30.0 % (20.0 to 40.0) lower than the best naive" in text
+    assert (
+        "gru + ridge: mean absolute error 1.00 °C; 25.0 % (20.0 to 40.0) lower than persistence, the best naive on the "
+        "test split (1.33); 30.0 % (20.0 to 40.0) lower than the naive chosen on validation (1.43)"
+    ) in text
     assert "no evidence that it beats ridge regression (1.02): skill 2.0 % (-10.0 to 10.0)" in text
-    test |= {"skill": -0.3, "skill_ci95": [-0.4, -0.2]}
-    assert "30.0 % (20.0 to 40.0) HIGHER than the best naive baseline (1.43)" in present.headline(metrics, "gru+ridge")
+    assert present.card_headline(metrics, "gru+ridge") == "MAE 1.00 °C; 25.0 % lower than persistence"
+    worse = {"skill": -0.3, "skill_ci95": [-0.4, -0.2], "verdict": "worse"}
+    test |= worse
+    metrics["hardest_naive"] = "best_naive"
+    text = present.headline(metrics, "gru+ridge")
+    assert "30.0 % (20.0 to 40.0) HIGHER than the best naive of each lead, the best naive on the test split" in text
+    test |= {"skill": -0.3, "skill_ci95": None, "dm_p_value": None, "verdict": "too short to tell"}
+    text = present.headline(metrics, "gru+ridge")
+    assert "too few independent test windows to tell it from the best naive of each lead" in text
+    assert "HIGHER" not in text
+    assert present.card_headline(metrics, "gru+ridge").endswith("too short to tell")
 
 
 @pytest.mark.slow
@@ -242,35 +308,6 @@ def test_metrics_by_hand(windows):
     assert result["mae_standardized"] == pytest.approx(2 / 6)
     assert result["mse"] == pytest.approx(4 / 6 * scale**2)
     assert result["mae_by_lead"] == pytest.approx([2 * scale, 0, 0, 0, 0, 0])
-
-
-def test_diebold_mariano_is_the_hac_regression_with_the_small_sample_factor():
-    rng = np.random.default_rng(3)
-    n, lags = 200, 4
-    noise = np.convolve(rng.normal(size=n + lags), np.ones(lags), "valid")[:n]  # autocorrelated up to lags - 1
-    a, b = 1 + np.abs(noise), 1.3 + np.abs(rng.normal(size=n))
-    fit = sm.OLS(a - b, np.ones(n)).fit(
-        cov_type="HAC", cov_kwds={"maxlags": lags - 1, "kernel": "uniform", "use_correction": False}
-    )
-    factor = np.sqrt((n + 1 - 2 * lags + lags * (lags - 1) / n) / n)  # Harvey, Leybourne & Newbold 1997
-    expected = 2 * stats.t.sf(abs(fit.tvalues[0]) * factor, n - 1)
-    assert evaluate.diebold_mariano(a, b, lags) == pytest.approx(expected, rel=1e-6)
-
-
-def test_diebold_mariano_at_one_step_is_a_t_test():
-    rng = np.random.default_rng(0)
-    a, b = rng.normal(1, 1, 50) ** 2, rng.normal(1.2, 1, 50) ** 2
-    assert evaluate.diebold_mariano(a, b, 1) == pytest.approx(stats.ttest_rel(a, b).pvalue, rel=1e-9)
-
-
-def test_skill_interval_covers_zero_between_equals_and_not_between_unequals():
-    rng = np.random.default_rng(0)
-    a, b = rng.normal(size=(400, 6, 1)), rng.normal(size=(400, 6, 1))
-    low, high = evaluate.skill(a, b, 24)["skill_ci95"]
-    assert low < 0 < high
-    result = evaluate.skill(a * 0.5, b, 24)
-    assert result["skill"] == pytest.approx(0.5, abs=0.05)
-    assert result["skill_ci95"][0] > 0.4
 
 
 def test_the_best_naive_is_chosen_per_lead():

@@ -43,42 +43,64 @@ def _short(names: list[str], most: int = 8) -> str:
 
 
 def headline(metrics: dict, name: str) -> str:
-    """The result of one model in a sentence that claims no more than its intervals."""
+    """The result of one model in a sentence that claims no more than its intervals and tests."""
     test, unit = metrics["models"][name]["test"], metrics["data"]["unit"]
-    ridge = metrics["baselines"]["ridge"]["test"]
+    quoted, reference, error = _hardest(metrics, name)
+    clauses = [_claim(quoted, f"{reference}, the best naive on the test split", error)]
+    if metrics["hardest_naive"] != "best_naive":
+        clauses.append(_claim(test, "the naive chosen on validation", metrics["best_naive_test"]["mae"]))
+    clauses.append(_claim(test["against_ridge"], "ridge regression", metrics["baselines"]["ridge"]["test"]["mae"]))
+    seeds = len(test.get("mae_seeds", [0]))
     return (
-        f"{report.label(name)}: mean absolute error {report.amount(test['mae'], unit)}; "
-        f"{_verdict(test, 'the best naive baseline', metrics['best_naive_test'])}; "
-        f"{_verdict(test['against_ridge'], 'ridge regression', ridge)} (95 % intervals)."
+        f"{report.label(name)}: mean absolute error {report.amount(test['mae'], unit)}"
+        f"{f', mean of {seeds} seeds' if seeds > 1 else ''}; {'; '.join(clauses)} (95 % intervals)."
     )
 
 
-def _verdict(comparison: dict, reference: str, test: dict) -> str:
-    skill, (low, high) = comparison["skill"], comparison["skill_ci95"]
-    reference += f" ({report.number(test['mae'])})"
-    if low <= 0 <= high:
+def card_headline(metrics: dict, name: str) -> str:
+    """The same in a few words: error, and skill against the hardest naive on the test split."""
+    test = metrics["models"][name]["test"]
+    comparison, reference, _ = _hardest(metrics, name)
+    text = f"MAE {report.amount(test['mae'], metrics['data']['unit'])}; "
+    if comparison["verdict"] not in ("better", "worse"):
+        return f"{text}against {reference}: {comparison['verdict']}"
+    return f"{text}{_gain(comparison)} than {reference}"
+
+
+def _hardest(metrics: dict, name: str) -> tuple[dict, str, float]:
+    """The comparison with the hardest naive on the test split, its name and its error."""
+    test, hardest = metrics["models"][name]["test"], metrics["hardest_naive"]
+    if hardest == "best_naive":
+        return test, "the best naive of each lead", metrics["best_naive_test"]["mae"]
+    return test[f"against_{hardest}"], report.label(hardest), metrics["baselines"][hardest]["test"]["mae"]
+
+
+def _claim(comparison: dict, reference: str, error: float) -> str:
+    reference += f" ({report.number(error)})"
+    if comparison["verdict"] == "too short to tell":
+        return f"too few independent test windows to tell it from {reference}: skill {_skill(comparison)}"
+    if comparison["verdict"] == "not shown":
         return f"no evidence that it beats {reference}: skill {_skill(comparison)}"
-    span = f"({100 * low:.1f} to {100 * high:.1f})" if skill > 0 else f"({-100 * high:.1f} to {-100 * low:.1f})"
-    return f"{abs(100 * skill):.1f} % {span} {'lower' if skill > 0 else 'HIGHER'} than {reference}"
+    low, high = sorted(abs(100 * end) for end in comparison["skill_ci95"])
+    gain = _gain(comparison).replace(" %", f" % ({low:.1f} to {high:.1f})")
+    return f"{gain} than {reference}"
+
+
+def _gain(comparison: dict) -> str:
+    return f"{abs(100 * comparison['skill']):.1f} % {'lower' if comparison['skill'] > 0 else 'HIGHER'}"
 
 
 def result_rows(metrics: dict) -> tuple[list[str], list[list[str]]]:
     """The comparison as texts: header and one row per model and baseline."""
     unit = metrics["data"]["unit"]
-    header = [
-        "",
-        "validation",
-        report.with_unit("MAE", unit),
-        "MAE std",
-        "MSE std",
-        "skill (95 %)",
-        "DM p",
-        "against ridge (95 %)",
-        "seconds",
-    ]
+    against = {"skill": "skill (95 %)"}
+    if metrics["hardest_naive"] != "best_naive":
+        against[f"against_{metrics['hardest_naive']}"] = f"against {report.label(metrics['hardest_naive'])}"
+    against["against_ridge"] = "against ridge"
+    header = ["", "validation", report.with_unit("MAE", unit), "MAE std", "MSE std", *against.values(), "seconds"]
     rows = []
-    found = metrics["models"] | metrics["baselines"] | {"best naive per lead": {"test": metrics["best_naive_test"]}}
-    for name, model in found.items():
+    measured = metrics["models"] | metrics["baselines"] | {"best naive per lead": {"test": metrics["best_naive_test"]}}
+    for name, model in measured.items():
         test = model["test"]
         row = [
             report.label(name),
@@ -87,17 +109,17 @@ def result_rows(metrics: dict) -> tuple[list[str], list[list[str]]]:
             f"{test['mae_standardized']:.4f}",
             f"{test['mse_standardized']:.4f}",
         ]
-        row += [_skill(test), report.p_text(test["dm_p_value"]) if "skill" in test else ""]
-        seconds = f"{model['seconds']:.0f}" if "seconds" in model else ""
-        rows.append([*row, _skill(test.get("against_ridge", {})), seconds])
+        comparisons = [test if key == "skill" else test.get(key, {}) for key in against]
+        row += [f"{_skill(each)}, {each['verdict']}" if "verdict" in each else "" for each in comparisons]
+        rows.append([*row, f"{model['seconds']:.0f}" if "seconds" in model else ""])
     return header, rows
 
 
-def _skill(test: dict) -> str:
-    """Skill with its interval, or nothing where there is none."""
-    return (
-        f"{report.percent(test['skill'])} ({report.interval(test['skill_ci95'], unit='')})" if "skill" in test else ""
-    )
+def _skill(comparison: dict) -> str:
+    """Skill with its interval, as far as there are any."""
+    skill = "none" if comparison["skill"] is None else report.percent(comparison["skill"])
+    interval = comparison["skill_ci95"]
+    return skill if interval is None else f"{skill} ({report.interval(interval, unit='')})"
 
 
 def show(metrics: dict) -> None:
@@ -119,10 +141,11 @@ def page(config, windows: Windows, model: str, name: str, metrics: dict, picture
             header,
             rows,
             "Validation: mean absolute error there; choices are made by the standardised one, the loss of training. "
-            "Skill: 1 - MAE / MAE of the naive that was best on validation at each lead; circular block "
-            'bootstrap. "+ ridge": the mean of the network\'s forecast and '
-            "ridge regression's. Skill against each baseline stands in metrics.json. "
-            "DM: Diebold-Mariano test with the Harvey-Leybourne-Newbold correction. The test split was read once.",
+            "Skill: 1 - MAE / MAE of the naive that was best on validation at each lead, with a 95 % interval for "
+            'autocorrelated errors. "Better" and "worse": the interval and a Diebold-Mariano test agree. '
+            '"Too short to tell": fewer than ten independent stretches of test windows. "+ ridge": the mean of the '
+            "network's forecast and ridge regression's. p-values and the skill against each baseline stand in "
+            "metrics.json. The test split was read once.",
         )
     ]
     for part in ("hour", "month"):

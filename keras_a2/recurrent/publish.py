@@ -28,6 +28,7 @@ class Pick:
 
     cell: str
     name: str  # as in the table: gru or gru+ridge
+    seed: int
     forecaster: Forecaster
     predicted: np.ndarray  # its standardised forecasts of the test split (n, horizon, targets)
 
@@ -53,9 +54,10 @@ def publish(
 
 def _pick(cell: str, seeds: list[Forecaster], ridge: Ridge, result: Result) -> Pick:
     name = result.metrics["published"][cell]
-    best = int(np.argmin([f.history.best["validation_mae"] for f in seeds]))
-    forecaster = seeds[best] if name == cell else seeds[best].with_ridge(ridge)
-    return Pick(cell, name, forecaster, result.predicted[name][best])
+    seed = result.metrics["models"][name]["best_seed"]
+    best = seeds[seed - result.metrics["config"]["seed"]]
+    forecaster = best if name == cell else best.with_ridge(ridge)
+    return Pick(cell, name, seed, forecaster, result.predicted[name])
 
 
 def _fill(folder: Path, fresh, config, windows, pick: Pick, seeds, result: Result, name: str) -> None:
@@ -65,7 +67,8 @@ def _fill(folder: Path, fresh, config, windows, pick: Pick, seeds, result: Resul
     pictures = _figures(folder / "figures", windows, pick, result)
     predictions(windows, pick.predicted).to_csv(folder / "predictions.csv", index=False)
     _example(windows).to_csv(folder / "example.csv", index=windows.time is not None)
-    rows = [{"seed": k, "model": pick.cell, **row} for k, f in enumerate(seeds) for row in f.history.table()]
+    numbered = enumerate(seeds, config.seed)
+    rows = [{"seed": seed, "model": pick.cell, **row} for seed, f in numbered for row in f.history.table()]
     pd.DataFrame(rows).to_csv(folder / "history.csv", index=False)
     some = windows.origins["test"][:VERIFIED_WINDOWS]
     expected = windows.to_unit(best.forecast(windows, some))
@@ -81,13 +84,13 @@ def _fill(folder: Path, fresh, config, windows, pick: Pick, seeds, result: Resul
 
 
 def _card(windows: Windows, pick: Pick, metrics: dict, name: str) -> dict:
-    test = metrics["models"][pick.name]["test"]
     return {
         "experiment": "recurrent",
         "task": "forecasting",
         "name": name,
         "cell": pick.cell,
         "forecaster": pick.name,
+        "seed": pick.seed,
         "inputs": windows.inputs,
         "targets": windows.targets,
         "unit": windows.unit,
@@ -102,7 +105,7 @@ def _card(windows: Windows, pick: Pick, metrics: dict, name: str) -> dict:
         "output": "forecasts in the targets' units (batch, horizon) or (batch, horizon, targets)",
         "data": {"name": windows.name, "sha256": windows.sha256, "citation": windows.facts["citation"]},
         "weights": {"origin": "random"},
-        "headline": f"MAE {report.amount(test['mae'], windows.unit)}, skill {report.percent(test['skill'])}",
+        "headline": present.card_headline(metrics, pick.name),
         "saved_model_check": metrics["saved_model_check"],
         "environment": metrics["environment"],
     }
@@ -156,13 +159,14 @@ def predictions(windows: Windows, forecast: np.ndarray) -> pd.DataFrame:
 
 def _figures(folder: Path, windows: Windows, pick: Pick, result: Result) -> list[tuple[str, Path]]:
     folder.mkdir()
-    by_lead = {name: np.abs(e * windows.target_scale).mean(axis=(0, 2)).tolist() for name, e in result.errors.items()}
+    measured = result.metrics["baselines"] | result.metrics["models"]
+    by_lead = {name: of["test"]["mae_by_lead"] for name, of in measured.items()}
     shown = {pick.name: pick.predicted}
     pictures = [("Error by lead of every model and baseline", folder / "error_by_lead.png")]
     figures.error_by_lead(windows, by_lead, pictures[0][1])
     pictures.append(("Successive forecasts against truth", folder / "successive.png"))
     figures.successive(windows, shown, pictures[-1][1])
-    pictures.append(("Best, typical and worst test window", folder / "forecasts.png"))
+    pictures.append(("A very good (98 % are worse), the median and the worst test window", folder / "forecasts.png"))
     figures.forecasts(windows, shown, pictures[-1][1])
     pictures.append(("Validation error by epoch", folder / "learning_curves.png"))
     figures.learning_curves({pick.cell: pick.forecaster.history}, pictures[-1][1])

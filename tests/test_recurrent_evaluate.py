@@ -1,0 +1,97 @@
+"""The verdict on a forecaster, against SciPy and simulations whose truth is known."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy import signal, stats
+
+from keras_a2.recurrent import evaluate
+
+REPEATS = 300
+FALSE_REPEATS = 1000
+
+
+def autocorrelated(rng, n: int, rho: float, overlap: int = 1) -> np.ndarray:
+    """A stationary first-order autoregression, summed over ``overlap`` steps as overlapping forecasts' errors are."""
+    noise = rng.normal(size=n + overlap + 200)
+    return signal.lfilter(np.ones(overlap) / overlap, [1, -rho], noise)[-n:]
+
+
+def verdicts(n: int, rho: float, ahead: int, gain: float = 0.0, overlap: int = 1, repeats: int = REPEATS):
+    """Verdicts on forecasts whose loss is 20 against a reference of ``20 + gain``, in autocorrelated noise."""
+    rng, given = np.random.default_rng([n, ahead]), []
+    for _ in range(repeats):
+        reference = 20 + gain + autocorrelated(rng, n, rho, overlap)
+        given.append(evaluate.compare(20 + autocorrelated(rng, n, rho, overlap)[np.newaxis], reference, ahead))
+    assert all((r["skill_ci95"] is None) == (r["verdict"] == "too short to tell") for r in given)
+    return {word: sum(r["verdict"] == word for r in given) for word in ("better", "worse", "too short to tell")}
+
+
+@pytest.mark.parametrize("n", [17, 50, 73, 200, 400, 1700])
+@pytest.mark.parametrize(
+    ("rho", "ahead", "overlap"), [(0.95, 1, 1), (0.95, 7, 1), (0.95, 24, 1), (0.5, 1, 1), (0, 1, 1), (0, 6, 6)]
+)
+def test_equal_forecasts_get_a_false_verdict_in_seven_per_cent_at_most(n, rho, ahead, overlap):
+    counts = verdicts(n, rho, ahead, overlap=overlap, repeats=FALSE_REPEATS)
+    assert counts["better"] + counts["worse"] <= stats.binom.ppf(0.95, FALSE_REPEATS, 0.07)
+
+
+def test_fewer_than_ten_independent_stretches_cannot_tell_however_large_the_difference():
+    assert verdicts(19, 0, 1, gain=10)["too short to tell"] == REPEATS
+    assert verdicts(400, 0, 24, gain=10)["too short to tell"] == REPEATS
+    assert verdicts(200, 0.95, 1, gain=10)["too short to tell"] > 0.95 * REPEATS
+    result = evaluate.compare(np.ones((1, 19)), np.full(19, 2.0), 1)
+    assert (result["skill"], result["skill_ci95"], result["dm_p_value"]) == (0.5, None, None)
+
+
+def test_real_differences_are_seen():
+    # The noise of a mean of n is its long-run deviation / sqrt(n): sqrt(2) / (1 - rho) / sqrt(n) for two of them.
+    assert verdicts(50, 0, 1, gain=5 * np.sqrt(2 / 50))["better"] > 0.9 * REPEATS
+    assert verdicts(1700, 0.95, 1, gain=4 * np.sqrt(2 / 1700) / 0.05)["better"] > 0.9 * REPEATS
+    assert verdicts(1600, 0, 24, gain=4 * np.sqrt(2 / 1600), overlap=24)["better"] > 0.9 * REPEATS
+    assert verdicts(1600, 0, 24, gain=-4 * np.sqrt(2 / 1600), overlap=24)["worse"] > 0.9 * REPEATS
+
+
+def test_with_every_cosine_the_test_is_the_t_test():
+    rng = np.random.default_rng(0)
+    a, b = rng.normal(1, 1, 50) ** 2, rng.normal(1.2, 1, 50) ** 2
+    assert evaluate.diebold_mariano(a, b, 49) == pytest.approx(stats.ttest_rel(a, b).pvalue, rel=1e-9)
+    assert evaluate.standard_error(a, 49) == pytest.approx(stats.sem(a), rel=1e-12)
+
+
+def test_the_standard_error_of_an_autoregression_is_the_known_one():
+    rng = np.random.default_rng(0)
+    known = 1 / (1 - 0.9) / np.sqrt(4000)  # long-run deviation of the noise, divided by 1 - rho
+    estimates = [evaluate.standard_error(autocorrelated(rng, 4000, 0.9), 60) for _ in range(100)]
+    assert np.sqrt(np.mean(np.square(estimates))) == pytest.approx(known, rel=0.1)
+
+
+def test_skill_and_its_interval_by_simulation():
+    rng = np.random.default_rng(0)
+    results = [
+        evaluate.compare(7 + autocorrelated(rng, 600, 0.5)[np.newaxis], 10 + autocorrelated(rng, 600, 0.5), 3)
+        for _ in range(REPEATS)
+    ]
+    covered = sum(low <= 0.3 <= high for low, high in (r["skill_ci95"] for r in results))
+    low, high = stats.binom.ppf([0.001, 0.999], REPEATS, 0.95)
+    assert low - 0.02 * REPEATS <= covered <= high
+    assert np.mean([r["skill"] for r in results]) == pytest.approx(0.3, abs=0.01)
+
+
+def test_equal_errors_differ_by_nothing_and_a_reference_without_errors_has_no_skill():
+    white = np.abs(np.random.default_rng(0).normal(size=100))
+    same = evaluate.compare(white[np.newaxis], white, 1)
+    assert (same["skill"], same["skill_ci95"], same["dm_p_value"], same["verdict"]) == (0, [0, 0], 1.0, "not shown")
+    perfect = evaluate.compare(white[np.newaxis], np.zeros(100), 1)
+    assert (perfect["skill"], perfect["skill_ci95"], perfect["verdict"]) == (None, None, "not shown")
+
+
+def test_seeds_give_one_interval_and_one_p_value_from_the_mean_loss():
+    rng = np.random.default_rng(0)
+    losses, reference = 8 + rng.normal(size=(3, 200)), 10 + rng.normal(size=200)
+    together, mean = evaluate.compare(losses, reference, 2), evaluate.compare(losses.mean(axis=0)[None], reference, 2)
+    alone = [evaluate.compare(loss[None], reference, 2)["skill"] for loss in losses]
+    assert together.pop("skill_seeds") == pytest.approx(alone)
+    assert together == mean
+    assert together["skill"] == pytest.approx(np.mean(alone))
