@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import io
+import json
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -395,3 +397,37 @@ def test_the_figure_of_a_forecast_begins_with_what_was_seen(co2):
     np.testing.assert_allclose(future.get_ydata(), 371.8 + np.arange(1, 5) / 3)
     assert list(past.get_xdata()) == list(co2.index[-3:])
     assert figure.axes[0].get_ylabel() == "US$_$"
+
+
+@dataclass
+class Run:
+    """What a run's configuration must have to be recorded."""
+
+    seed: int = 0
+    output: Path = Path("models")
+
+
+class Last(baselines.Persistence):
+    """A trained network that forecasts the last value."""
+
+    seconds, parameters, history = 1.0, 0, SimpleNamespace(epochs=1, best_epoch=0)
+
+
+@pytest.mark.parametrize("case", ["a constant test split", "a season without noise"])
+def test_a_baseline_that_never_errs_is_reported_in_valid_json(case):
+    rows = np.arange(480)
+    load = rows % 24.0
+    if case == "a constant test split":
+        load = np.where(rows < 384, load, 3.0)
+    time = pd.date_range("2024-01-01", periods=480, freq="h")
+    windows = data.prepare(
+        sources.Table("t", pd.DataFrame({"load": load}), time, ["load"]), look_back=24, horizon=6, split="380,40,60"
+    )
+    ridge = baselines.Ridge()
+    ridge.fit(windows)
+    references = [baselines.Persistence(), baselines.SeasonalNaive(24), ridge]
+    trained = {"gru": [Last()]}
+    choices = measure.on_validation(None, "mae", windows, references, trained)
+    result = measure.on_test(Run(), SETTINGS, windows, references, trained, choices)
+    json.dumps(result.metrics, allow_nan=False, default=str)
+    assert "nan" not in present.headline(result.metrics, "gru")
