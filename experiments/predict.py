@@ -31,7 +31,7 @@ class Config:
     output: Path | None = None
     """Write a .csv or .jsonl file instead of a table on the screen."""
     figure: Path | None = None
-    """Forecasters: draw the forecast into this .png file."""
+    """Forecasters: draw the forecast into this .png, .pdf or .svg file."""
     time: str | None = None
     """Forecasters: the column with the times; found by itself where there is one."""
     list: bool = False
@@ -49,11 +49,12 @@ class Config:
 
 def main(config: Config) -> None:
     check(config)
-    from keras_a2 import inference
+    from keras_a2 import inference, saved_model
 
     if config.list:
         inference.print_models(config.models)
         return
+    check_use(config, saved_model.read_card(saved_model.latest_version(config.model))["experiment"])
     model = inference.load(config.model)
     if config.serve:
         from keras_a2 import demo
@@ -83,8 +84,32 @@ def check(config: Config) -> None:
     for path in (config.output, config.figure):
         if path is not None and not path.resolve().parent.is_dir():
             raise UserError(f"no such folder: {path.resolve().parent}; create it first")
+        if path is not None and path.is_dir():
+            raise UserError(f"{path} is a folder; name a file to write")
     if config.output is not None and config.output.suffix not in (".csv", ".jsonl"):
         raise UserError(f"--output {config.output} must end in .csv or .jsonl")
+    if config.figure is not None and config.figure.suffix not in (".png", ".pdf", ".svg"):
+        raise UserError(f"--figure {config.figure} must end in .png, .pdf or .svg")
+
+
+def check_use(config: Config, experiment: str) -> None:
+    """Refuse what a model of this kind does not do, and files that are not there, before the model is loaded."""
+    for item in config.items:
+        if not item.exists():
+            raise UserError(f"no such file or folder: {item}")
+        for path in (config.output, config.figure):
+            if path is not None and path.exists() and path.samefile(item):
+                raise UserError(f"{path} is an input and would be overwritten; choose another file to write")
+    if experiment == "transfer":
+        for name in ("figure", "time"):
+            if getattr(config, name) is not None:
+                raise UserError(f"--{name} is for forecasters; {config.model} is a classifier: leave it out")
+    elif config.top > 1:
+        raise UserError(f"--top is for classifiers; {config.model} is a forecaster: leave it out")
+    elif len(config.items) > 1 and not config.serve:
+        raise UserError(
+            f"a forecaster takes one series, and {len(config.items)} files were given: run this once for each of them"
+        )
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from rich.progress import track
 from rich.table import Table
 
-from keras_a2 import report, saved_model
+from keras_a2 import report, runs, saved_model
 from keras_a2.console import console
 from keras_a2.errors import UserError
 
@@ -55,13 +55,17 @@ def classify(model: Classifier, items: list[Path], top: int, output: Path | None
     if output is None:
         _show_predictions(track(predictions, "predicting", total=len(files), console=console, transient=True))
         return
-    failed = 0
+    failed, count = 0, min(top, len(model.classes))
     rows = track(predictions, "predicting", total=len(files), console=console)
-    with output.open("w", encoding="utf-8", newline="") as file:
+    # Names of files may hold undecodable bytes, which are then spelt out.
+    with (
+        runs.whole(output) as temporary,
+        temporary.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file,
+    ):
         writer = csv.writer(file)
         if output.suffix == ".csv":
-            ranked = [f"{name}_{k}" for k in range(1, top + 1) for name in ("class", "probability")] if top > 1 else []
-            writer.writerow(["file", *(ranked or ["class", "probability"]), "error"])
+            ranked = [f"{name}_{k}" for k in range(1, count + 1) for name in ("class", "probability")]
+            writer.writerow(["file", *(ranked if count > 1 else ["class", "probability"]), "error"])
         for p in rows:
             failed += bool(p.error)
             if output.suffix == ".jsonl":
@@ -69,8 +73,7 @@ def classify(model: Classifier, items: list[Path], top: int, output: Path | None
                 file.write(json.dumps({"file": p.file, "predictions": best, "error": p.error or None}) + "\n")
             else:
                 pairs = [x for pair in zip(p.classes, p.probabilities, strict=True) for x in pair]
-                pairs += [""] * (2 * min(top, len(model.classes)) - len(pairs))
-                writer.writerow([p.file, *pairs, p.error])
+                writer.writerow([p.file, *(pairs or [""] * 2 * count), p.error])
     console.print(f"wrote {output}: {len(files)} files, {failed} unreadable")
 
 
@@ -93,14 +96,16 @@ def forecast(model: Forecaster, series: Path, time: str | None, output: Path | N
     if figure is not None:
         from keras_a2.recurrent.predict import plot
 
-        plot(model, seen, answer).savefig(figure, dpi=120)
+        with runs.whole(figure) as temporary:
+            plot(model, seen, answer).savefig(temporary, dpi=120, format=figure.suffix[1:])
         console.print(f"wrote {figure}")
     if output is not None:
         flat = answer.round(model.decimals(report.FILE_DIGITS)).reset_index()
-        if output.suffix == ".csv":
-            flat.to_csv(output, index=False)
-        else:
-            flat.to_json(output, orient="records", lines=True, date_format="iso")
+        with runs.whole(output) as temporary:
+            if output.suffix == ".csv":
+                flat.to_csv(temporary, index=False)
+            else:
+                flat.to_json(temporary, orient="records", lines=True, date_format="iso")
         console.print(f"wrote {output}")
         return
     shown = model.targets[:8]
@@ -118,7 +123,7 @@ def export(model: Classifier | Forecaster, kind: str, items: list[Path], time: s
     Args:
         kind: ``litert`` or ``onnx``; what was measured goes under this name onto the card.
     """
-    from keras_a2 import litert, onnx, runs
+    from keras_a2 import litert, onnx
 
     exporter = {"litert": litert, "onnx": onnx}[kind]
     facts = exporter.export(model.saved.folder, model.deployed_inputs(items, MEASURED_ITEMS, time))
@@ -138,7 +143,7 @@ def print_models(root: Path) -> None:
     for column in ("model", "version", "headline", "data", "date", "size"):
         table.add_column(column, overflow="fold", no_wrap=column == "model")
     for home in sorted(p for p in root.iterdir() if p.is_dir()) if root.is_dir() else []:
-        if not any(p.name.isdigit() for p in home.iterdir()):
+        if not any(saved_model.is_version(p) for p in home.iterdir()):
             continue
         try:
             version = saved_model.latest_version(home)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from keras_a2 import deployment, machine
+from keras_a2 import deployment, machine, runs
 from keras_a2.console import console
 from keras_a2.errors import UserError
 
@@ -38,7 +38,7 @@ def export(folder: Path, items: np.ndarray) -> dict:
     model = deployment.deployable(folder)
     expected = deployment.answers(model, items)
     network, items = deployment.single_precision(model), items.astype(np.float32)
-    facts = {}
+    contents, facts = {}, {}
     for name, quantise in {"model.tflite": False, "model.int8.tflite": True}.items():
         try:
             with machine.silence():
@@ -49,10 +49,13 @@ def export(folder: Path, items: np.ndarray) -> dict:
             raise UserError(f"{error}; pip install tensorflow==2.21.0 to write LiteRT files") from error
         except Exception as error:  # the converter raises its own and TensorFlow's
             raise UserError(f"{folder} cannot be converted to LiteRT ({str(error).splitlines()[0][:120]})") from error
-        (folder / name).write_bytes(content)
+        contents[name] = content
         facts[name] = {"bytes": len(content), "input": "float32"} | deployment.measure(
             _asker(interpreter), items, expected
         )
+    for name, content in contents.items():
+        with runs.whole(folder / name) as path:
+            path.write_bytes(content)
     return facts
 
 

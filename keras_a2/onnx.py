@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from keras_a2 import deployment, machine
+from keras_a2 import deployment, machine, runs
 from keras_a2.errors import UserError
 
 
@@ -35,15 +35,15 @@ def export(folder: Path, items: np.ndarray) -> dict:
     model = deployment.deployable(folder)
     expected = deployment.answers(model, items)  # Keras exports only a model that has been called
     path = folder / "model.onnx"
-    try:
-        with machine.silence(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            model.export(path, format="onnx", verbose=False)
-            session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-    except Exception as error:  # tf2onnx and ONNX Runtime raise their own
-        path.unlink(missing_ok=True)
-        raise UserError(f"{folder} cannot be converted to ONNX ({str(error).splitlines()[0][:120]})") from error
-    name = session.get_inputs()[0].name
-    items = items.astype(model.inputs[0].dtype)
-    facts = deployment.measure(lambda item: session.run(None, {name: item})[0], items, expected)
+    with runs.whole(path) as temporary:
+        try:
+            with machine.silence(), warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                model.export(temporary, format="onnx", verbose=False)
+                session = onnxruntime.InferenceSession(temporary, providers=["CPUExecutionProvider"])
+        except Exception as error:  # tf2onnx and ONNX Runtime raise their own
+            raise UserError(f"{folder} cannot be converted to ONNX ({str(error).splitlines()[0][:120]})") from error
+        name = session.get_inputs()[0].name
+        items = items.astype(model.inputs[0].dtype)
+        facts = deployment.measure(lambda item: session.run(None, {name: item})[0], items, expected)
     return {path.name: {"bytes": path.stat().st_size} | facts}

@@ -40,7 +40,8 @@ def write(page: Page, path: Path) -> None:
     """Render ``page`` as one HTML file without outside parts: readable on a phone, in the dark, and printed."""
     environment = Environment(loader=PackageLoader("keras_a2", "templates"), autoescape=select_autoescape())
     environment.filters["inline"] = _inline
-    path.write_text(environment.get_template("report.html").render(page=page), encoding="utf-8")
+    content = environment.get_template("report.html").render(page=page)
+    path.write_text(content, encoding="utf-8", errors="backslashreplace")  # names may hold undecodable bytes
 
 
 def _inline(picture: Path) -> str:

@@ -25,6 +25,7 @@ from typing import BinaryIO, TypeVar
 from keras_a2 import machine, options
 from keras_a2.console import console
 from keras_a2.errors import Diverged, UserError
+from keras_a2.saved_model import is_version
 
 Config = TypeVar("Config")
 MINIMUM_FREE_BYTES = 300 * 2**20
@@ -113,9 +114,20 @@ def _git_commit() -> str | None:
 def write_json(path: Path, content: dict) -> None:
     """Write valid JSON (no NaN) so that ``path`` is either the old file or the whole new one."""
     text = json.dumps(content, indent=2, allow_nan=False, default=_plain, ensure_ascii=False)
+    with whole(path) as temporary:
+        # Names of files may hold undecodable bytes; JSON reads \udce9 back as what it was.
+        temporary.write_text(text + "\n", encoding="utf-8", errors="backslashreplace")
+
+
+@contextmanager
+def whole(path: Path) -> Iterator[Path]:
+    """A path to write to: when the block ends well, ``path`` becomes what was written there, in one step."""
     temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(text + "\n", encoding="utf-8")
-    os.replace(temporary, path)
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def plain(config) -> dict:
@@ -276,7 +288,7 @@ def _run_id(work: Path) -> str:
 
 
 def _rename_to_next_version(staging: Path, home: Path, run_id: str) -> Path:
-    number = max([0, *(int(p.name) for p in home.iterdir() if p.name.isdigit())]) + 1
+    number = max([0, *(int(p.name) for p in home.iterdir() if is_version(p))]) + 1
     while True:
         version = home / str(number)
         _complete_card(staging, version=number, run=run_id)

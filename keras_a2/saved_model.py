@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +15,48 @@ import numpy as np
 from keras_a2.errors import UserError
 from keras_a2.machine import silence
 
-CARD_FIELDS = {"experiment": str, "version": int, "task": str, "data": dict}
+
+def _whole(low: int, high: int) -> tuple[str, Callable]:
+    return f"a whole number from {low} to {high}", lambda value: type(value) is int and low <= value <= high
+
+
+def _different(value) -> bool:
+    return isinstance(value, list) and all(isinstance(name, str) for name in value) and 0 < len(value) == len({*value})
+
+
+def _positive(value) -> bool:
+    return type(value) in (int, float) and 0 < value < float("inf")
+
+
+_TEXT = "a text", lambda value: isinstance(value, str)
+_NAMES = "a list of different names", _different
+_STEPS = _whole(1, 10**6)
+# What each field of a card must be, as far as it is used once the model is loaded.
+CARD = {
+    "experiment": ("transfer or recurrent", lambda value: value in ("transfer", "recurrent")),
+    "version": _whole(1, 10**9),
+    "task": _TEXT,
+    "data": ("an object", lambda value: isinstance(value, dict)),
+}
+CARD_OF = {
+    "transfer": {"classes": _NAMES, "image_size": _whole(32, 1024)},
+    "recurrent": {
+        "inputs": _NAMES,
+        "targets": _NAMES,
+        "unit": _TEXT,
+        "look_back": _STEPS,
+        "horizon": _STEPS,
+        "every": _STEPS,
+        "first_lead": _STEPS,
+        "max_gap": _whole(0, 10**9),
+        "spacing_seconds": ("a number of seconds below 9e9", lambda value: _positive(value) and value < 9e9),
+        "typical_errors": (
+            "a list of numbers above 0",
+            lambda value: isinstance(value, list) and all(map(_positive, value)),
+        ),
+    },
+}
+OPTIONAL = {"max_gap", "spacing_seconds", "typical_errors"}  # also null: older cards lack some
 
 # Runs in a process of its own, which must need TensorFlow and nothing of this package.
 _VERIFY = """
@@ -118,19 +160,6 @@ class SavedModel:
         """What the ``serve`` signature answers to one batch."""
         return np.asarray(self.loaded.serve(batch))
 
-    def field(self, name: str, kind: type):
-        """A field of the card, its type checked.
-
-        Raises:
-            UserError: missing or of another type.
-        """
-        value = self.card.get(name)
-        if not isinstance(value, kind) or (kind is list and not all(isinstance(v, str) for v in value)):
-            raise UserError(
-                f"{self.folder / 'model.json'}: field {name!r} is missing or not a {kind.__name__}; copy it again"
-            )
-        return value
-
 
 def latest_version(folder: Path) -> Path:
     """``folder`` itself when it is a version, else its highest-numbered version.
@@ -140,31 +169,64 @@ def latest_version(folder: Path) -> Path:
     """
     if not folder.is_dir():
         raise UserError(f"no such model folder: {folder}; `python experiments/predict.py --list` shows what there is")
-    if folder.name.isdigit() and (folder / "model.json").exists():
+    if is_version(folder) and (folder / "model.json").exists():
         return folder
-    versions = [p for p in folder.iterdir() if p.name.isdigit() and p.is_dir()]
+    versions = [p for p in folder.iterdir() if is_version(p) and p.is_dir()]
     if not versions:
         raise UserError(f"{folder} holds no published version (a folder 1, 2, 3 ... with model.json)")
     return max(versions, key=lambda p: int(p.name))
 
 
+def is_version(folder: Path) -> bool:
+    """Whether a folder has the name of a version: 1, 2, 3 ..."""
+    return folder.name.isascii() and folder.name.isdecimal()
+
+
 def read_card(version: Path) -> dict:
-    """The card ``model.json`` of a version folder, its field types checked.
+    """The card ``model.json`` of a version folder, every field that is used later checked.
 
     Raises:
-        UserError: missing, not JSON, or a field of the wrong type.
+        UserError: missing, not JSON, or a field that cannot be.
     """
     path = version / "model.json"
     try:
         card = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path} is missing or damaged; publish the model again or copy the whole folder") from error
-    for name, kind in CARD_FIELDS.items():
-        if not isinstance(card, dict) or not isinstance(card.get(name), kind):
-            raise UserError(
-                f"{path}: field {name!r} is missing or not a {kind.__name__}; the file was changed by hand?"
-            )
+    if not isinstance(card, dict):
+        raise UserError(f"{path} is not the card of a model; copy the whole folder again")
+    _check_fields(card, CARD, path)
+    _check_fields(card, CARD_OF[card["experiment"]], path)
     return card
+
+
+def _check_fields(card: dict, fields: dict, path: Path) -> None:
+    for name, (kind, holds) in fields.items():
+        if name in OPTIONAL and card.get(name) is None:
+            continue
+        if not holds(card.get(name)):
+            value = f"is {str(card[name])[:60]!r}" if name in card else "is missing"
+            raise UserError(f"{path}: field {name!r} {value}; it must be {kind}: copy the file again")
+
+
+def _check_shapes(saved, card: dict, path: Path) -> None:
+    """Raise ``UserError`` where the card is not that of the SavedModel's ``serve``."""
+    import tensorflow as tf
+
+    if card["experiment"] == "transfer":
+        inputs, outputs = [None, None, 3], [len(card["classes"])]
+    else:
+        inputs, outputs = [card["look_back"], len(card["inputs"])], [card["horizon"]]
+        if len(card["targets"]) > 1:
+            outputs.append(len(card["targets"]))
+    serve = saved.serve.concrete_functions[0]
+    (taken, *_), answer = serve.structured_input_signature[0], serve.structured_outputs
+    for kind, shape, spec in (("inputs", inputs, taken), ("outputs", outputs, answer)):
+        if not spec.shape.is_compatible_with(tf.TensorShape([None, *shape])):
+            raise UserError(
+                f"{path} gives {kind} of shape {shape}, but the SavedModel has {list(spec.shape[1:])}; "
+                "copy the whole folder again"
+            )
 
 
 def load(folder: str | Path) -> SavedModel:
@@ -181,7 +243,9 @@ def load(folder: str | Path) -> SavedModel:
         tf.config.list_logical_devices()
     try:
         saved = tf.saved_model.load(str(version))
-        saved.serve  # noqa: B018  a SavedModel of another origin has no such signature
+        _check_shapes(saved, card, version / "model.json")  # a SavedModel of another origin has no ``serve``
+    except UserError:
+        raise
     except Exception as error:  # TensorFlow raises OSError, OpError, AttributeError ... by which file is damaged
         raise UserError(
             f"the SavedModel in {version} cannot be loaded (damaged or half-copied?): copy it again"

@@ -50,7 +50,15 @@ def test_a_terminal_without_the_letters_shows_question_marks(tmp_path, monkeypat
     monkeypatch.setenv("PYTHONIOENCODING", "ascii")
     version = tmp_path / "weather" / "1"
     version.mkdir(parents=True)
-    card = {"experiment": "transfer", "version": 1, "task": "", "data": {}, "headline": "MAE 1.96 °C [/x]"}
+    card = {
+        "experiment": "transfer",
+        "version": 1,
+        "task": "",
+        "data": {},
+        "classes": ["a"],
+        "image_size": 32,
+        "headline": "MAE 1.96 °C [/x]",
+    }
     (version / "model.json").write_text(json.dumps(card))
     answer = run_script("predict", "--list", "--models", tmp_path)
     assert answer.returncode == 0, answer.stderr

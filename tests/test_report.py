@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
-from keras_a2 import report
+from keras_a2 import report, runs
 
 
 @pytest.mark.parametrize(
@@ -38,3 +40,11 @@ def test_a_column_has_the_decimals_its_largest_value_needs(values, texts):
 def test_nothing_is_minus_nothing():
     assert report.percent(-0.0004) == "0.0 %"
     assert report.interval([-0.0004, 0.0012]) == "0.0 to 0.1 %"
+
+
+def test_names_with_undecodable_bytes_can_be_written(tmp_path):
+    name = "caf\udce9.png"  # a latin-1 byte, as Python reads it from a UTF-8 file system
+    report.write(report.Page(name, name, [report.Table(name, [name], [[name]])], [], []), tmp_path / "report.html")
+    assert r"caf\udce9.png" in (tmp_path / "report.html").read_text(encoding="utf-8")
+    runs.write_json(tmp_path / "metrics.json", {"skipped": [name]})
+    assert json.loads((tmp_path / "metrics.json").read_text(encoding="utf-8")) == {"skipped": [name]}

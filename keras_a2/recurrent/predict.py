@@ -22,19 +22,21 @@ class Forecaster:
         self.saved = saved
         self.card = saved.card
         self.version = saved.version
-        self.inputs: list[str] = saved.field("inputs", list)
-        self.targets: list[str] = saved.field("targets", list)
-        self.unit: str = saved.field("unit", str)
-        errors = saved.card.get("typical_errors", [])  # older cards have none
-        if not isinstance(errors, list) or not all(isinstance(error, float) and 0 < error < np.inf for error in errors):
-            raise UserError(f"{saved.folder / 'model.json'}: field 'typical_errors' is damaged; copy it again")
-        self.typical_errors = dict(zip(self.targets, errors, strict=False))
-        self.look_back: int = saved.field("look_back", int)
-        self.horizon: int = saved.field("horizon", int)
-        self.every: int = saved.field("every", int)
-        self.leads = saved.field("first_lead", int) + np.arange(self.horizon)
+        self.inputs: list[str] = self.card["inputs"]
+        self.targets: list[str] = self.card["targets"]
+        self.unit: str = self.card["unit"]
+        self.typical_errors = dict(zip(self.targets, self.card.get("typical_errors") or [], strict=False))
+        self.look_back: int = self.card["look_back"]
+        self.horizon: int = self.card["horizon"]
+        self.every: int = self.card["every"]
+        self.leads = self.card["first_lead"] + np.arange(self.horizon)
         seconds = saved.card.get("spacing_seconds")
         self.step = None if seconds is None else pd.Timedelta(seconds=seconds)
+        if not set(self.targets) <= set(self.inputs) or (self.step is None and set(CALENDAR) & set(self.inputs)):
+            raise UserError(
+                f"{saved.folder / 'model.json'}: a target is not among the inputs, or calendar inputs have no "
+                "spacing_seconds: copy the file again"
+            )
 
     def predict(
         self, series: pd.DataFrame | np.ndarray | str | Path, time: str | None = None
@@ -70,7 +72,15 @@ class Forecaster:
 
     def _index(self, last: pd.Timestamp | None, steps: np.ndarray) -> pd.Index:
         """Times so many steps from the last row's, or the steps."""
-        return pd.Index(steps, name="step") if last is None else pd.DatetimeIndex(last + steps * self.step, name="time")
+        if last is None or self.step is None:
+            return pd.Index(steps, name="step")
+        try:
+            return pd.DatetimeIndex([last + int(n) * self.step for n in steps], name="time")
+        except (ValueError, OverflowError) as error:  # pandas raises one of its own for each kind
+            raise UserError(
+                f"the forecast's times, {int(steps[-1])} steps of {self.step} after {last}, are too far away; "
+                f"compare {self.saved.folder / 'model.json'} with the original"
+            ) from error
 
     def decimals(self, digits: int) -> dict[str, int]:
         """Decimals of each target that show its typical error with so many significant digits."""

@@ -41,8 +41,8 @@ class Classifier:
         self.saved = saved
         self.card = saved.card
         self.version = saved.version
-        self.classes: list[str] = saved.field("classes", list)
-        self.image_size: int = saved.field("image_size", int)
+        self.classes: list[str] = self.card["classes"]
+        self.image_size: int = self.card["image_size"]
 
     def predict(self, images: np.ndarray | str | Path | Sequence[str | Path]) -> np.ndarray | pd.DataFrame:
         """Class probabilities of an array of images, or a table for files and folders.

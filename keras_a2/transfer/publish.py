@@ -130,7 +130,7 @@ def publish(
         model = export.assemble(arm, config.image_size)
         saved_model.export(model, export.endpoints(model, config.image_size), folder)
         pictures = _figures(folder / "figures", images, arms[best], probabilities[best], metrics)
-        _predictions(images, probability).to_csv(folder / "predictions.csv", index=False)
+        _predictions(images, probability).to_csv(folder / "predictions.csv", index=False, errors="backslashreplace")
         _history(arms, config.seed).to_csv(folder / "history.csv", index=False)
         metrics["saved_model_check"] = _verify(fresh, folder, model, images, probability)
         runs.write_json(folder / "metrics.json", metrics)
