@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 from keras_a2 import report
 from keras_a2.console import console
@@ -17,6 +21,45 @@ if TYPE_CHECKING:
 ADDRESS = "127.0.0.1"  # this machine only
 MAX_UPLOAD = "20mb"
 SHOWN_CLASSES = 5
+LOCAL_NAMES = ("127.0.0.1", "localhost", "::1")
+KEPT_SECONDS = 60  # an upload is looked at on the page, and then deleted
+
+# A process of its own removes the folder however this one ends: its standard input closes.
+_REMOVE = "import shutil, sys; sys.stdin.read(); shutil.rmtree(sys.argv[1], ignore_errors=True)"
+
+
+class LocalOnly:
+    """ASGI middleware: refuse what comes under another host's name (DNS rebinding) or from another site's page."""
+
+    def __init__(self, app):
+        self._app = app
+
+    async def __call__(self, scope, receive, send) -> None:
+        from starlette.datastructures import Headers
+        from starlette.responses import PlainTextResponse
+
+        if scope["type"] in ("http", "websocket"):
+            headers = Headers(scope=scope)
+            host = headers.get("host", "")
+            try:
+                local = urlsplit(f"//{host}").hostname in LOCAL_NAMES
+            except ValueError:
+                local = False
+            if not local or headers.get("origin") not in (None, f"http://{host}"):
+                await PlainTextResponse("this page is for this machine only", 403)(scope, receive, send)
+                return
+        await self._app(scope, receive, send)
+
+
+def upload_folder() -> Path:
+    """A folder that only this user can read, and that is gone when this process has ended."""
+    folder = tempfile.mkdtemp(prefix="keras_a2-")
+    # Ctrl-C must not reach it, so it has a session of its own.
+    subprocess.Popen(
+        [sys.executable, "-I", "-S", "-c", _REMOVE, folder], stdin=subprocess.PIPE, start_new_session=True,
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    return Path(folder)
 
 
 def serve(model: Classifier | Forecaster, port: int | None, *, block: bool = True):
@@ -30,13 +73,16 @@ def serve(model: Classifier | Forecaster, port: int | None, *, block: bool = Tru
         UserError: the extra ``[demo]`` is not installed, or the port is taken.
     """
     gradio = _gradio()
+    from starlette.middleware import Middleware
+
+    os.environ["GRADIO_TEMP_DIR"] = str(upload_folder())
     page = (
         _classifier_page(gradio, model) if model.card["experiment"] == "transfer" else _forecaster_page(gradio, model)
     )
     try:
         page.launch(
             server_name=ADDRESS, server_port=port, max_file_size=MAX_UPLOAD, share=False, quiet=True,
-            prevent_thread_lock=True,
+            prevent_thread_lock=True, app_kwargs={"middleware": [Middleware(LocalOnly)]},
             theme=gradio.themes.Default(font=["system-ui", "sans-serif"], font_mono=["monospace"]),
         )  # fmt: skip
     except OSError as error:
@@ -98,7 +144,7 @@ def _forecaster_page(gradio, model: Forecaster):
 
 def _page(gradio, model):
     name = model.saved.folder.resolve().parent.name
-    page = gradio.Blocks(title=f"{name} {model.version}")
+    page = gradio.Blocks(title=f"{name} {model.version}", delete_cache=(KEPT_SECONDS, KEPT_SECONDS))
     with page:
         gradio.Markdown(f"# {name}, version {model.version}\n{model.card.get('headline', '')}")
     return page

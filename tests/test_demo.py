@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
 from pathlib import Path
 from types import SimpleNamespace
 from typing import ClassVar
@@ -102,3 +108,55 @@ def test_it_listens_on_this_machine_only(client):
     with pytest.raises(UserError, match="--port"):
         demo.serve(Classifier(), port, block=False)
     page.close()
+
+
+@pytest.fixture(scope="module")
+def address():
+    page = demo.serve(Classifier(), None, block=False)
+    yield page.local_url
+    page.close()
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "status"),
+    [
+        ("Host", "localhost", 200),
+        ("Host", "[::1]:7860", 200),
+        ("Origin", "itself", 200),
+        ("Host", "evil.example", 403),
+        ("Host", "127.0.0.1.evil.example:7860", 403),
+        ("Host", "[::1", 403),
+        ("Origin", "http://evil.example", 403),
+        ("Origin", "http://localhost:1", 403),
+        ("Origin", "null", 403),
+    ],
+)
+def test_only_this_machine_s_own_pages_are_answered(address, name, value, status):
+    value = address.rstrip("/") if value == "itself" else value
+    request = urllib.request.Request(f"{address}config", headers={name: value})
+    try:
+        got = urllib.request.urlopen(request, timeout=10).status
+    except urllib.error.HTTPError as error:
+        got = error.code
+    assert got == status
+
+
+def test_uploads_lie_in_a_private_folder(client, photos):
+    page = client(Classifier())
+    page.predict(handle_file(photos / "left" / "0.png"), api_name="/classify")
+    folder = Path(os.environ["GRADIO_TEMP_DIR"])
+    assert list(folder.rglob("0.png"))
+    assert folder.stat().st_mode & 0o077 == 0
+
+
+def test_the_upload_folder_goes_however_the_process_ends():
+    code = "import time; from keras_a2 import demo; print(demo.upload_folder(), flush=True); time.sleep(60)"
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    folder = Path(process.stdout.readline().strip())
+    assert folder.is_dir()
+    process.kill()
+    process.communicate()
+    deadline = time.monotonic() + 10
+    while folder.exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not folder.exists()
