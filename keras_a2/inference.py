@@ -14,6 +14,7 @@ from rich.table import Table
 from keras_a2 import report, runs, saved_model
 from keras_a2.console import console
 from keras_a2.errors import UserError
+from keras_a2.files import whole
 
 if TYPE_CHECKING:
     from keras_a2.recurrent.predict import Forecaster
@@ -59,7 +60,7 @@ def classify(model: Classifier, items: list[Path], top: int, output: Path | None
     rows = track(predictions, "predicting", total=len(files), console=console)
     # Names of files may hold undecodable bytes, which are then spelt out.
     with (
-        runs.whole(output) as temporary,
+        whole(output) as temporary,
         temporary.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file,
     ):
         writer = csv.writer(file)
@@ -96,12 +97,12 @@ def forecast(model: Forecaster, series: Path, time: str | None, output: Path | N
     if figure is not None:
         from keras_a2.recurrent.predict import plot
 
-        with runs.whole(figure) as temporary:
+        with whole(figure) as temporary:
             plot(model, seen, answer).savefig(temporary, dpi=120, format=figure.suffix[1:])
         console.print(f"wrote {figure}")
     if output is not None:
         flat = answer.round(model.decimals(report.FILE_DIGITS)).reset_index()
-        with runs.whole(output) as temporary:
+        with whole(output) as temporary:
             if output.suffix == ".csv":
                 flat.to_csv(temporary, index=False)
             else:

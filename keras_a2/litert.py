@@ -8,9 +8,10 @@ from pathlib import Path
 
 import numpy as np
 
-from keras_a2 import deployment, machine, runs
+from keras_a2 import deployment, machine
 from keras_a2.console import console
 from keras_a2.errors import UserError
+from keras_a2.files import whole
 
 ASSERTED = 16  # items of the first batch, compared with the Keras model
 TOLERANCE = 1e-3  # relative to the largest answer
@@ -54,7 +55,7 @@ def export(folder: Path, items: np.ndarray) -> dict:
             _asker(interpreter), items, expected
         )
     for name, content in contents.items():
-        with runs.whole(folder / name) as path:
+        with whole(folder / name) as path:
             path.write_bytes(content)
     return facts
 

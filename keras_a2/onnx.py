@@ -7,8 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
-from keras_a2 import deployment, machine, runs
+from keras_a2 import deployment, machine
 from keras_a2.errors import UserError
+from keras_a2.files import whole
 
 
 def export(folder: Path, items: np.ndarray) -> dict:
@@ -35,7 +36,7 @@ def export(folder: Path, items: np.ndarray) -> dict:
     model = deployment.deployable(folder)
     expected = deployment.answers(model, items)  # Keras exports only a model that has been called
     path = folder / "model.onnx"
-    with runs.whole(path) as temporary:
+    with whole(path) as temporary:
         try:
             with machine.silence(), warnings.catch_warnings():
                 warnings.simplefilter("ignore")

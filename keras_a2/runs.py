@@ -25,6 +25,7 @@ from typing import BinaryIO, TypeVar
 from keras_a2 import machine, options
 from keras_a2.console import console
 from keras_a2.errors import Diverged, UserError
+from keras_a2.files import whole
 from keras_a2.saved_model import is_version
 
 Config = TypeVar("Config")
@@ -117,17 +118,6 @@ def write_json(path: Path, content: dict) -> None:
     with whole(path) as temporary:
         # Names of files may hold undecodable bytes; JSON reads \udce9 back as what it was.
         temporary.write_text(text + "\n", encoding="utf-8", errors="backslashreplace")
-
-
-@contextmanager
-def whole(path: Path) -> Iterator[Path]:
-    """A path to write to: when the block ends well, ``path`` becomes what was written there, in one step."""
-    temporary = path.with_name(path.name + ".tmp")
-    try:
-        yield temporary
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def plain(config) -> dict:

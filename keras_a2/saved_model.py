@@ -56,7 +56,7 @@ CARD_OF = {
         ),
     },
 }
-OPTIONAL = {"max_gap", "spacing_seconds", "typical_errors"}  # also null: older cards lack some
+OPTIONAL = {"spacing_seconds", "typical_errors"}  # also null: older cards lack some
 
 # Runs in a process of its own, which must need TensorFlow and nothing of this package.
 _VERIFY = """

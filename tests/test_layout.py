@@ -12,6 +12,7 @@ FLOOR = [
     "deployment",
     "downloads",
     "errors",
+    "files",
     "jobs",
     "litert",
     "onnx",

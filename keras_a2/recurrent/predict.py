@@ -144,7 +144,7 @@ class Forecaster:
         if self.step is not None:
             wanted = [name for name in self.inputs if name in CALENDAR]
             frame = frame.assign(**{name: calendar_column(name, stamps) for name in wanted})
-        rows = splits.fill(frame[self.inputs], self.saved.field("max_gap", int))
+        rows = splits.fill(frame[self.inputs], self.card["max_gap"])
         return rows.to_numpy(np.float64), stamps
 
 
