@@ -14,8 +14,9 @@ from typing import Annotated, Literal
 
 import tyro
 
-from keras_a2 import runs
+from keras_a2 import runs, settings
 from keras_a2.errors import UserError
+from keras_a2.settings import Count
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,7 @@ class Config:
     """Folder of a published model, or of one of its versions."""
     items: Annotated[tuple[Path, ...], tyro.conf.Positional] = field(default=())
     """Images or folders of images; for a forecaster one .csv or .parquet file."""
-    top: int = 1
+    top: Count = 1
     """Classes to give per image, the most probable first."""
     output: Path | None = None
     """Write a .csv or .jsonl file instead of a table on the screen."""
@@ -70,6 +71,7 @@ def main(config: Config) -> None:
 
 def check(config: Config) -> None:
     """Refuse what cannot work before anything is loaded."""
+    settings.check(config)
     if config.list:
         return
     if config.model is None:
@@ -79,8 +81,6 @@ def check(config: Config) -> None:
     for path in config.items:
         if not path.exists():
             raise UserError(f"no such file or folder: {path}")
-    if config.top < 1:
-        raise UserError(f"--top is {config.top}; it must be at least 1")
     for path in (config.output, config.figure):
         if path is not None and not path.resolve().parent.is_dir():
             raise UserError(f"no such folder: {path.resolve().parent}; create it first")

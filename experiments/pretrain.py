@@ -6,18 +6,16 @@ python experiments/pretrain.py --data tiny-imagenet-200/train --name tiny_imagen
 
 from __future__ import annotations
 
-import math
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Annotated
 
-from keras_a2 import machine, options, runs
+from keras_a2 import machine, runs, settings
 from keras_a2.errors import UserError
+from keras_a2.settings import Count, CountOrZero, NotNegative, Positive, Range, Seed, Share
 from keras_a2.transfer import sources
 
-SIZES = ("held_out_per_class", "image_size", "epochs", "late_image_size", "teacher_size", "views", "batch_size")
-POSITIVE = (*SIZES, "learning_rate")
-NOT_NEGATIVE = ("late_epochs", "weight_decay", "feature_weight", "class_weight")
 TEACHER = "efficientnet-lite2"
 
 
@@ -34,37 +32,37 @@ class Config:
     """The file is called mobilenet_v3_small_<name>.weights.h5; by default the data's folder name."""
     licence: str = "see the data's own page"
     """Licence of the data, for the card."""
-    held_out_per_class: int = 25
+    held_out_per_class: Count = 25
     """Images of each class kept for validation."""
-    image_size: int = 64
+    image_size: Count = 64
     """Pixels of the first epochs' images, and of the decoded store."""
-    epochs: int = 60
+    epochs: Count = 60
     """Epochs at image_size."""
-    late_image_size: int = 96
+    late_image_size: Count = 96
     """Pixels of the last epochs' images: features then also fit larger objects."""
-    late_epochs: int = 36
+    late_epochs: CountOrZero = 36
     """Epochs at late_image_size."""
-    teacher_size: int = 160
+    teacher_size: Count = 160
     """Pixels at which the teacher sees each crop."""
-    views: int = 12
+    views: Count = 12
     """Crops of each image, used in turn; the teacher's features of each are computed once."""
-    mixed: float = 0.5
+    mixed: Annotated[float, Range(0, 1)] = 0.5
     """Share of crops into which another image is mixed, for the teacher too: more to learn from as many images."""
-    grey: float = 0.25
+    grey: Annotated[float, Range(0, 1)] = 0.25
     """Share of crops shown without colour, to the teacher too: X-rays, scans and solar cells have none."""
-    batch_size: int = 256
+    batch_size: Count = 256
     """Images per step."""
-    learning_rate: float = 4e-3
+    learning_rate: Positive = 4e-3
     """Peak rate (AdamW, one epoch of warm-up, cosine decay)."""
-    weight_decay: float = 0.01
+    weight_decay: NotNegative = 0.01
     """AdamW's decay of kernels."""
-    ema: float = 0.999
+    ema: Share = 0.999
     """Decay per step of the moving average of the weights, which is what is written."""
-    feature_weight: float = 3.0
+    feature_weight: NotNegative = 3.0
     """Weight of the squared error to the teacher's standardised features."""
-    class_weight: float = 1.0
+    class_weight: NotNegative = 1.0
     """Weight of the divergence from the teacher's class probabilities."""
-    seed: int = 0
+    seed: Seed = 0
     """Seed of the split, the crops, the initialisation and the order."""
     output: Path = Path("keras_a2/weights")
     """Folder of the weights and their card."""
@@ -75,11 +73,7 @@ class Config:
 
 
 def main(config: Config) -> None:
-    options.check(config, POSITIVE, lambda value: 0 < value < math.inf, "be above 0")
-    options.check(config, NOT_NEGATIVE, lambda value: 0 <= value < math.inf, "not be negative")
-    options.check(config, ["grey", "mixed"], lambda value: 0 <= value <= 1, "lie between 0 and 1")
-    options.check(config, ["ema"], lambda value: 0 <= value < 1, "be at least 0 and below 1")
-    options.check(config, ["seed"], lambda value: 0 <= value < 2**31, "lie between 0 and 2147483647")
+    settings.check(config)
     if config.teacher != TEACHER and not Path(config.teacher).is_file():
         raise UserError(f"no such file: {config.teacher}; --teacher takes {TEACHER} or a .keras file")
     if not config.output.is_dir():
@@ -95,7 +89,7 @@ def main(config: Config) -> None:
     classifier, weights = teacher.load(config.teacher)
     values = {k: v for k, v in asdict(config).items() if k in distill.Settings.__dataclass_fields__}
     sizes = (config.image_size,) * config.epochs + (config.late_image_size,) * config.late_epochs
-    settings = distill.Settings(sizes=sizes, **values)
+    recipe = distill.Settings(sizes=sizes, **values)
     started = time.perf_counter()
     with runs.Run(config, f"pretrain-{name}", config.work, config.resume) as run:
         with Progress(console=console, transient=True) as bar:
@@ -105,7 +99,7 @@ def main(config: Config) -> None:
                 config.seed, lambda done, total: bar.update(task, completed=done, total=total),
             )  # fmt: skip
         taught = distill.Teacher(classifier, pool, config.teacher_size, run.work)
-        network, history = distill.pretrain(pool, taught, settings, run.work)
+        network, history = distill.pretrain(pool, taught, recipe, run.work)
         path = config.output / f"mobilenet_v3_small_{name}.weights.h5"
         distill.save_half(network, path)
     card = {

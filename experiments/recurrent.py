@@ -6,21 +6,15 @@ python experiments/recurrent.py --data sales.csv --target revenue   your own ser
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 from tyro.conf import DisallowNone
 
-from keras_a2 import jobs, machine, options, runs
+from keras_a2 import jobs, machine, runs, settings
 from keras_a2.errors import UserError
-
-# What the options must be.
-SIZES = ("look_back", "horizon", "first_lead", "every", "season", "units", "layers", "batch_size")
-POSITIVE = (*SIZES, "learning_rate", "patience", "seeds")
-NOT_NEGATIVE = ("epochs", "segment", "max_gap")
-SHARES = ("dropout", "input_dropout", "ema")
+from keras_a2.settings import Count, CountOrZero, Positive, Seed, Share
 
 
 @dataclass(frozen=True)
@@ -43,57 +37,57 @@ class Config:
     50/25/25, by row number and not by time; it replaces --look-back and the like."""
     split: str = "0.6,0.2,0.2"
     """Train, validation, test in time order: three fractions or three row counts."""
-    every: int = 1
+    every: Count = 1
     """Rows from one step of a window to the next (6: hourly windows from 10-minute rows)."""
-    max_gap: int = 12
+    max_gap: CountOrZero = 12
     """Fill gaps of at most so many steps from the past (0: none); windows that touch longer ones are dropped."""
     calendar: bool = True
     """Add hour and day of the year as inputs where the data have times."""
 
-    look_back: int = 72
+    look_back: Count = 72
     """Steps that the forecaster sees."""
-    horizon: int = 24
+    horizon: Count = 24
     """Steps that it forecasts, all at once."""
-    first_lead: int = 1
+    first_lead: Count = 1
     """The first step ahead that is forecast."""
-    season: int | None = None
+    season: Count | None = None
     """Steps per season of the seasonal naive; by default found in the training rows."""
-    units: int = 128
+    units: Count = 128
     """Width of the recurrent layer."""
-    layers: int = 1
+    layers: Count = 1
     """Recurrent layers on top of each other."""
-    dropout: float = 0.3
+    dropout: Share = 0.3
     """Share of the recurrent layer's outputs dropped while training."""
-    input_dropout: float | None = None
+    input_dropout: Share | None = None
     """Share of the inputs dropped while training, each for a whole window; by default 0.4, or 0.2 of fewer than 8
     inputs, or 0 where channels are independent (there is one)."""
-    segment: int | None = None
+    segment: CountOrZero | None = None
     """Feed the recurrent layer so many steps at a time (SegRNN), a divisor of the look-back; 0 is step by step. By
     default one season where channels are independent, else 0."""
     channel_independent: DisallowNone[bool | None] = None
     """Share one network over the targets, each seeing its own past only (SegRNN); by default with several targets."""
 
-    epochs: int | None = None
+    epochs: CountOrZero | None = None
     """Epochs at most; by default 16, or 10 where channels are independent (each window is then many samples); up to
     250 for a short series, so that there are 2,000 steps."""
-    patience: int | None = None
+    patience: Count | None = None
     """Stop after so many epochs without a better validation error; by default a quarter of the epochs, at least 4."""
-    batch_size: int | None = None
+    batch_size: Count | None = None
     """Windows per step; by default 128, or 512 where channels are independent; down to 16 for a short series."""
-    learning_rate: float = 1e-3
+    learning_rate: Positive = 1e-3
     """Peak rate (Adam, warm-up, cosine decay)."""
     loss: Literal["mae", "mse"] = "mae"
     """What training minimises, and what validation chooses the epoch by."""
-    ema: float = 0.98
+    ema: Share = 0.98
     """Decay of the moving average of the weights that is evaluated and kept; 0 turns it off."""
     combine: DisallowNone[bool | None] = None
     """Publish the mean of the network's and ridge regression's forecasts, or the network's alone; by default whichever
     has the lower validation error."""
-    seed: int = 0
+    seed: Seed = 0
     """Seed of the initialisation and of the order of windows."""
-    seeds: int = 1
+    seeds: Count = 1
     """Repeat training with so many seeds and report the mean and every value."""
-    jobs: int | Literal["ray"] = 1
+    jobs: Count | Literal["ray"] = 1
     """Train so many cells and seeds at once, each on its own cores; ray: on the cluster of RAY_ADDRESS ([cluster])."""
     deterministic: bool = False
     """Ask TensorFlow for deterministic kernels, where the machine's are not already."""
@@ -121,10 +115,10 @@ def main(config: Config) -> None:
 
         present.describe(windows)
         season = config.season or baselines.find_season(windows)
-        settings = configure.settings(config, windows, season)
+        resolved = configure.settings(config, windows, season)
         cells = ["simple_rnn", "lstm", "gru"] if config.cell == "all" else [config.cell]
-        run.check_inputs(data=windows.summary(), settings=settings)
-        ridge = baselines.Ridge(settings.channel_independent)
+        run.check_inputs(data=windows.summary(), settings=resolved)
+        ridge = baselines.Ridge(resolved.channel_independent)
         references = [baselines.Persistence(), baselines.SeasonalNaive(season), ridge]
         for reference in references:
             reference.fit(windows)
@@ -137,21 +131,17 @@ def main(config: Config) -> None:
         for cell in cells:
             for seed in seeds:
                 state = train.state_file(run.work, seed, cell)
-                trained[cell].append(train.train(cell, windows, replace(settings, seed=seed), state))
-        choices = measure.on_validation(config.combine, settings.loss, windows, references, trained)
+                trained[cell].append(train.train(cell, windows, replace(resolved, seed=seed), state))
+        choices = measure.on_validation(config.combine, resolved.loss, windows, references, trained)
 
         # Every choice is made: the test split is read here, once.
-        result = measure.on_test(config, settings, windows, references, trained, choices)
+        result = measure.on_test(config, resolved, windows, references, trained, choices)
         publish.publish(run, config, windows, trained, ridge, result)
 
 
 def check(config: Config) -> None:
     """Refuse what cannot work before anything is loaded; None stands for a default that is resolved later."""
-    options.check(config, POSITIVE, lambda value: 0 < value < math.inf, "be above 0")
-    options.check(config, NOT_NEGATIVE, lambda value: value >= 0, "not be negative")
-    options.check(config, SHARES, lambda value: 0 <= value < 1, "be at least 0 and below 1")
-    options.check(config, ["seed"], lambda value: 0 <= value < 2**31, "lie between 0 and 2147483647")
-    jobs.check(config.jobs)
+    settings.check(config)
     if config.preset == "chollet" and config.data != "jena":
         raise UserError(
             f"--preset chollet cuts rows as the book does for --data jena, not for {config.data}: leave it out, or set "

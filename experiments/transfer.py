@@ -6,22 +6,17 @@ python experiments/transfer.py --data ~/photos      your photos, one folder per 
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from keras_a2 import jobs, machine, options, runs
+from keras_a2 import jobs, machine, runs, settings
 from keras_a2.errors import UserError
+from keras_a2.settings import Count, CountOrZero, Fraction, NotNegative, Positive, Range, Seed, Share
 from keras_a2.transfer import sources
 
 WEIGHTS = ("auto", "imagenet", "bundled", "random")
-# What the options must be.
-RATES = ("learning_rate", "head_learning_rate", "scratch_learning_rate")
-POSITIVE = (*RATES, "image_size", "batch_size", "views", "train_per_class", "seeds")
-NOT_NEGATIVE = ("head_epochs", "fine_tune_epochs", "scratch_epochs", "weight_decay")
-FRACTIONS = ("test_fraction", "validation_fraction")
-SHARES = ("dropout", "label_smoothing", "ema")
+BLOCKS = 13  # of the backbone
 
 
 @dataclass(frozen=True)
@@ -32,62 +27,62 @@ class Config:
     """elpv, digits, cifar100, or a folder: one folder per class, or train/ [valid/] test/ above them."""
     elpv_classes: Literal[2, 4] = 2
     """elpv only: defective or not, or all four defect probabilities."""
-    train_per_class: int | None = None
+    train_per_class: Count | None = None
     """Train on at most so many images of each class."""
-    test_fraction: float = 0.25
+    test_fraction: Fraction = 0.25
     """Share of the images held out for the one final test, where the data come without a test split."""
-    validation_fraction: float = 0.15
+    validation_fraction: Fraction = 0.15
     """Share of the training images on which every choice is made, where the data come without such a split."""
 
     weights: str = "auto"
     """auto (ImageNet by Keras, else the bundled ones), imagenet, bundled, random, or a path to .weights.h5 / .h5."""
     alpha: float | None = None
     """Width of the network, 0.75 or 1.0; by default what the weights have."""
-    image_size: int = 128
+    image_size: Annotated[int, Range(32, 1024)] = 128
     """Pixels of the square that images are resized to; larger is better and slower."""
 
-    head_epochs: int = 2
+    head_epochs: CountOrZero = 2
     """Epochs on cached features, after the head's convex solution."""
-    fine_tune_epochs: int = 10
+    fine_tune_epochs: CountOrZero = 10
     """Epochs with the backbone unfrozen; 0 leaves it frozen."""
-    scratch_epochs: int | None = None
+    scratch_epochs: CountOrZero | None = None
     """Epochs of the scratch control; by default head epochs + fine-tune epochs."""
-    batch_size: int | None = None
+    batch_size: Count | None = None
     """Images per step of the fine-tune phase and of the scratch control; by default 32 below 4,000 images, else 64."""
-    learning_rate: float | None = None
+    learning_rate: Positive | None = None
     """Peak rate of the fine-tune phase (AdamW, warm-up, cosine decay); by default 3e-4, and below 4,000
     images 2e-4, or 2e-3 with the bundled weights."""
-    head_learning_rate: float = 1e-4
+    head_learning_rate: Positive = 1e-4
     """Rate of the head phase (Adam); small, because it starts at the optimum for the cached features."""
-    scratch_learning_rate: float = 2e-3
+    scratch_learning_rate: Positive = 2e-3
     """Peak rate of the scratch control: random weights need and bear a higher one."""
     batch_norm: Literal["frozen", "affine", "train"] = "frozen"
     """Fine-tune phase: batch norm all fixed; scale and shift trained under fixed statistics; or batch statistics."""
-    layer_decay: float = 0.85
+    layer_decay: Annotated[float, Range(0, 1, open=("low",))] = 0.85
     """Each block's rate is this multiple of the next one's, so that early, general features move least."""
-    unfreeze: int | None = None
+    unfreeze: Annotated[int, Range(1, BLOCKS)] | None = None
     """Train only the last so many of the backbone's 13 blocks; by default 9, or all of the bundled and of random
     weights. The frozen ones before them run outside the training step, several times faster."""
-    ema: float = 0.98
+    ema: Share = 0.98
     """Decay of the moving average of the weights that is evaluated and kept; 0 turns it off."""
-    weight_decay: float = 0.02
+    weight_decay: NotNegative = 0.02
     """AdamW's decay of kernels."""
-    dropout: float = 0.2
+    dropout: Share = 0.2
     """Share of features dropped before the last layer while training."""
-    label_smoothing: float = 0.1
+    label_smoothing: Share = 0.1
     """Probability mass spread over the other classes; keeps a few thousand images from being learnt by heart."""
     augment: Literal["auto", "none", "shift", "crop", "flips"] = "auto"
     """Random crops and flips; auto takes what keeps the data's meaning (digits are not flipped)."""
-    views: int = 4
+    views: Count = 4
     """Augmented views of each image whose features the head phase caches; 1 is the plain image only."""
 
     scratch: bool = True
     """Train the control from random initialisation."""
-    seed: int = 0
+    seed: Seed = 0
     """Seed of the split, the augmentation, the initialisation and the order of images."""
-    seeds: int = 1
+    seeds: Count = 1
     """Repeat training with so many seeds (same split) and report the mean and every value."""
-    jobs: int | Literal["ray"] = 1
+    jobs: Count | Literal["ray"] = 1
     """Train so many arms and seeds at once, each on its own cores; ray: on the cluster of RAY_ADDRESS ([cluster])."""
     strategy: Literal["none", "mirrored"] = "none"
     """mirrored: share every batch out to the devices of this machine (tf.distribute.MirroredStrategy)."""
@@ -117,8 +112,8 @@ def main(config: Config) -> None:
         strategy = machine.strategy(config.strategy)
         weights = backbone.find_weights(config.weights, config.alpha, tell=publish.tell)
         images = publish.load_images(source, config, run.work)
-        settings = publish.settings(config, images, weights, config.seed)
-        run.check_inputs(data=images.summary(), weights=weights.sha256, settings=settings)
+        resolved = publish.settings(config, images, weights, config.seed)
+        run.check_inputs(data=images.summary(), weights=weights.sha256, settings=resolved)
         seeds = range(config.seed, config.seed + config.seeds)
         if config.jobs != 1:
             names = ["pretrained", "scratch"] if config.scratch else ["pretrained"]
@@ -126,12 +121,12 @@ def main(config: Config) -> None:
             jobs.spread("keras_a2.transfer.work:train_arm", tasks, config.jobs, run.work, work.is_finished)
         arms, probabilities = [], []
         for seed in seeds:
-            settings = publish.settings(config, images, weights, seed)
+            resolved = publish.settings(config, images, weights, seed)
             state, log = publish.stage_files(run.work, seed), publish.stage_log(run, config, seed)
             with strategy.scope():
-                trained = {"pretrained": train.train_pretrained(images, weights, settings, state, log)}
+                trained = {"pretrained": train.train_pretrained(images, weights, resolved, state, log)}
                 if config.scratch:
-                    trained["scratch"] = train.train_scratch(images, weights.alpha, settings, state, log)
+                    trained["scratch"] = train.train_scratch(images, weights.alpha, resolved, state, log)
             arms.append(trained)
 
         # Every choice is made: the test split is read here, once.
@@ -143,23 +138,13 @@ def main(config: Config) -> None:
 
 def check(config: Config) -> None:
     """Refuse what cannot work before anything is loaded."""
-    options.check(config, POSITIVE, lambda value: 0 < value < math.inf, "be above 0")
-    options.check(config, NOT_NEGATIVE, lambda value: 0 <= value < math.inf, "not be negative")
-    options.check(config, FRACTIONS, lambda value: 0 < value < 1, "lie between 0 and 1")
-    options.check(config, SHARES, lambda value: 0 <= value < 1, "be at least 0 and below 1")
-    options.check(config, ["layer_decay"], lambda value: 0 < value <= 1, "be above 0 and at most 1")
-    options.check(config, ["seed"], lambda value: 0 <= value < 2**31, "lie between 0 and 2147483647")
+    settings.check(config)
     if config.weights not in WEIGHTS and not Path(config.weights).is_file():
         raise UserError(f"no such weights file: {config.weights}; --weights takes {', '.join(WEIGHTS)} or a file")
     if config.tensorboard and config.jobs != 1:
         raise UserError("--tensorboard follows one training after the other; leave out --jobs")
     if config.strategy != "none" and config.jobs != 1:
         raise UserError("--strategy mirrored gives all devices to one training; leave out --jobs")
-    jobs.check(config.jobs)
-    if config.unfreeze is not None and not 1 <= config.unfreeze <= 13:
-        raise UserError(f"--unfreeze is {config.unfreeze}; the backbone has 13 blocks, 1 to 13")
-    if not 32 <= config.image_size <= 1024:
-        raise UserError(f"--image-size is {config.image_size}; MobileNetV3 takes 32 to 1024 pixels")
 
 
 if __name__ == "__main__":

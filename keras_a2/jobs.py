@@ -42,12 +42,6 @@ os._exit(0)
 DIVERGED = 3  # as above
 
 
-def check(jobs: int | str) -> None:
-    """Refuse a number of jobs that cannot be."""
-    if jobs != "ray" and jobs < 1:
-        raise UserError(f"--jobs is {jobs}; it must be at least 1, or ray")
-
-
 def spread(
     function: str,
     tasks: list[Task],

@@ -22,7 +22,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import BinaryIO, TypeVar
 
-from keras_a2 import machine, options
+from keras_a2 import machine, settings
 from keras_a2.console import console
 from keras_a2.errors import Diverged, UserError
 from keras_a2.files import whole
@@ -42,12 +42,12 @@ def command_line(config_type: type[Config], story: Callable[[Config], None], arg
     Exit code 0 when the story ends, 2 after a ``UserError`` or an operating-system error about a file,
     130 after Ctrl-C. TensorFlow is imported by the story, after the arguments are parsed, so that ``--help`` is quick.
     """
-    resumes = "resume" in {field.name for field in dataclasses.fields(config_type)}
+    resumes = "resume" in settings.names(config_type)
     _leave_on_interrupt(f"; {RESUME}" if resumes else "")
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # a terminal without the ° of °C gets a question mark
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    config = options.parse(config_type, sys.argv[1:] if argv is None else argv)
+    config = settings.parse(config_type, sys.argv[1:] if argv is None else argv)
     try:
         story(config)
     except UserError as error:
@@ -127,7 +127,7 @@ def plain(config) -> dict:
 
 def _plain(value):
     if dataclasses.is_dataclass(value):
-        return dataclasses.asdict(value)
+        return settings.flat(value)
     if isinstance(value, Path):
         return str(value)
     if hasattr(value, "tolist"):
@@ -300,7 +300,7 @@ def _complete_card(staging: Path, **facts) -> None:
 
 
 def _identity(config) -> str:
-    fields = {k: v for k, v in dataclasses.asdict(config).items() if k not in NOT_IDENTITY}
+    fields = {k: v for k, v in settings.flat(config).items() if k not in NOT_IDENTITY}
     return hashlib.sha256(json.dumps(fields, sort_keys=True, default=str).encode()).hexdigest()[:12]
 
 

@@ -16,11 +16,11 @@ FLOOR = [
     "jobs",
     "litert",
     "onnx",
-    "options",
     "report",
     "machine",
     "runs",
     "saved_model",
+    "settings",
 ]
 FLOOR += ["training"]
 

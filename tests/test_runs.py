@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from conftest import ROOT, load_script, run_script
 
-from keras_a2 import machine, options, runs
+from keras_a2 import machine, runs, settings
 from keras_a2.errors import Diverged, UserError
 
 
@@ -209,8 +209,8 @@ def test_help_needs_no_tensorflow(script, tmp_path):
     ],
 )
 def test_options_are_flags_and_choices_in_any_case(script, arguments, expected):
-    config = options.parse(load_script(script).Config, arguments)
-    assert {name: getattr(config, name) for name in expected} == expected
+    config = settings.flat(settings.parse(load_script(script).Config, arguments))
+    assert {name: config[name] for name in expected} == expected
 
 
 @pytest.mark.parametrize(
@@ -219,7 +219,7 @@ def test_options_are_flags_and_choices_in_any_case(script, arguments, expected):
 )
 def test_flags_take_no_value_and_choices_are_those_listed(script, arguments):
     with pytest.raises(SystemExit):
-        options.parse(load_script(script).Config, arguments)
+        settings.parse(load_script(script).Config, arguments)
 
 
 # Prints after the error whether the script had begun to import TensorFlow, which takes most of ten seconds.

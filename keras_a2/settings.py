@@ -1,0 +1,115 @@
+"""A script's options: from the command line to a configuration, the range of each number, and groups of options.
+
+A configuration is a frozen dataclass. Its fields are options, annotated with a range where they are numbers, or groups
+of options: frozen dataclasses themselves. ``--help`` prints the groups; the options keep their own names.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import re
+from collections.abc import Iterator
+from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+
+from keras_a2.errors import UserError
+
+Config = TypeVar("Config")
+
+
+@dataclasses.dataclass(frozen=True)
+class Range:
+    """Finite numbers from ``low`` to ``high``, both included but for the ends that are named in ``open``."""
+
+    low: float | None = None
+    high: float | None = None
+    open: tuple[Literal["low", "high"], ...] = ()
+
+    def __contains__(self, value: float) -> bool:
+        above = self.low is None or (value > self.low if "low" in self.open else value >= self.low)
+        below = self.high is None or (value < self.high if "high" in self.open else value <= self.high)
+        return math.isfinite(value) and above and below
+
+    def __str__(self) -> str:
+        low = "" if self.low is None else f"{'above' if 'low' in self.open else 'at least'} {self.low}"
+        high = "" if self.high is None else f"{'below' if 'high' in self.open else 'at most'} {self.high}"
+        return " and ".join(end for end in (low, high) if end) or "finite"
+
+
+Count = Annotated[int, Range(1)]
+CountOrZero = Annotated[int, Range(0)]
+Positive = Annotated[float, Range(0, open=("low",))]
+NotNegative = Annotated[float, Range(0)]
+Share = Annotated[float, Range(0, 1, open=("high",))]  # may be 0: dropout, the decay of an average
+Fraction = Annotated[float, Range(0, 1, open=("low", "high"))]
+Seed = Annotated[int, Range(0, 2**31 - 1)]
+
+
+def parse(config_type: type[Config], argv: list[str]) -> Config:
+    """The configuration that the arguments ask for. Choices may have any spelling: ``GRU``, ``SimpleRNN``.
+
+    Raises:
+        SystemExit: after ``--help``, and with code 2 after an argument that tyro cannot read.
+    """
+    import tyro
+
+    def letters(text: str) -> str:
+        return re.sub("[-_ ]", "", text).lower()
+
+    choices = {
+        f"--{name.replace('_', '-')}": {letters(choice): choice for choice in get_args(hint) if isinstance(choice, str)}
+        for name, hint in _hints(config_type)
+        if get_origin(hint) is Literal
+    }
+    words = [part for word in argv for part in (word.split("=", 1) if word.split("=", 1)[0] in choices else [word])]
+    pairs = zip(["", *words], words, strict=False)
+    spelled = [choices.get(option, {}).get(letters(word), word) for option, word in pairs]
+    return tyro.cli(config_type, args=spelled, config=(tyro.conf.OmitArgPrefixes,))
+
+
+def check(config: Any) -> None:
+    """Refuse a number outside its option's range. None passes: it stands for a default that is resolved later.
+
+    Args:
+        config: a dataclass whose fields are annotated with ``Range``, or are groups of such fields.
+
+    Raises:
+        UserError: names the option, its value and its range.
+    """
+    values = flat(config)
+    for name, hint in _hints(type(config)):
+        value = values[name]
+        for allowed in _ranges(hint):
+            if isinstance(value, int | float) and value not in allowed:
+                raise UserError(f"--{name.replace('_', '-')} is {value}; it must be {allowed}")
+
+
+def flat(config: Any) -> dict[str, Any]:
+    """Option name -> value, the groups dissolved: for ``metrics.json`` and for a run's identity."""
+    values = {}
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        values |= flat(value) if dataclasses.is_dataclass(value) else {field.name: value}
+    return values
+
+
+def names(config_type: type) -> list[str]:
+    """The options of a configuration, the groups dissolved."""
+    return [name for name, _ in _hints(config_type)]
+
+
+def _hints(config_type: type) -> Iterator[tuple[str, Any]]:
+    """Name and annotation of every option, the groups dissolved."""
+    for name, hint in get_type_hints(config_type, include_extras=True).items():
+        if dataclasses.is_dataclass(hint):
+            yield from _hints(hint)
+        else:
+            yield name, hint
+
+
+def _ranges(hint: Any) -> Iterator[Range]:
+    """The ranges in an annotation, those inside ``X | None`` included."""
+    if get_origin(hint) is Annotated:
+        yield from (extra for extra in hint.__metadata__ if isinstance(extra, Range))
+    for part in get_args(hint):
+        yield from _ranges(part)
