@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 from scipy.stats import binomtest, ttest_1samp
 
 from keras_a2 import report
-from keras_a2.transfer import data, evaluate, present, sources
+from keras_a2.transfer import data, evaluate, figures, present, sources
 
 
 def test_wilson_interval_of_the_courseworks_ten_of_twelve():
@@ -106,3 +107,70 @@ def test_pixels_baseline_reads_an_easy_set_and_not_a_shuffled_one(photos):
     assert (evaluate.pixels(images) == truth).all()
     images.source.labels = np.random.default_rng(5).permutation(images.labels)
     assert (evaluate.pixels(images) == images.labels[images.test]).mean() < 1
+
+
+def test_perfect_predictions_are_perfect_when_a_class_is_absent_from_test():
+    labels = np.array([0, 0, 1, 1])
+    probability = np.eye(3)[labels]
+    assert evaluate.metrics(labels, probability[np.newaxis])["macro_f1"] == 1.0
+    assert "absent" not in evaluate.report(labels, probability, ["one", "two", "absent"])
+    # A class that is predicted but never true counts, as in scikit-learn: F1 2/3, 1 and 0.
+    assert evaluate.metrics(labels, np.eye(3)[[0, 2, 1, 1]][np.newaxis])["macro_f1"] == pytest.approx(5 / 9)
+
+
+def test_confused_pairs_by_hand():
+    labels, predicted = np.array([0, 0, 0, 1, 2, 2, 2]), np.array([0, 1, 1, 1, 0, 0, 1])
+    assert evaluate.confused(labels, predicted) == [(0, 1, 2), (2, 0, 2), (2, 1, 1)]
+    assert evaluate.confused(labels, labels) == []
+
+
+@pytest.fixture
+def drawn(monkeypatch):
+    """The texts of the figure that was drawn last."""
+    figures_drawn = []
+    monkeypatch.setattr(plt, "close", figures_drawn.append)
+    yield lambda: list(dict.fromkeys(text.get_text() for text in figures_drawn[-1].findobj(plt.Text)))
+    monkeypatch.undo()
+    plt.close("all")
+
+
+def test_class_names_are_no_formulas_in_figures(photos, tmp_path, drawn):
+    (photos / "left").rename(photos / "a$_$b")
+    images = data.load(sources.folder(photos), 16, seed=0)
+    labels = images.labels[images.test]
+    wrong = np.eye(2)[1 - labels]
+    figures.confusion(labels, 1 - labels, images.classes, tmp_path / "c.png")
+    figures.per_class_f1(labels, {"pretrained": 1 - labels}, images.classes, tmp_path / "f.png")
+    figures.mistakes(images, wrong, tmp_path / "m.png")
+    assert {path.name for path in tmp_path.glob("*.png")} == {"c.png", "f.png", "m.png"}
+    texts = drawn()
+    assert "a$_$b\nsaid right 100%" in texts
+    assert all(images.source.item_names[i] in texts for i in images.test)  # the file's name under each picture
+
+
+def test_a_hundred_classes_are_shown_by_their_most_confused_pairs(tmp_path, drawn, capsys):
+    classes = [f"class {i:03d}" for i in range(100)]
+    labels = np.repeat(np.arange(100), 10)
+    predicted = np.where(np.arange(1000) % 10 < labels // 20, (labels + 1) % 100, labels)
+    figures.confusion(labels, predicted, classes, tmp_path / "c.png")
+    names = [text for text in drawn() if "→" in text and "class" in text]
+    assert len(names) == figures.READABLE_CLASSES
+    assert names[0] == "class 080 → class 081"
+    assert " 4 of 10" in drawn()
+    figures.per_class_f1(labels, {"pretrained": predicted}, classes, tmp_path / "f.png")
+    assert sum(text.startswith("class") for text in drawn()) == figures.SHOWN_CLASSES
+    arm = {
+        "weights": {"origin": "bundled"},
+        "seconds": 1.0,
+        "test": evaluate.metrics(labels, np.eye(100)[predicted][np.newaxis]),
+    }
+    metrics = {
+        "data": {"name": "many", "classes": classes},
+        "arms": {"pretrained": arm},
+        "baselines": {name: {"test": {"accuracy": 0.01}} for name in ("pixels", "majority")},
+        "most_confused": [{"truth": "class 080", "prediction": "class 081", "n": 4}],
+    }
+    present.show(metrics, {"pretrained": evaluate.report(labels, np.eye(100)[predicted], classes)})
+    printed = capsys.readouterr().out
+    assert "class 080 → class 081 (4)" in printed
+    assert len(printed.splitlines()) < 20

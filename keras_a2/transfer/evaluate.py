@@ -50,7 +50,7 @@ def _figures(labels: np.ndarray, probability: np.ndarray) -> dict:
         "n": len(labels),
         "accuracy": correct / len(labels),
         "balanced_accuracy": float(balanced),
-        "macro_f1": float(f1_score(labels, predicted, labels=np.arange(classes), average="macro", zero_division=0)),
+        "macro_f1": float(f1_score(labels, predicted, average="macro", zero_division=0)),
         "top5_accuracy": (
             float(top_k_accuracy_score(labels, probability, k=5, labels=np.arange(classes))) if classes > 5 else 1.0
         ),
@@ -68,15 +68,25 @@ def expected_calibration_error(labels: np.ndarray, probability: np.ndarray, bins
 
 
 def report(labels: np.ndarray, probability: np.ndarray, classes: list[str]) -> str:
-    """scikit-learn's classification report over the whole test split."""
+    """scikit-learn's classification report over the whole test split, of the classes that are there or predicted."""
+    predicted = probability.argmax(axis=1)
+    present = np.union1d(labels, predicted)
     return classification_report(
         labels,
-        probability.argmax(axis=1),
-        labels=np.arange(len(classes)),
-        target_names=classes,
+        predicted,
+        labels=present,
+        target_names=[classes[i] for i in present],
         digits=3,
         zero_division=0,
     )
+
+
+def confused(labels: np.ndarray, predicted: np.ndarray) -> list[tuple[int, int, int]]:
+    """Mistaken pairs of classes, the most frequent first: true class, predicted class, number of images."""
+    wrong = predicted != labels
+    pairs, counts = np.unique(np.column_stack([labels[wrong], predicted[wrong]]), axis=0, return_counts=True)
+    order = np.argsort(-counts, kind="stable")
+    return [(int(a), int(b), int(n)) for (a, b), n in zip(pairs[order], counts[order], strict=True)]
 
 
 def compare(labels: np.ndarray, first: np.ndarray, second: np.ndarray) -> dict:

@@ -10,6 +10,8 @@ from keras_a2 import report
 from keras_a2.console import console
 from keras_a2.transfer.data import Images
 
+SCREEN_CLASSES = 25  # of more, the classification reports are on the page only
+
 
 def result_rows(metrics: dict) -> tuple[list[str], list[list[str]]]:
     """The comparison as texts: header and one row per arm and baseline."""
@@ -67,9 +69,13 @@ def show(metrics: dict, reports: dict[str, str]) -> None:
     table = RichTable(*header, title=f"{metrics['data']['name']}: test split, read once")
     for row in rows:
         table.add_row(*row)
-    for name, text in reports.items():
-        console.print(f"\nclassification report, {name}{of_seed(metrics)}\n{text}", markup=False)
+    if len(metrics["data"]["classes"]) <= SCREEN_CLASSES:
+        for name, text in reports.items():
+            console.print(f"\nclassification report, {name}{of_seed(metrics)}\n{text}", markup=False)
     console.print(table)
+    if len(metrics["data"]["classes"]) > SCREEN_CLASSES and metrics["most_confused"]:
+        pairs = [f"{p['truth']} → {p['prediction']} ({p['n']})" for p in metrics["most_confused"][:5]]
+        console.print(f"most confused (true → predicted): {', '.join(pairs)}; the report page has every class")
     console.print(headline(metrics))
 
 

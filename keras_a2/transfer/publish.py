@@ -178,6 +178,10 @@ def _metrics(config, images, arms, probabilities, baselines, best: int) -> dict:
     summary["difference_to_baselines"] = {
         name: evaluate.compare(labels, published, p[np.newaxis]) for name, p in baselines.items()
     }
+    summary["most_confused"] = [
+        {"truth": images.classes[a], "prediction": images.classes[b], "n": n}
+        for a, b, n in evaluate.confused(labels, published[0])[:25]
+    ]
     return summary
 
 
@@ -242,15 +246,16 @@ def _figures(folder: Path, images: data.Images, arms: dict[str, Arm], probabilit
     labels = images.labels[images.test]
     predicted = {name: p.argmax(axis=1) for name, p in probabilities.items()}
     seed = present.of_seed(metrics)
+    confusion = "Confusion matrix" if len(images.classes) <= figures.READABLE_CLASSES else "The most confused classes"
     pictures = [
         ("Test accuracy of both arms and the baselines", folder / "comparison.png"),
         (
             f"Validation accuracy by epoch{seed}; the dotted line is where the backbone thaws",
             folder / "learning_curves.png",
         ),
-        (f"Confusion matrix of the pretrained arm{seed} on the test split", folder / "confusion.png"),
+        (f"{confusion} of the pretrained arm{seed} on the test split", folder / "confusion.png"),
         (f"The pretrained arm's most confident mistakes{seed} on the test split", folder / "mistakes.png"),
-        (f"F1 of each class{seed} on the test split", folder / "per_class_f1.png"),
+        (f"F1 by class{seed} on the test split", folder / "per_class_f1.png"),
     ]
     figures.comparison(metrics, pictures[0][1])
     figures.learning_curves(arms, pictures[1][1])
