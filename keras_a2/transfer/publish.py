@@ -205,7 +205,7 @@ def _card(run: runs.Run, config, images, arm: Arm, metrics: dict) -> dict:
         "task": "image classification",
         "name": run.name,
         "classes": images.classes,
-        "input": "uint8 images of any size (batch, height, width, 3), or encoded image files through serve_bytes",
+        "input": "uint8 images of any size (batch, height, width, 3), or JPEG and PNG files through serve_bytes",
         "output": "class probabilities (batch, classes)",
         "image_size": config.image_size,
         "data": {"name": images.name, "sha256": images.sha256, "citation": images.source.citation},
