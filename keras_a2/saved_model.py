@@ -67,7 +67,10 @@ import tensorflow as tf
 folder, asked, answered = json.load(sys.stdin)
 model = tf.saved_model.load(folder)
 with np.load(asked, allow_pickle=False) as saved:
-    outputs = [np.asarray(model.serve(saved[f"input_{i}"])) for i in range(len(saved.files))]
+    inputs = [saved[f"input_{i}"] for i in range(len(saved.files))]
+outputs = [
+    np.asarray(model.serve_bytes(tf.constant([x.tobytes()])) if x.ndim == 1 else model.serve(x)) for x in inputs
+]
 assert "keras_a2" not in sys.modules
 np.savez(answered, *outputs)
 """
@@ -119,7 +122,7 @@ class FreshProcess:
         """Load the SavedModel there, once, and compare its predictions.
 
         Args:
-            inputs: batches for the ``serve`` signature.
+            inputs: batches for ``serve``; the content of a file for ``serve_bytes``, as uint8 ``(length,)``.
             expected: what the model in memory answers to each.
             tolerance: largest difference allowed, relative to the spread.
             spread: how far answers lie apart, as ``expected`` broadcasts: 1 for probabilities, the standard deviation

@@ -89,6 +89,13 @@ def test_transfer_metrics_are_those_of_the_predictions(published):
     test = metrics["arms"]["pretrained"]["test"]
     assert test["n"] == len(rows) == metrics["data"]["test"]
     assert test["accuracy"] == pytest.approx((rows["truth"] == rows["prediction"]).mean())
+    assert (rows["prediction"] == rows["prediction_pretrained_seed0"]).all()
+    right = {name: rows[f"prediction_{name}"] == rows["truth"] for name in ("pretrained_seed0", "scratch_seed0")}
+    difference = right["pretrained_seed0"].mean() - right["scratch_seed0"].mean()
+    assert metrics["difference"]["accuracy"] == pytest.approx(difference)
+    for name, baseline in metrics["baselines"].items():
+        assert baseline["test"]["accuracy"] == pytest.approx((rows[f"prediction_{name}"] == rows["truth"]).mean())
+    assert metrics["saved_model_check"]["items"] == len(rows) + 2  # pixels, and two files through serve_bytes
     assert set(metrics["arms"]) == {"pretrained", "scratch"}
     assert {"accuracy", "ci95", "p_value"} <= set(metrics["difference"])
     assert set(metrics["baselines"]) == {"majority", "pixels"}

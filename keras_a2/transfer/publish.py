@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from PIL import Image
 from rich.markup import escape
 from rich.progress import Progress
 
@@ -130,7 +132,9 @@ def publish(
         model = export.assemble(arm, config.image_size)
         saved_model.export(model, export.endpoints(model, config.image_size), folder)
         pictures = _figures(folder / "figures", images, arms[best], probabilities[best], metrics)
-        _predictions(images, probability).to_csv(folder / "predictions.csv", index=False, errors="backslashreplace")
+        _predictions(images, probabilities, baselines, best, config.seed).to_csv(
+            folder / "predictions.csv", index=False, errors="backslashreplace"
+        )
         _history(arms, config.seed).to_csv(folder / "history.csv", index=False)
         metrics["saved_model_check"] = _verify(fresh, folder, model, images, probability)
         runs.write_json(folder / "metrics.json", metrics)
@@ -194,8 +198,24 @@ def _verify(fresh, folder: Path, model, images: data.Images, probability: np.nda
         whole.append(np.asarray(model(data.decode(content, None)[np.newaxis], training=False))[0])
         kept.append(probability[i])
     gap = float(np.abs(np.array(whole) - np.array(kept)).max())
-    check = fresh.verify(folder, [images.store.read(some)], [probability[: len(some)]], TOLERANCE)
+    # Lossless files, so that a decoder's rounding is no difference: one opaque, one with an alpha channel.
+    pictures = [Image.fromarray(pixels) for pixels in images.store.read(some[:2])]
+    files = [_png(picture.convert(mode)) for picture, mode in zip(pictures, ("RGB", "RGBA"), strict=False)]
+    inputs = [images.store.read(some), *(np.frombuffer(content, np.uint8) for content in files)]
+    read = np.stack([data.decode(content, images.store.size) for content in files])
+    expected = [probability[: len(some)], *np.asarray(model(read, training=False))[:, np.newaxis]]
+    check = fresh.verify(folder, inputs, expected, TOLERANCE)
     return check | {"own_size_items": len(whole), "own_size_max_difference": gap}
+
+
+def _png(picture: Image.Image) -> bytes:
+    if picture.mode == "RGBA":
+        picture.putalpha(Image.linear_gradient("L").resize(picture.size).point(lambda value: 255 * (value > 127)))
+    exif = picture.getexif()
+    exif[0x0112] = 6  # a quarter turn, to be undone
+    buffer = io.BytesIO()
+    picture.save(buffer, "PNG", exif=exif)
+    return buffer.getvalue()
 
 
 def _card(run: runs.Run, config, images, arm: Arm, metrics: dict) -> dict:
@@ -217,17 +237,28 @@ def _card(run: runs.Run, config, images, arm: Arm, metrics: dict) -> dict:
     }
 
 
-def _predictions(images: data.Images, probability: np.ndarray) -> pd.DataFrame:
+def _predictions(
+    images: data.Images,
+    probabilities: list[dict[str, np.ndarray]],
+    baselines: dict[str, np.ndarray],
+    best: int,
+    first_seed: int,
+) -> pd.DataFrame:
+    """A row per test image: what is published, then each arm, seed and baseline, so that anybody can compare them."""
     names = np.array(images.classes)
-    predicted = probability.argmax(axis=1)
-    return pd.DataFrame(
-        {
-            "item": [images.source.item_names[i] for i in images.test],
-            "truth": names[images.labels[images.test]],
-            "prediction": names[predicted],
-            "probability": probability.max(axis=1),
-        }
-    )
+    published = probabilities[best]["pretrained"]
+    table = {
+        "item": [images.source.item_names[i] for i in images.test],
+        "truth": names[images.labels[images.test]],
+        "prediction": names[published.argmax(axis=1)],
+        "probability": published.max(axis=1),
+    }
+    for seed, arms in enumerate(probabilities, first_seed):
+        for arm, probability in arms.items():
+            table[f"prediction_{arm}_seed{seed}"] = names[probability.argmax(axis=1)]
+            table[f"probability_{arm}_seed{seed}"] = probability.max(axis=1)
+    table |= {f"prediction_{name}": names[predicted] for name, predicted in baselines.items()}
+    return pd.DataFrame(table)
 
 
 def _history(arms: list[dict[str, Arm]], first_seed: int) -> pd.DataFrame:
