@@ -15,7 +15,7 @@ from pathlib import Path
 
 from rich.table import Table
 
-from keras_a2 import report, runs
+from keras_a2 import page, runs
 from keras_a2.benchmarks import measure
 from keras_a2.console import console
 from keras_a2.errors import UserError
@@ -81,7 +81,7 @@ def show(rows: list[measure.Row]) -> None:
     for row in rows:
         bar = "" if row.bar is None else f"{row.bar:g}"
         scale, unit = (2**30, "GB") if row.unit == "bytes" else (1, row.unit)
-        ours, theirs = (report.number(value / scale) for value in (row.ours, row.theirs))
+        ours, theirs = (page.number(value / scale) for value in (row.ours, row.theirs))
         judged = f"{bar} {row.verdict}".strip()
         table.add_row(row.what, row.against, ours, theirs, unit, f"{row.ratio:.2f}", judged, row.note)
     console.print(table)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from keras_a2 import report
+from keras_a2 import page
 from keras_a2.console import console
 from keras_a2.errors import UserError
 
@@ -76,21 +76,21 @@ def serve(model: Classifier | Forecaster, port: int | None, *, block: bool = Tru
     from starlette.middleware import Middleware
 
     os.environ["GRADIO_TEMP_DIR"] = str(upload_folder())
-    page = (
+    blocks = (
         _classifier_page(gradio, model) if model.card["experiment"] == "transfer" else _forecaster_page(gradio, model)
     )
     try:
-        page.launch(
+        blocks.launch(
             server_name=ADDRESS, server_port=port, max_file_size=MAX_UPLOAD, share=False, quiet=True,
             prevent_thread_lock=True, app_kwargs={"middleware": [Middleware(LocalOnly)]},
             theme=gradio.themes.Default(font=["system-ui", "sans-serif"], font_mono=["monospace"]),
         )  # fmt: skip
     except OSError as error:
         raise UserError(f"cannot listen on {ADDRESS}:{port or 7860}, taken by another program; set --port") from error
-    console.print(f"open {page.local_url} in a browser; Ctrl-C stops it")
+    console.print(f"open {blocks.local_url} in a browser; Ctrl-C stops it")
     if block:
-        page.block_thread()
-    return page
+        blocks.block_thread()
+    return blocks
 
 
 def _gradio():
@@ -111,12 +111,12 @@ def _classifier_page(gradio, model: Classifier):
             raise gradio.Error(f"not a readable image: {answer.error}", print_exception=False)
         return dict(zip(answer.classes, answer.probabilities, strict=True))
 
-    with _page(gradio, model) as page, gradio.Row():
+    with _page(gradio, model) as blocks, gradio.Row():
         # The file as it came: our own decoder turns it upright and refuses other formats and decompression bombs.
         picture = gradio.Image(label="image", type="filepath", image_mode=None, sources=["upload", "clipboard"])
         label = gradio.Label(label="class", num_top_classes=SHOWN_CLASSES)
         picture.change(classify, picture, label)
-    return page
+    return blocks
 
 
 def _forecaster_page(gradio, model: Forecaster):
@@ -130,21 +130,21 @@ def _forecaster_page(gradio, model: Forecaster):
         except UserError as error:
             said = str(error).replace(path, Path(path).name)
             raise gradio.Error(said, print_exception=False) from error
-        return plot(model, seen, answer), answer.round(model.decimals(report.SCREEN_DIGITS)).reset_index()
+        return plot(model, seen, answer), answer.round(model.decimals(page.SCREEN_DIGITS)).reset_index()
 
-    with _page(gradio, model) as page:
+    with _page(gradio, model) as blocks:
         series = gradio.File(label="series", file_types=[".csv", ".parquet"], type="filepath")
-        curve, table = gradio.Plot(label="forecast"), gradio.Dataframe(label=report.with_unit("forecast", model.unit))
+        curve, table = gradio.Plot(label="forecast"), gradio.Dataframe(label=page.with_unit("forecast", model.unit))
         series.change(forecast, series, [curve, table])
         example = model.saved.folder / "example.csv"
         if example.exists():
             gradio.Examples([[str(example)]], series)
-    return page
+    return blocks
 
 
 def _page(gradio, model):
     name = model.saved.folder.resolve().parent.name
-    page = gradio.Blocks(title=f"{name} {model.version}", delete_cache=(KEPT_SECONDS, KEPT_SECONDS))
-    with page:
+    blocks = gradio.Blocks(title=f"{name} {model.version}", delete_cache=(KEPT_SECONDS, KEPT_SECONDS))
+    with blocks:
         gradio.Markdown(f"# {name}, version {model.version}\n{model.card.get('headline', '')}")
-    return page
+    return blocks

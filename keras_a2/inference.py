@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from rich.progress import track
 from rich.table import Table
 
-from keras_a2 import report, runs, saved_model
+from keras_a2 import page, runs, saved_model
 from keras_a2.console import console
 from keras_a2.errors import UserError
 from keras_a2.files import whole
@@ -101,7 +101,7 @@ def forecast(model: Forecaster, series: Path, time: str | None, output: Path | N
             plot(model, seen, answer).savefig(temporary, dpi=120, format=figure.suffix[1:])
         console.print(f"wrote {figure}")
     if output is not None:
-        flat = answer.round(model.decimals(report.FILE_DIGITS)).reset_index()
+        flat = answer.round(model.decimals(page.FILE_DIGITS)).reset_index()
         with whole(output) as temporary:
             if output.suffix == ".csv":
                 flat.to_csv(temporary, index=False)
@@ -110,9 +110,9 @@ def forecast(model: Forecaster, series: Path, time: str | None, output: Path | N
         console.print(f"wrote {output}")
         return
     shown = model.targets[:8]
-    table = Table(answer.index.name, "lead", *(report.with_unit(name, model.unit) for name in shown))
-    places = model.decimals(report.SCREEN_DIGITS)
-    columns = [report.column(answer[name], places=places.get(name)) for name in shown]
+    table = Table(answer.index.name, "lead", *(page.with_unit(name, model.unit) for name in shown))
+    places = model.decimals(page.SCREEN_DIGITS)
+    columns = [page.column(answer[name], places=places.get(name)) for name in shown]
     for when, lead, *values in zip(answer.index, answer["lead"], *columns, strict=True):
         table.add_row(str(when), f"{lead:.0f}", *values)
     console.print(table)
@@ -124,10 +124,10 @@ def export(model: Classifier | Forecaster, kind: str, items: list[Path], time: s
     Args:
         kind: ``litert`` or ``onnx``; what was measured goes under this name onto the card.
     """
-    from keras_a2 import litert, onnx
+    from keras_a2 import deployment
 
-    exporter = {"litert": litert, "onnx": onnx}[kind]
-    facts = exporter.export(model.saved.folder, model.deployed_inputs(items, MEASURED_ITEMS, time))
+    export_kind = {"litert": deployment.export_litert, "onnx": deployment.export_onnx}[kind]
+    facts = export_kind(model.saved.folder, model.deployed_inputs(items, MEASURED_ITEMS, time))
     runs.write_json(model.saved.folder / "model.json", {**model.card, kind: facts})
     table = Table("file", "size", "largest difference", "same largest output", "one item")
     for name, f in facts.items():

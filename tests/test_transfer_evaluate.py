@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scipy.stats import binomtest, ttest_1samp
 
-from keras_a2 import report
+from keras_a2 import page
 from keras_a2.transfer import data, evaluate, figures, present, sources
 
 
@@ -79,7 +79,7 @@ def test_several_seeds_have_one_interval_and_one_p_value():
     ],
 )
 def test_the_headline_claims_what_interval_and_test_agree_on(interval, p_value, verdict):
-    assert report.verdict(interval, p_value) == verdict
+    assert page.verdict(interval, p_value) == verdict
     if interval is None:
         return
     test = {"accuracy": 0.9, "n": 656, "accuracy_ci95": [0.88, 0.92]}

@@ -13,8 +13,9 @@ from scipy.stats import binomtest
 from sklearn.linear_model import LogisticRegression
 from threadpoolctl import threadpool_limits
 
-from keras_a2 import litert, training
+from keras_a2 import training
 from keras_a2.errors import UserError
+from keras_a2.fast import litert
 from keras_a2.transfer import (
     backbone,
     data,
@@ -116,14 +117,14 @@ def test_cached_features_are_the_models(network, photos):
 
 def test_a_wrong_extractor_is_noticed(network, photos, monkeypatch):
     images = data.load(sources.folder(photos), 32, seed=0)
-    monkeypatch.setattr(litert, "_asker", lambda interpreter: lambda item: np.ones((1, 432), np.float32))
+    monkeypatch.setattr(litert, "interpret", lambda content, threads: lambda item: np.ones((1, 432), np.float32))
     with pytest.raises(UserError, match="differ from the Keras model"):
         features.extract(features.Extractor(network, images.store.size), images, images.train)
 
 
 def test_without_a_converter_keras_computes_the_features_and_says_so_once(photos, monkeypatch, capsys):
     monkeypatch.delattr(tf.lite, "TFLiteConverter")  # its removal is announced
-    litert._note.cache_clear()  # once in a process, and another test may have been first
+    litert._print_once.cache_clear()  # once in a process, and another test may have been first
     images = data.load(sources.folder(photos), 32, seed=0)
     model = backbone.build(RANDOM)
     unfreeze.freeze_all_but(model, 9)

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from keras_a2 import deployment, inference, litert, saved_model
+from keras_a2 import deployment, inference, saved_model
 from keras_a2.benchmarks.measure import rate, row
 from keras_a2.transfer import backbone as backbones
 from keras_a2.transfer import export, head
@@ -33,7 +33,7 @@ def rows_inference(quick: bool) -> list[dict]:
         pixels = np.stack([decode(read_bytes(path), SIZE) for path in files[:16]])
         keras_answers = np.asarray(deployment.deployable(version)(pixels.astype(np.float32), training=False))
         served = deployment.measure(lambda image: model.saved(image.astype(np.uint8)), pixels, keras_answers)
-        lite = litert.export(version, pixels)["model.tflite"]
+        lite = deployment.export_litert(version, pixels)["model.tflite"]
         list(model.stream(files[:64]))
         many = files * (1 if quick else 4)
         whole = rate(len(many), lambda: list(model.stream(many)))()

@@ -6,8 +6,8 @@ import numpy as np
 import pandas as pd
 from scipy import fft, stats
 
+from keras_a2.page import verdict
 from keras_a2.recurrent.data import Windows
-from keras_a2.report import verdict
 
 LEAST_INDEPENDENT = 10  # stretches of windows; fewer cannot tell
 CORRELATION_TIMES = 3

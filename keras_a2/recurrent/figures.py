@@ -10,7 +10,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 
-from keras_a2 import report
+from keras_a2 import page
 from keras_a2.recurrent.data import Windows, spacing
 from keras_a2.recurrent.measure import BESIDE_RIDGE
 from keras_a2.training import History
@@ -31,7 +31,7 @@ def error_by_lead(windows: Windows, by_lead: dict[str, list[float]], path: Path)
         style = (
             "--" if name in ("persistence", "seasonal_naive", "ridge") else ":" if name.endswith(BESIDE_RIDGE) else "-"
         )
-        axes.plot(leads, values, style, marker=marker, color=_colour(name), label=report.label(name))
+        axes.plot(leads, values, style, marker=marker, color=_colour(name), label=page.label(name))
     axes.set(xlabel=f"lead ({_steps(windows, windows.every)})", ylabel=_of("mean absolute error", windows))
     axes.set_ylim(0, None)
     axes.set_title("Error by lead, test split")
@@ -68,9 +68,9 @@ def forecasts(windows: Windows, predicted: dict[str, np.ndarray], path: Path) ->
         )
         axis.plot(future, windows.to_unit(wanted[i])[:, 0], color="black", lw=2, label="truth")
         for name, values in predicted.items():
-            axis.plot(future, windows.to_unit(values[i])[:, 0], color=_colour(name), label=report.label(name))
+            axis.plot(future, windows.to_unit(values[i])[:, 0], color=_colour(name), label=page.label(name))
         start = "" if windows.time is None else f", from {windows.time[origins[i]]:%Y-%m-%d %H:%M}"
-        axis.set(title=f"{label}{start}", ylabel=report.with_unit(windows.targets[0], windows.unit))
+        axis.set(title=f"{label}{start}", ylabel=page.with_unit(windows.targets[0], windows.unit))
         axis.axvline(0, color="grey", lw=0.8, ls=":")
     axes[-1].set_xlabel(f"time from the forecast's start ({_steps(windows)})")
     axes[0].legend(frameon=False, ncols=4)
@@ -93,10 +93,10 @@ def successive(windows: Windows, predicted: dict[str, np.ndarray], path: Path, d
         x = x if windows.time is None else windows.time[x].tz_localize(None)  # Matplotlib would show UTC
         axes.plot(x, wanted[i, :, 0], color="black", lw=1.6, label="truth" if k == 0 else None)
         for name, values in predicted.items():
-            label = report.label(name) if k == 0 else None
+            label = page.label(name) if k == 0 else None
             axes.plot(x, windows.to_unit(values[i])[:, 0], color=_colour(name), lw=1, label=label)
     axes.set(
-        ylabel=report.with_unit(windows.targets[0], windows.unit),
+        ylabel=page.with_unit(windows.targets[0], windows.unit),
         title=f"A forecast every {ahead} {_steps(windows)}, test split",
     )
     axes.legend(frameon=False, ncols=4)
@@ -109,7 +109,7 @@ def learning_curves(histories: dict[str, History], path: Path) -> None:
     figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
     for name, history in histories.items():
         values = [row["validation_mae"] for row in history.rows]
-        axes.plot(values, color=_colour(name), marker=".", label=report.label(name))
+        axes.plot(values, color=_colour(name), marker=".", label=page.label(name))
         axes.plot(history.best_epoch, values[history.best_epoch], "o", color=_colour(name), fillstyle="none", ms=10)
     axes.set(xlabel="epoch (0: before training)", ylabel="validation MAE (standardised)", title="Learning curves")
     axes.legend(frameon=False)
@@ -139,7 +139,7 @@ def _colour(name: str) -> str:
 def _of(error: str, windows: Windows) -> str:
     """The label of an error's axis: its unit or, where that is not known, its column."""
     if windows.unit or len(windows.targets) > 1:
-        return report.with_unit(error, windows.unit)
+        return page.with_unit(error, windows.unit)
     return f"{error}, {windows.targets[0]}"
 
 

@@ -8,7 +8,7 @@ import matplotlib
 import numpy as np
 import pandas as pd
 
-from keras_a2 import report
+from keras_a2 import page
 from keras_a2.errors import UserError
 from keras_a2.recurrent import sources, splits, times
 from keras_a2.recurrent.data import CALENDAR, calendar_column, spacing, to_grid
@@ -84,7 +84,7 @@ class Forecaster:
 
     def decimals(self, digits: int) -> dict[str, int]:
         """Decimals of each target that show its typical error with so many significant digits."""
-        return {name: report.decimals(error, digits) for name, error in self.typical_errors.items()}
+        return {name: page.decimals(error, digits) for name, error in self.typical_errors.items()}
 
     def deployed_inputs(self, items: list[Path], limit: int, time: str | None = None) -> np.ndarray:
         """Up to ``limit`` raw windows from the end of a series ``(n, look_back, inputs)``."""
@@ -161,7 +161,7 @@ def plot(model: Forecaster, seen: pd.DataFrame, forecast: pd.DataFrame):
             axes.plot(seen.index, seen[name], color=f"C{number}", alpha=0.5)
             axes.plot(forecast.index, forecast[name], color=f"C{number}", marker=".", label=name)
         axes.axvline(seen.index[-1], color="grey", lw=0.8, ls=":")
-        label = model.unit if len(model.targets) > 1 else report.with_unit(model.targets[0], model.unit)
+        label = model.unit if len(model.targets) > 1 else page.with_unit(model.targets[0], model.unit)
         axes.set(ylabel=label, title=f"{model.look_back} steps seen, {model.horizon} forecast")
         axes.legend(frameon=False)
     if isinstance(forecast.index, pd.DatetimeIndex):

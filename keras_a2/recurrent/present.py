@@ -6,7 +6,7 @@ from pathlib import Path
 
 from rich.table import Table as RichTable
 
-from keras_a2 import report
+from keras_a2 import page
 from keras_a2.console import console
 from keras_a2.recurrent.data import Windows, spacing
 
@@ -52,7 +52,7 @@ def headline(metrics: dict, name: str) -> str:
     clauses.append(_claim(test["against_ridge"], "ridge regression", metrics["baselines"]["ridge"]["test"]["mae"]))
     seeds = len(test.get("mae_seeds", [0]))
     return (
-        f"{report.label(name)}: mean absolute error {report.amount(test['mae'], unit)}"
+        f"{page.label(name)}: mean absolute error {page.amount(test['mae'], unit)}"
         f"{f', mean of {seeds} seeds' if seeds > 1 else ''}; {'; '.join(clauses)} (95 % intervals)."
     )
 
@@ -61,7 +61,7 @@ def card_headline(metrics: dict, name: str) -> str:
     """The same in a few words: error, and skill against the hardest naive on the test split."""
     test = metrics["models"][name]["test"]
     comparison, reference, _ = _hardest(metrics, name)
-    text = f"MAE {report.amount(test['mae'], metrics['data']['unit'])}; "
+    text = f"MAE {page.amount(test['mae'], metrics['data']['unit'])}; "
     if comparison["verdict"] not in ("better", "worse"):
         return f"{text}against {reference}: {comparison['verdict']}"
     return f"{text}{_gain(comparison)} than {reference}"
@@ -72,11 +72,11 @@ def _hardest(metrics: dict, name: str) -> tuple[dict, str, float]:
     test, hardest = metrics["models"][name]["test"], metrics["hardest_naive"]
     if hardest == "best_naive":
         return test, "the best naive of each lead", metrics["best_naive_test"]["mae"]
-    return test[f"against_{hardest}"], report.label(hardest), metrics["baselines"][hardest]["test"]["mae"]
+    return test[f"against_{hardest}"], page.label(hardest), metrics["baselines"][hardest]["test"]["mae"]
 
 
 def _claim(comparison: dict, reference: str, error: float) -> str:
-    reference += f" ({report.number(error)})"
+    reference += f" ({page.number(error)})"
     if comparison["verdict"] == "too short to tell":
         return f"too few independent test windows to tell it from {reference}: skill {_skill(comparison)}"
     if comparison["verdict"] == "not shown":
@@ -95,17 +95,17 @@ def result_rows(metrics: dict) -> tuple[list[str], list[list[str]]]:
     unit = metrics["data"]["unit"]
     against = {"skill": "skill (95 %)"}
     if metrics["hardest_naive"] != "best_naive":
-        against[f"against_{metrics['hardest_naive']}"] = f"against {report.label(metrics['hardest_naive'])}"
+        against[f"against_{metrics['hardest_naive']}"] = f"against {page.label(metrics['hardest_naive'])}"
     against["against_ridge"] = "against ridge"
-    header = ["", "validation", report.with_unit("MAE", unit), "MAE std", "MSE std", *against.values(), "seconds"]
+    header = ["", "validation", page.with_unit("MAE", unit), "MAE std", "MSE std", *against.values(), "seconds"]
     rows = []
     measured = metrics["models"] | metrics["baselines"] | {"best naive per lead": {"test": metrics["best_naive_test"]}}
     for name, model in measured.items():
         test = model["test"]
         row = [
-            report.label(name),
-            report.number(model["validation"]["mae"], 4) if "validation" in model else "",
-            report.number(test["mae"], 4),
+            page.label(name),
+            page.number(model["validation"]["mae"], 4) if "validation" in model else "",
+            page.number(test["mae"], 4),
             f"{test['mae_standardized']:.4f}",
             f"{test['mse_standardized']:.4f}",
         ]
@@ -117,9 +117,9 @@ def result_rows(metrics: dict) -> tuple[list[str], list[list[str]]]:
 
 def _skill(comparison: dict) -> str:
     """Skill with its interval, as far as there are any."""
-    skill = "none" if comparison["skill"] is None else report.percent(comparison["skill"])
+    skill = "none" if comparison["skill"] is None else page.percent(comparison["skill"])
     interval = comparison["skill_ci95"]
-    return skill if interval is None else f"{skill} ({report.interval(interval, unit='')})"
+    return skill if interval is None else f"{skill} ({page.interval(interval, unit='')})"
 
 
 def show(metrics: dict) -> None:
@@ -133,10 +133,10 @@ def show(metrics: dict) -> None:
         console.print(headline(metrics, model))
 
 
-def page(config, windows: Windows, model: str, name: str, metrics: dict, pictures, path: Path) -> None:
+def write_page(config, windows: Windows, model: str, name: str, metrics: dict, pictures, path: Path) -> None:
     header, rows = result_rows(metrics)
     tables = [
-        report.Table(
+        page.Table(
             "Result on the test split",
             header,
             rows,
@@ -151,11 +151,11 @@ def page(config, windows: Windows, model: str, name: str, metrics: dict, picture
     for part in ("hour", "month"):
         values = metrics["models"][model][f"mae_by_{part}"]
         if len(values) > 1:
-            row = [report.number(value) for value in values.values()]
-            title = report.with_unit(f"MAE by {part} of the forecast time", windows.unit)
-            tables.append(report.Table(title, list(values), [row]))
-    content = report.Page(
-        title=f"{report.label(model)} on {windows.name}",
+            row = [page.number(value) for value in values.values()]
+            title = page.with_unit(f"MAE by {part} of the forecast time", windows.unit)
+            tables.append(page.Table(title, list(values), [row]))
+    content = page.Page(
+        title=f"{page.label(model)} on {windows.name}",
         headline=headline(metrics, model),
         tables=tables,
         figures=pictures,
@@ -164,9 +164,9 @@ def page(config, windows: Windows, model: str, name: str, metrics: dict, picture
             ("Forecast", f"python experiments/predict.py {config.output / name} SERIES.csv"),
         ],
         facts=[
-            ("Data", report.flatten(metrics["data"])),
-            ("Configuration", report.flatten(metrics["config"])),
-            ("Environment", report.flatten(metrics["environment"])),
+            ("Data", page.flatten(metrics["data"])),
+            ("Configuration", page.flatten(metrics["config"])),
+            ("Environment", page.flatten(metrics["environment"])),
         ],
     )
-    report.write(content, path)
+    page.write(content, path)

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from keras_a2 import litert, report, runs, saved_model
+from keras_a2 import deployment, page, runs, saved_model
 from keras_a2.console import console
 from keras_a2.recurrent import evaluate, figures, present
 from keras_a2.recurrent import model as models
@@ -78,9 +78,9 @@ def _fill(folder: Path, fresh, config, windows, pick: Pick, seeds, result: Resul
     runs.write_json(folder / "metrics.json", metrics)
     card = _card(windows, pick, metrics, name)
     if config.litert:
-        card["litert"] = litert.export(folder, windows.raw(some))
+        card["litert"] = deployment.export_litert(folder, windows.raw(some))
     runs.write_json(folder / "model.json", card)
-    present.page(config, windows, pick.name, name, metrics, pictures, folder / "report.html")
+    present.write_page(config, windows, pick.name, name, metrics, pictures, folder / "report.html")
 
 
 def _card(windows: Windows, pick: Pick, metrics: dict, name: str) -> dict:
@@ -152,7 +152,7 @@ def predictions(windows: Windows, forecast: np.ndarray) -> pd.DataFrame:
         frame = pd.DataFrame({"origin": start, "target": target})
         truth = pd.DataFrame(wanted[:, :, k], columns=[f"truth_{lead}" for lead in leads])
         predicted = pd.DataFrame(got[:, :, k], columns=[f"forecast_{lead}" for lead in leads])
-        digits = report.decimals(errors[k], report.FILE_DIGITS)
+        digits = page.decimals(errors[k], page.FILE_DIGITS)
         frames.append(pd.concat([frame, truth.round(digits), predicted.round(digits)], axis=1))
     return pd.concat(frames)
 

@@ -14,7 +14,7 @@ from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.proportion import proportion_confint
 
 from keras_a2 import training
-from keras_a2.report import verdict
+from keras_a2.page import verdict
 from keras_a2.transfer.backbone import set_batch_norm
 from keras_a2.transfer.data import Images
 from keras_a2.transfer.train import Arm, make_predict, predict_split

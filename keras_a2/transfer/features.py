@@ -5,7 +5,7 @@ from __future__ import annotations
 import keras
 import numpy as np
 
-from keras_a2 import litert
+from keras_a2.fast import litert
 from keras_a2.transfer.augment import boxes, crop
 from keras_a2.transfer.data import Images, batches
 

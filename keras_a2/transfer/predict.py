@@ -12,8 +12,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from keras_a2 import deployment, litert
+from keras_a2 import deployment
 from keras_a2.errors import UserError
+from keras_a2.fast import litert
 from keras_a2.machine import cores
 from keras_a2.saved_model import SavedModel
 from keras_a2.transfer.decode import EXTENSIONS, UnreadableImage, decode, read_bytes

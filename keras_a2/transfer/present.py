@@ -6,7 +6,7 @@ from pathlib import Path
 
 from rich.table import Table as RichTable
 
-from keras_a2 import report
+from keras_a2 import page
 from keras_a2.console import console
 from keras_a2.transfer.data import Images
 
@@ -23,9 +23,9 @@ def result_rows(metrics: dict) -> tuple[list[str], list[list[str]]]:
         rows.append(
             [
                 label,
-                report.percent(test["accuracy"]),
-                report.interval(test["accuracy_ci95"]),
-                report.percent(test["balanced_accuracy"]),
+                page.percent(test["accuracy"]),
+                page.interval(test["accuracy_ci95"]),
+                page.percent(test["balanced_accuracy"]),
                 f"{test['macro_f1']:.3f}",
                 f"{test['ece']:.3f}",
                 f"{arm['seconds']:.0f}",
@@ -33,7 +33,7 @@ def result_rows(metrics: dict) -> tuple[list[str], list[list[str]]]:
         )
     labels = {"pixels": "logistic regression on pixels", "majority": "majority class"}
     for name, label in labels.items():
-        rows.append([label, report.percent(metrics["baselines"][name]["test"]["accuracy"]), "", "", "", "", ""])
+        rows.append([label, page.percent(metrics["baselines"][name]["test"]["accuracy"]), "", "", "", "", ""])
     return header, rows
 
 
@@ -45,15 +45,15 @@ def headline(metrics: dict) -> str:
     arm = metrics["arms"]["pretrained"]
     seeds = len(arm["test"].get("accuracy_seeds", [0]))
     text = (
-        f"From {arm['weights']['origin']} weights: {report.percent(arm['test']['accuracy'])} of {arm['test']['n']} "
+        f"From {arm['weights']['origin']} weights: {page.percent(arm['test']['accuracy'])} of {arm['test']['n']} "
         f"test images right ({'one seed' if seeds == 1 else f'mean of {seeds} seeds'}, "
-        f"95 % interval {report.interval(arm['test']['accuracy_ci95'])})."
+        f"95 % interval {page.interval(arm['test']['accuracy_ci95'])})."
     )
     if "difference" in metrics:
         d = metrics["difference"]
         text += (
             f" That is {VERDICTS[d['verdict']]} random initialisation: {100 * d['accuracy']:+.1f} points "
-            f"({report.interval(d['ci95'], unit='')}; {d['test']}, p {report.p_text(d['p_value'])})."
+            f"({page.interval(d['ci95'], unit='')}; {d['test']}, p {page.p_text(d['p_value'])})."
         )
     return text
 
@@ -79,15 +79,15 @@ def show(metrics: dict, reports: dict[str, str]) -> None:
     console.print(headline(metrics))
 
 
-def page(config, name: str, images: Images, metrics: dict, reports: dict[str, str], pictures, path: Path) -> None:
+def write_page(config, name: str, images: Images, metrics: dict, reports: dict[str, str], pictures, path: Path) -> None:
     header, rows = result_rows(metrics)
     compared = {"scratch": metrics.get("difference"), **metrics["difference_to_baselines"]}
     differences = [
         [
             f"pretrained{'' if other == 'scratch' else of_seed(metrics)} less {other}",
             f"{100 * d['accuracy']:+.1f}",
-            report.interval(d["ci95"], unit=""),
-            report.p_text(d["p_value"]),
+            page.interval(d["ci95"], unit=""),
+            page.p_text(d["p_value"]),
             d["verdict"],
         ]
         for other, d in compared.items()
@@ -99,26 +99,26 @@ def page(config, name: str, images: Images, metrics: dict, reports: dict[str, st
             phase["name"].replace("_", " "),
             str(phase["epochs"]),
             str(phase["best_epoch"]),
-            report.percent(phase["validation_accuracy"]),
+            page.percent(phase["validation_accuracy"]),
             f"{phase['seconds']:.1f}",
             phase["note"],
         ]
         for arm_name, arm in metrics["arms"].items()
         for phase in arm["phases"]
     ]
-    content = report.Page(
+    content = page.Page(
         title=f"Transfer on {images.name}",
         headline=headline(metrics),
         tables=[
-            report.Table("Result on the test split", header, rows, "Intervals: Wilson. The test split was read once."),
-            report.Table(
+            page.Table("Result on the test split", header, rows, "Intervals: Wilson. The test split was read once."),
+            page.Table(
                 "Differences on the same images",
                 ["", "points", "95 % interval", "p", "verdict"],
                 differences,
                 "Paired bootstrap over test images; p: McNemar's exact test, or for several seeds a sign-flip test of "
                 'the share of seeds that get an image right. "Better" and "worse": interval and test agree.',
             ),
-            report.Table(
+            page.Table(
                 f"Phases{of_seed(metrics)}",
                 ["arm", "phase", "epochs", "kept", "validation accuracy", "seconds", "note"],
                 phases,
@@ -132,9 +132,9 @@ def page(config, name: str, images: Images, metrics: dict, reports: dict[str, st
             ("Predict", f"python experiments/predict.py {config.output / name} IMAGE_OR_FOLDER"),
         ],
         facts=[
-            ("Data", report.flatten(metrics["data"])),
-            ("Configuration", report.flatten(metrics["config"])),
-            ("Environment", report.flatten(metrics["environment"])),
+            ("Data", page.flatten(metrics["data"])),
+            ("Configuration", page.flatten(metrics["config"])),
+            ("Environment", page.flatten(metrics["environment"])),
         ],
     )  # fmt: skip
-    report.write(content, path)
+    page.write(content, path)

@@ -13,7 +13,7 @@ from PIL import Image
 from rich.markup import escape
 from rich.progress import Progress
 
-from keras_a2 import litert, report, runs, saved_model
+from keras_a2 import deployment, page, runs, saved_model
 from keras_a2.console import console
 from keras_a2.errors import printable
 from keras_a2.transfer import data, evaluate, export, figures, present
@@ -140,9 +140,9 @@ def publish(
         runs.write_json(folder / "metrics.json", metrics)
         card = _card(run, config, images, arm, metrics)
         if config.litert:
-            card["litert"] = litert.export(folder, images.store.read(images.test[:VERIFIED_ITEMS]))
+            card["litert"] = deployment.export_litert(folder, images.store.read(images.test[:VERIFIED_ITEMS]))
         runs.write_json(folder / "model.json", card)
-        present.page(config, run.name, images, metrics, reports, pictures, folder / "report.html")
+        present.write_page(config, run.name, images, metrics, reports, pictures, folder / "report.html")
         if (run.work / "logs").exists():
             (run.work / "logs").rename(folder / "logs")
     console.print(f"published {run.version} (open {run.version / 'report.html'})")
@@ -231,7 +231,7 @@ def _card(run: runs.Run, config, images, arm: Arm, metrics: dict) -> dict:
         "data": {"name": images.name, "sha256": images.sha256, "citation": images.source.citation},
         "weights": {"origin": arm.weights.origin, "alpha": arm.weights.alpha, "sha256": arm.weights.sha256},
         "seed": metrics["published_seed"],
-        "headline": f"accuracy {report.percent(test['accuracy'])}",
+        "headline": f"accuracy {page.percent(test['accuracy'])}",
         "saved_model_check": metrics["saved_model_check"],
         "environment": metrics["environment"],
     }

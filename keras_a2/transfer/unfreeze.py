@@ -5,7 +5,7 @@ from __future__ import annotations
 import keras
 import tensorflow as tf
 
-from keras_a2 import litert
+from keras_a2.fast import litert
 
 BLOCKS = 13  # stem, eleven inverted residuals, last convolution
 IMAGENET_BLOCKS = 9  # of ImageNet's weights; the four before them cost most and need least change
