@@ -12,7 +12,7 @@ from typing import Literal
 
 from tyro.conf import DisallowNone
 
-from keras_a2 import jobs, machine, runs, settings
+from keras_a2 import jobs, machine, runs, settings, training
 from keras_a2.errors import UserError
 from keras_a2.settings import Count, CountOrZero, Positive, Seed, Share
 
@@ -111,7 +111,7 @@ def main(config: Config) -> None:
     with runs.Run(config, name, config.output, config.resume) as run:
         machine.configure_tensorflow(config.seed, config.deterministic)
         # TensorFlow takes seconds to import, so after every check.
-        from keras_a2.recurrent import baselines, measure, publish, train, work
+        from keras_a2.recurrent import baselines, measure, publish, train
 
         present.describe(windows)
         season = config.season or baselines.find_season(windows)
@@ -125,8 +125,8 @@ def main(config: Config) -> None:
 
         seeds = range(config.seed, config.seed + config.seeds)
         if config.jobs != 1:
-            tasks = [{"config": runs.plain(config), "cell": cell, "seed": seed} for seed in seeds for cell in cells]
-            jobs.spread("keras_a2.recurrent.work:train_cell", tasks, config.jobs, run.work, work.is_finished)
+            tasks = [{"config": config, "cell": cell, "seed": seed} for seed in seeds for cell in cells]
+            jobs.spread(train_cell, tasks, config.jobs, run.work, is_finished)
         trained = {cell: [] for cell in cells}
         for cell in cells:
             for seed in seeds:
@@ -137,6 +137,23 @@ def main(config: Config) -> None:
         # Every choice is made: the test split is read here, once.
         result = measure.on_test(config, resolved, windows, references, trained, choices)
         publish.publish(run, config, windows, trained, ridge, result)
+
+
+def train_cell(config: Config, cell: str, seed: int, folder: Path) -> None:
+    """In a process of its own: train one forecaster and leave its state file in ``folder``."""
+    machine.configure_tensorflow(config.seed, config.deterministic)
+    from keras_a2.recurrent import baselines, configure, train
+
+    windows = configure.windows(config)
+    resolved = configure.settings(config, windows, config.season or baselines.find_season(windows))
+    train.train(cell, windows, replace(resolved, seed=seed), train.state_file(folder, seed, cell))
+
+
+def is_finished(config: Config, cell: str, seed: int, folder: Path) -> bool:
+    """Whether ``folder`` holds what ``train_cell`` would leave there."""
+    from keras_a2.recurrent import train
+
+    return training.is_finished(train.state_file(folder, seed, cell))
 
 
 def check(config: Config) -> None:

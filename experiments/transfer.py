@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
-from keras_a2 import jobs, machine, runs, settings
+from keras_a2 import jobs, machine, runs, settings, training
 from keras_a2.errors import UserError
 from keras_a2.settings import Count, CountOrZero, Fraction, NotNegative, Positive, Range, Seed, Share
 from keras_a2.transfer import sources
@@ -107,7 +107,7 @@ def main(config: Config) -> None:
     with runs.Run(config, name, config.output, config.resume) as run:
         machine.configure_tensorflow(config.seed, config.deterministic)
         # TensorFlow takes seconds to import, so after every check.
-        from keras_a2.transfer import backbone, evaluate, publish, train, work
+        from keras_a2.transfer import backbone, evaluate, publish, train
 
         strategy = machine.strategy(config.strategy)
         weights = backbone.find_weights(config.weights, config.alpha, tell=publish.tell)
@@ -117,8 +117,8 @@ def main(config: Config) -> None:
         seeds = range(config.seed, config.seed + config.seeds)
         if config.jobs != 1:
             names = ["pretrained", "scratch"] if config.scratch else ["pretrained"]
-            tasks = [{"config": runs.plain(config), "arm": name, "seed": seed} for seed in seeds for name in names]
-            jobs.spread("keras_a2.transfer.work:train_arm", tasks, config.jobs, run.work, work.is_finished)
+            tasks = [{"config": config, "arm": name, "seed": seed} for seed in seeds for name in names]
+            jobs.spread(train_arm, tasks, config.jobs, run.work, is_finished)
         arms, probabilities = [], []
         for seed in seeds:
             resolved = publish.settings(config, images, weights, seed)
@@ -134,6 +134,29 @@ def main(config: Config) -> None:
             probabilities.append({name: evaluate.predict(arm, images, images.test) for name, arm in trained.items()})
         baselines = {"majority": evaluate.majority(images), "pixels": evaluate.pixels(images)}
         publish.publish(run, config, images, arms, probabilities, baselines)
+
+
+def train_arm(config: Config, arm: str, seed: int, folder: Path) -> None:
+    """In a process of its own: train ``pretrained`` or ``scratch`` and leave its stages' state files in ``folder``."""
+    machine.configure_tensorflow(config.seed, config.deterministic)
+    from keras_a2.transfer import backbone, publish, train
+
+    images = publish.load_images(sources.find(config.data, config.elpv_classes), config, folder)
+    weights = backbone.find_weights(config.weights, config.alpha, tell=lambda line: None)
+    resolved = publish.settings(config, images, weights, seed)
+    state = publish.stage_files(folder, seed)
+    if arm == "pretrained":
+        train.train_pretrained(images, weights, resolved, state)
+    else:
+        train.train_scratch(images, weights.alpha, resolved, state)
+
+
+def is_finished(config: Config, arm: str, seed: int, folder: Path) -> bool:
+    """Whether ``folder`` holds all that ``train_arm`` would leave there."""
+    from keras_a2.transfer import publish
+
+    last = "scratch" if arm == "scratch" else "fine_tune" if config.fine_tune_epochs else "head"
+    return training.is_finished(publish.stage_files(folder, seed)(last))
 
 
 def check(config: Config) -> None:
