@@ -15,12 +15,12 @@ from pathlib import Path
 
 from rich.table import Table
 
+from benchmarks import measure
 from keras_a2 import page, runs
-from keras_a2.benchmarks import measure
 from keras_a2.console import console
 from keras_a2.errors import UserError
 
-IMAGES, SERIES, PUBLISHED = (f"keras_a2.benchmarks.{name}" for name in ("images", "series", "published"))
+IMAGES, SERIES, PUBLISHED = (f"benchmarks.{name}" for name in ("images", "series", "published"))
 GROUPS = {
     "features": f"{IMAGES}:rows_features",
     "head": f"{IMAGES}:rows_head",
@@ -62,7 +62,7 @@ def main(config: Config) -> None:
     def measured(name: str) -> list[dict]:
         started = time.perf_counter()
         console.print(f"measuring {name}")
-        rows = measure.fresh(GROUPS[name], quick=config.quick)
+        rows = measure.in_process(GROUPS[name], quick=config.quick)
         seconds[name] = time.perf_counter() - started
         return rows
 

@@ -83,7 +83,8 @@ def main(config: Config) -> None:
     from rich.progress import Progress
 
     from keras_a2.console import console
-    from keras_a2.transfer import backbone, distill, teacher
+    from keras_a2.transfer import backbone
+    from pretraining import distill, teacher
 
     name = config.name or config.data.resolve().name
     classifier, weights = teacher.load(config.teacher)

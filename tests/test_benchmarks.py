@@ -6,9 +6,10 @@ import json
 
 import numpy as np
 import pytest
-from conftest import ROOT, run_script
 
-from keras_a2.benchmarks import measure, plain, series
+import benchmark
+from benchmarks import measure, plain, series
+from conftest import run_script
 from keras_a2.errors import UserError
 
 
@@ -45,20 +46,17 @@ def test_the_plain_forecaster_learns_from_numbers():
 
 def test_a_failed_row_is_one_line():
     with pytest.raises(UserError, match=r"benchmark alternate failed: .*TypeError"):
-        measure.fresh("keras_a2.benchmarks.measure:alternate")
+        measure.in_process("benchmarks.measure:alternate")
 
 
 def test_nothing_is_measured_after_a_failure(tmp_path, monkeypatch):
-    monkeypatch.syspath_prepend(ROOT / "experiments")
-    import benchmark
-
     asked = []
 
     def fails(group: str, quick: bool):
         asked.append(group)
         raise UserError("no such thing")
 
-    monkeypatch.setattr(measure, "fresh", fails)
+    monkeypatch.setattr(measure, "in_process", fails)
     with pytest.raises(UserError, match="no such thing"):
         benchmark.main(benchmark.Config(output=tmp_path / "b.json"))
     assert asked == [benchmark.GROUPS["features"]]

@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 
 import pytest
-from conftest import run_script
 from rich.table import Table
 
+from conftest import run_script
 from keras_a2.console import console
 from keras_a2.errors import UserError, printable
 

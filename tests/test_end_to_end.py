@@ -14,10 +14,10 @@ import numpy as np
 import pandas as pd
 import pytest
 import tensorflow as tf
-from conftest import ROOT, run_script
 from PIL import Image
 
 import keras_a2
+from conftest import ROOT, run_script
 from keras_a2 import inference
 
 pytestmark = pytest.mark.slow

@@ -1,54 +1,69 @@
-"""The house's three rules, held against the source."""
+"""The rules of docs/architecture.md, held against the source."""
+
+from __future__ import annotations
 
 import ast
+import configparser
 from pathlib import Path
 
 import pytest
+from setuptools import find_packages
 
-PACKAGE = Path(__file__).parent.parent / "keras_a2"
-FLOOR = [
-    "averaging",
-    "console",
-    "deployment",
-    "downloads",
-    "errors",
-    "files",
-    "jobs",
-    "page",
-    "machine",
-    "runs",
-    "saved_model",
-    "settings",
-]
-FLOOR += ["training"]
+from conftest import ROOT
+
+PACKAGE = ROOT / "keras_a2"
+WINGS = ("transfer", "recurrent")
+LINES = 450
+MODULES = sorted(path for folder in ("keras_a2", "experiments") for path in (ROOT / folder).rglob("*.py"))
 
 
 def imports(path: Path) -> set[str]:
-    found = set()
+    """Every module and every name of a module that a file imports, those inside functions included."""
+    names = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
+            names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
-            found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
-    return found
+            names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return names
 
 
-@pytest.mark.parametrize("name", FLOOR)
-def test_ground_floor_imports_no_wing(name):
-    assert not {i for i in imports(PACKAGE / f"{name}.py") if i.startswith(("keras_a2.transfer", "keras_a2.recurrent"))}
+def wings_of(names: set[str]) -> set[str]:
+    return {wing for wing in WINGS for name in names if name.startswith(f"keras_a2.{wing}")}
 
 
-@pytest.mark.parametrize(("wing", "other"), [("transfer", "recurrent"), ("recurrent", "transfer")])
-def test_wings_do_not_import_each_other(wing, other):
+@pytest.mark.parametrize("wing", WINGS)
+def test_a_wing_imports_neither_the_other_nor_a_script(wing):
     for path in (PACKAGE / wing).glob("*.py"):
-        assert not {i for i in imports(path) if i.startswith(f"keras_a2.{other}")}, path.name
+        assert wings_of(imports(path)) <= {wing}, path.name
+        assert not imports(path) & {script.stem for script in (ROOT / "experiments").glob("*.py")}, path.name
 
 
-def test_nothing_imports_the_scripts():
-    for path in PACKAGE.rglob("*.py"):
-        assert not {i for i in imports(path) if i.split(".")[0] == "experiments"}, path.name
+def test_what_makes_it_fast_imports_no_wing():
+    for path in (PACKAGE / "fast").glob("*.py"):
+        assert not wings_of(imports(path)), path.name
 
 
-def test_modules_fit_in_a_room():
-    for path in PACKAGE.rglob("*.py"):
-        assert len(path.read_text(encoding="utf-8").splitlines()) <= 320, path.name
+def test_the_ground_floor_imports_no_wing():
+    doors = {"inference", "demo", "__init__"}  # they open a published model of either wing
+    for path in PACKAGE.glob("*.py"):
+        assert not wings_of(imports(path)) or path.stem in doors, path.name
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_a_module_has_one_purpose_and_at_most_450_lines(path):
+    assert len(path.read_text(encoding="utf-8").splitlines()) <= LINES
+
+
+def test_the_wheel_holds_what_a_user_of_a_model_needs_and_no_more():
+    config = configparser.ConfigParser()
+    config.read(ROOT / "setup.cfg")
+    include = config["options.packages.find"]["include"].split()
+    packages = set(find_packages(str(ROOT), include=include))
+    assert packages == {"keras_a2", "keras_a2.fast", "keras_a2.transfer", "keras_a2.recurrent"}
+    data = config["options.package_data"]["keras_a2"].split()
+    shipped = {str(path.relative_to(PACKAGE)) for pattern in data for path in PACKAGE.glob(pattern)}
+    assert {"py.typed", "templates/report.html"} <= shipped
+    assert {path.suffix for path in PACKAGE.glob("weights/*")} == {".h5", ".json"}
+    others = {path for path in PACKAGE.rglob("*") if path.is_file() and path.suffix not in (".py", ".pyc")}
+    assert {str(path.relative_to(PACKAGE)) for path in others} == shipped

@@ -13,8 +13,8 @@ import numpy as np
 import pandas as pd
 import pytest
 import tensorflow as tf
-from conftest import run_script
 
+from conftest import run_script
 from keras_a2 import deployment, inference
 from keras_a2.errors import UserError
 from keras_a2.saved_model import export

@@ -5,10 +5,11 @@ import json
 import keras
 import numpy as np
 import pytest
-from conftest import run_script
 
-from keras_a2.transfer import backbone, distill, teacher
+from conftest import run_script
+from keras_a2.transfer import backbone
 from keras_a2.transfer.data import PixelStore
+from pretraining import distill, teacher
 
 
 def classifier(path):

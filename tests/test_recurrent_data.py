@@ -9,10 +9,10 @@ from types import SimpleNamespace
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import ROOT, run_script
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from conftest import ROOT, run_script
 from keras_a2.errors import UserError
 from keras_a2.recurrent import baselines, configure, data, evaluate, sources, splits, train
 

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, load_script, run_script
 
+from conftest import ROOT, load_script, run_script
 from keras_a2 import machine, runs, settings
 from keras_a2.errors import Diverged, UserError
 

@@ -6,8 +6,8 @@ import subprocess
 import sys
 
 import pytest
-from conftest import ROOT
 
+from conftest import ROOT
 from keras_a2 import machine
 from keras_a2.errors import UserError
 

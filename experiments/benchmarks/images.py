@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from keras_a2.benchmarks import plain
-from keras_a2.benchmarks.measure import alternate, fresh, growth, importing, peak_bytes, rate, row, seconds
+from benchmarks import plain
+from benchmarks.measure import alternate, growth, importing, in_process, peak_bytes, rate, row, seconds
 from keras_a2.transfer import backbone as backbones
 from keras_a2.transfer import data, features, head, sources, step, train
 from keras_a2.transfer.unfreeze import BLOCKS, IMAGENET_BLOCKS, freeze_all_but
@@ -105,8 +105,8 @@ def rows_fine_tune(quick: bool) -> list[dict]:
 def rows_first_step(quick: bool) -> list[dict]:
     """Seconds until the first step of the unfrozen network is done, building and tracing included."""
     ours, theirs = alternate(
-        lambda: fresh(f"{HERE}:first_step", ours=True),
-        lambda: fresh(f"{HERE}:first_step", ours=False),
+        lambda: in_process(f"{HERE}:first_step", ours=True),
+        lambda: in_process(f"{HERE}:first_step", ours=False),
         1 if quick else 2,
     )
     return [row("first training step, unfrozen, 64 px", "compile + fit", "s", ours, theirs, 2)]
@@ -128,7 +128,7 @@ def first_step(ours: bool) -> float:
 def rows_transfer(quick: bool) -> list[dict]:
     """The default run, from the times of its parts: two epochs of each unfrozen phase, the rest whole."""
     few = 30 if quick else None
-    ours, theirs = our_run(few), fresh(f"{HERE}:plain_run", per_class=few)
+    ours, theirs = our_run(few), in_process(f"{HERE}:plain_run", per_class=few)
     note = "two epochs of each unfrozen phase run (theirs: one and 16 batches), the others added at the later's length"
     return [row("transfer.py, default run", "the same job with fit", "s", [ours], [theirs], 3, note)]
 
@@ -137,7 +137,7 @@ def our_run(per_class: int | None) -> float:
     """Seconds of ``transfer.py`` with its default epochs, of which two of each kind are run."""
     import pandas as pd
 
-    script = Path(__file__).parents[2] / "experiments" / "transfer.py"
+    script = Path(__file__).parents[1] / "transfer.py"
     with tempfile.TemporaryDirectory() as folder:
         options = ["--weights", "bundled", "--fine-tune-epochs", "2", "--scratch-epochs", "2", "--output", folder]
         options += ["--train-per-class", str(per_class)] if per_class else []
@@ -172,7 +172,7 @@ def _plain_epoch(model, folder: Path) -> float:
 def rows_memory(quick: bool) -> list[dict]:
     """Peak memory of reading, splitting and streaming a folder of 50,000 images, against the decoded images."""
     n = 5_000 if quick else 50_000
-    peak, decoded = fresh(f"{HERE}:streamed", n=n)
+    peak, decoded = in_process(f"{HERE}:streamed", n=n)
     note = f"{n} images at 224 px; TensorFlow's own memory included" + ("; too few to judge" if quick else "")
     bar = None if quick else 4
     return [row("memory of a large folder", "the decoded images", "bytes", [peak], [decoded], bar, note)]

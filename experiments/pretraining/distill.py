@@ -20,7 +20,7 @@ from keras_a2.transfer.augment import boxes, crop
 from keras_a2.transfer.data import PixelStore, decode_all
 from keras_a2.transfer.features import Extractor
 from keras_a2.transfer.sources import Source
-from keras_a2.transfer.teacher import split
+from pretraining.teacher import split
 
 MOMENTUM = 0.99
 BATCH = 250

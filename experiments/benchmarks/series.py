@@ -16,9 +16,9 @@ import numpy as np
 import pandas as pd
 import tensorflow as tf
 
+from benchmarks import plain
+from benchmarks.measure import alternate, growth, importing, in_process, peak_bytes, rate, row, seconds
 from keras_a2.averaging import Average
-from keras_a2.benchmarks import plain
-from keras_a2.benchmarks.measure import alternate, fresh, growth, importing, peak_bytes, rate, row, seconds
 from keras_a2.recurrent import data, evaluate, model, sources, train
 
 HERE = __name__
@@ -119,7 +119,7 @@ def _plain_epoch(cell: str, windows, samples: int):
 def rows_run(quick: bool) -> list[dict]:
     """The default run of one cell, in full, against the same job in plain Keras, in full."""
     epochs = 2 if quick else 16
-    script = Path(__file__).parents[2] / "experiments" / "recurrent.py"
+    script = Path(__file__).parents[1] / "recurrent.py"
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, script, "--cell", "gru", "--epochs", str(epochs), "--output", folder]
         ours = seconds(lambda: subprocess.run(command, check=True, capture_output=True))
@@ -127,7 +127,7 @@ def rows_run(quick: bool) -> list[dict]:
     error = metrics["models"]["gru"]["test"]["mae_standardized"]
     theirs = importing()
     started = time.perf_counter()
-    plain_error = fresh(f"{HERE}:plain_run", epochs=epochs)
+    plain_error = in_process(f"{HERE}:plain_run", epochs=epochs)
     theirs += time.perf_counter() - started
     note = "ours with its baselines, tests, figures and published model; "
     note += f"test error {error:.3f} against {plain_error:.3f} standard deviations"

@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from benchmarks.measure import rate, row
 from keras_a2 import deployment, inference, saved_model
-from keras_a2.benchmarks.measure import rate, row
 from keras_a2.transfer import backbone as backbones
 from keras_a2.transfer import export, head
 from keras_a2.transfer.decode import decode, read_bytes

@@ -22,7 +22,7 @@ from keras_a2 import machine
 from keras_a2.errors import UserError
 
 _starting = threading.Lock()  # two threads that silence at once would restore each other's silence
-ROOMS = [f"keras_a2.benchmarks.{name}" for name in ("images", "series", "published")]
+PRELOADED = ["tensorflow", "keras", "pandas", "scipy.stats", "sklearn.linear_model"]
 
 
 @dataclass
@@ -67,14 +67,14 @@ def seconds(work: Callable[[], object]) -> float:
     return time.perf_counter() - started
 
 
-def fresh(function: str, **arguments):
+def in_process(function: str, **arguments):
     """What ``module:function`` answers in a process of its own, forked from one that has imported TensorFlow.
 
     Raises:
         UserError: the process failed; what it raised is named.
     """
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(ROOMS)
+    context.set_forkserver_preload(PRELOADED)
     with ProcessPoolExecutor(1, mp_context=context) as pool:
         with _starting, machine.silence():  # the processes inherit it
             answer = pool.submit(_call, function, arguments)
@@ -101,7 +101,7 @@ def growth(function: str, base: int, noun: str) -> dict:
         noun: what one item is.
     """
     sizes = [base * factor for factor in (1, 4, 16)]
-    found = [fresh(function, n=n) for n in sizes]
+    found = [in_process(function, n=n) for n in sizes]
     each = ", ".join(f"{1000 * time / n:.2f} ms" for (time, _), n in zip(found, sizes, strict=True))
     (one, small), *_, (sixteen, large) = found
     note = f"{sizes[0]} to {sizes[-1]} {noun}s: {each} a {noun}"

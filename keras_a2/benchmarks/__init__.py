@@ -1,1 +1,0 @@
-"""The attic: every speed that the README claims, against the same job written plainly from the documentation."""
