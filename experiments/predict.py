@@ -55,15 +55,18 @@ def main(config: Config) -> None:
     if config.list:
         inference.print_models(config.models)
         return
+    assert config.model is not None  # checked above
     check_use(config, saved_model.read_card(saved_model.latest_version(config.model))["experiment"])
     model = inference.load(config.model)
+    from keras_a2.transfer.predict import Classifier
+
     if config.serve:
         from keras_a2 import demo
 
         demo.serve(model, config.port)
     elif config.export != "none":
         inference.export(model, config.export, list(config.items), config.time)
-    elif model.card["experiment"] == "transfer":
+    elif isinstance(model, Classifier):
         inference.classify(model, list(config.items), config.top, config.output)
     else:
         inference.forecast(model, config.items[0], config.time, config.output, config.figure)
@@ -78,9 +81,9 @@ def check(config: Config) -> None:
         raise UserError("no model given; name a folder of saved_models, or use --list to see what there is")
     if not config.items and not config.serve:
         raise UserError("nothing to predict on; give images, folders of images, or a .csv or .parquet file")
-    for path in config.items:
-        if not path.exists():
-            raise UserError(f"no such file or folder: {path}")
+    for item in config.items:
+        if not item.exists():
+            raise UserError(f"no such file or folder: {item}")
     for path in (config.output, config.figure):
         if path is not None and not path.resolve().parent.is_dir():
             raise UserError(f"no such folder: {path.resolve().parent}; create it first")
@@ -93,10 +96,8 @@ def check(config: Config) -> None:
 
 
 def check_use(config: Config, experiment: str) -> None:
-    """Refuse what a model of this kind does not do, and files that are not there, before the model is loaded."""
+    """Refuse what a model of this kind does not do, before the model is loaded."""
     for item in config.items:
-        if not item.exists():
-            raise UserError(f"no such file or folder: {item}")
         for path in (config.output, config.figure):
             if path is not None and path.exists() and path.samefile(item):
                 raise UserError(f"{path} is an input and would be overwritten; choose another file to write")

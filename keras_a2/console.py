@@ -5,6 +5,7 @@ the terminal.
 """
 
 import sys
+from typing import Any
 
 from rich.console import Console
 from rich.text import Text
@@ -13,7 +14,7 @@ from keras_a2.errors import printable
 
 
 class _Console(Console):
-    def render_str(self, text: str, **options) -> Text:
+    def render_str(self, text: str, **options: Any) -> Text:
         return super().render_str(printable(text), **options)
 
 

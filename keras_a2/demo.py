@@ -6,8 +6,9 @@ import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from keras_a2 import page
@@ -31,10 +32,10 @@ _REMOVE = "import shutil, sys; sys.stdin.read(); shutil.rmtree(sys.argv[1], igno
 class LocalOnly:
     """ASGI middleware: refuse what comes under another host's name (DNS rebinding) or from another site's page."""
 
-    def __init__(self, app):
+    def __init__(self, app: Callable):
         self._app = app
 
-    async def __call__(self, scope, receive, send) -> None:
+    async def __call__(self, scope: Any, receive: Callable, send: Callable) -> None:
         from starlette.datastructures import Headers
         from starlette.responses import PlainTextResponse
 
@@ -62,7 +63,7 @@ def upload_folder() -> Path:
     return Path(folder)
 
 
-def serve(model: Classifier | Forecaster, port: int | None, *, block: bool = True):
+def serve(model: Classifier | Forecaster, port: int | None, *, block: bool = True) -> Any:
     """Open the page on this machine and wait until it is stopped.
 
     Args:
@@ -76,9 +77,8 @@ def serve(model: Classifier | Forecaster, port: int | None, *, block: bool = Tru
     from starlette.middleware import Middleware
 
     os.environ["GRADIO_TEMP_DIR"] = str(upload_folder())
-    blocks = (
-        _classifier_page(gradio, model) if model.card["experiment"] == "transfer" else _forecaster_page(gradio, model)
-    )
+    pages: dict[str, Callable[[Any, Any], Any]] = {"transfer": _classifier_page, "recurrent": _forecaster_page}
+    blocks = pages[model.card["experiment"]](gradio, model)
     try:
         blocks.launch(
             server_name=ADDRESS, server_port=port, max_file_size=MAX_UPLOAD, share=False, quiet=True,
@@ -93,7 +93,7 @@ def serve(model: Classifier | Forecaster, port: int | None, *, block: bool = Tru
     return blocks
 
 
-def _gradio():
+def _gradio() -> Any:
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # nothing leaves this machine
     try:
         import gradio
@@ -102,7 +102,7 @@ def _gradio():
     return gradio
 
 
-def _classifier_page(gradio, model: Classifier):
+def _classifier_page(gradio: Any, model: Classifier) -> Any:
     def classify(path: str | None) -> dict[str, float] | None:
         if path is None:
             return None
@@ -119,17 +119,16 @@ def _classifier_page(gradio, model: Classifier):
     return blocks
 
 
-def _forecaster_page(gradio, model: Forecaster):
+def _forecaster_page(gradio: Any, model: Forecaster) -> Any:
     from keras_a2.recurrent.predict import plot
 
-    def forecast(path: str | None):
+    def forecast(path: str | None) -> tuple[Any, Any]:
         if path is None:
             return None, None
         try:
             seen, answer = model.forecast(path)
         except UserError as error:
-            said = str(error).replace(path, Path(path).name)
-            raise gradio.Error(said, print_exception=False) from error
+            raise gradio.Error(str(error).replace(path, Path(path).name), print_exception=False) from error
         return plot(model, seen, answer), answer.round(model.decimals(page.SCREEN_DIGITS)).reset_index()
 
     with _page(gradio, model) as blocks:
@@ -142,7 +141,7 @@ def _forecaster_page(gradio, model: Forecaster):
     return blocks
 
 
-def _page(gradio, model):
+def _page(gradio: Any, model: Classifier | Forecaster) -> Any:
     name = model.saved.folder.resolve().parent.name
     blocks = gradio.Blocks(title=f"{name} {model.version}", delete_cache=(KEPT_SECONDS, KEPT_SECONDS))
     with blocks:

@@ -30,10 +30,7 @@ def load(folder: str | Path) -> Classifier | Forecaster:
     Raises:
         UserError: no such folder, or a damaged or half-copied one.
     """
-    return _in_use(saved_model.load(folder))
-
-
-def _in_use(saved: saved_model.SavedModel) -> Classifier | Forecaster:
+    saved = saved_model.load(folder)
     if saved.card["experiment"] == "transfer":
         from keras_a2.transfer.predict import Classifier
 
@@ -113,8 +110,8 @@ def forecast(model: Forecaster, series: Path, time: str | None, output: Path | N
     table = Table(answer.index.name, "lead", *(page.with_unit(name, model.unit) for name in shown))
     places = model.decimals(page.SCREEN_DIGITS)
     columns = [page.column(answer[name], places=places.get(name)) for name in shown]
-    for when, lead, *values in zip(answer.index, answer["lead"], *columns, strict=True):
-        table.add_row(str(when), f"{lead:.0f}", *values)
+    for step, lead, *values in zip(answer.index, answer["lead"], *columns, strict=True):
+        table.add_row(str(step), f"{lead:.0f}", *values)
     console.print(table)
 
 

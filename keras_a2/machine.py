@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from keras_a2.errors import UserError
 
@@ -26,7 +26,7 @@ def configure_tensorflow(seed: int, deterministic: bool = False) -> None:
         tf.config.experimental.enable_op_determinism()
 
 
-def strategy(name: str):
+def strategy(name: str) -> Any:
     """The ``tf.distribute`` strategy of ``--strategy``: ``none``, or ``mirrored`` over the devices of this machine.
 
     Raises:

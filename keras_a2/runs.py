@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
-from typing import BinaryIO, TypeVar
+from typing import Any, BinaryIO, NoReturn, TypeVar
 
 from keras_a2 import machine, settings
 from keras_a2.console import console
@@ -36,11 +36,11 @@ RESUME = "to resume, repeat the command with --resume"
 PACKAGES = ("tensorflow", "keras", "numpy", "scikit-learn", "scipy", "matplotlib", "keras_a2")
 
 
-def command_line(config_type: type[Config], story: Callable[[Config], None], argv: list[str] | None = None) -> None:
-    """Parse ``argv`` into the configuration dataclass, run ``story`` with it, and turn failures into one line.
+def command_line(config_type: type[Config], main: Callable[[Config], None], argv: list[str] | None = None) -> None:
+    """Parse ``argv`` into the configuration dataclass, run ``main`` with it, and turn failures into one line.
 
-    Exit code 0 when the story ends, 2 after a ``UserError`` or an operating-system error about a file,
-    130 after Ctrl-C. TensorFlow is imported by the story, after the arguments are parsed, so that ``--help`` is quick.
+    Exit code 0 when ``main`` ends, 2 after a ``UserError`` or an operating-system error about a file, 130 after
+    Ctrl-C. TensorFlow is imported by ``main``, after the arguments are parsed, so that ``--help`` is quick.
     """
     resumes = "resume" in settings.names(config_type)
     _leave_on_interrupt(f"; {RESUME}" if resumes else "")
@@ -49,18 +49,18 @@ def command_line(config_type: type[Config], story: Callable[[Config], None], arg
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     config = settings.parse(config_type, sys.argv[1:] if argv is None else argv)
     try:
-        story(config)
+        main(config)
     except UserError as error:
         _fail(error)
     except OSError as error:
         if error.filename is None and error.errno is None:
             raise
-        where = error.filename or getattr(config, "output", None) or "while writing"
+        path = error.filename or settings.flat(config).get("output") or "while writing"
         advice = RESUME if resumes else "run again"
-        _fail(UserError(f"{error.strerror or error}: {where}; check the disk and permissions; {advice}"))
+        _fail(UserError(f"{error.strerror or error}: {path}; check the disk and permissions; {advice}"))
 
 
-def _fail(error: UserError) -> None:
+def _fail(error: UserError) -> NoReturn:
     print(f"error: {error}", file=sys.stderr, flush=True)
     sys.exit(2)
 
@@ -84,7 +84,7 @@ def _leave_on_interrupt(advice: str) -> None:
 
 def environment() -> dict:
     """Versions, machine, command line and git commit, for ``metrics.json`` and ``model.json``."""
-    versions = {}
+    versions: dict[str, str | None] = {}
     for package in PACKAGES:
         try:
             versions[package] = metadata.version(package)
@@ -114,18 +114,13 @@ def _git_commit() -> str | None:
 
 def write_json(path: Path, content: dict) -> None:
     """Write valid JSON (no NaN) so that ``path`` is either the old file or the whole new one."""
-    text = json.dumps(content, indent=2, allow_nan=False, default=_plain, ensure_ascii=False)
+    text = json.dumps(content, indent=2, allow_nan=False, default=_jsonable, ensure_ascii=False)
     with whole(path) as temporary:
         # Names of files may hold undecodable bytes; JSON reads \udce9 back as what it was.
         temporary.write_text(text + "\n", encoding="utf-8", errors="backslashreplace")
 
 
-def plain(config) -> dict:
-    """A configuration as JSON can carry it to another process."""
-    return json.loads(json.dumps(config, default=_plain))
-
-
-def _plain(value):
+def _jsonable(value: Any) -> Any:
     if dataclasses.is_dataclass(value):
         return settings.flat(value)
     if isinstance(value, Path):
@@ -143,24 +138,24 @@ class Run:
     any stage has written its state, and one that the same command would meet again, leaves no folder behind.
     """
 
-    def __init__(self, config, name: str, output: Path, resume: bool = False):
+    def __init__(self, config: Any, name: str, output: Path, resume: bool = False):
         self.config, self.name = config, check_name(name)
         self.home = Path(output) / name
         self._created = _make_writable(self.home)
-        self._lock, self.work = self._claim(_identity(config), resume)
+        self._lock, self.work = self._lock_working_folder(_identity(config), resume)
         self.resumed = resume and any(self.work.iterdir())
         if resume and not self.resumed:
             console.print(f"note: no interrupted run with these options in {self.home}; a new run starts")
         self.id = _run_id(self.work)
         self._inputs_checked = False
 
-    def _claim(self, key: str, resume: bool) -> tuple[BinaryIO, Path]:
+    def _lock_working_folder(self, key: str, resume: bool) -> tuple[BinaryIO, Path]:
         for number in range(1000):
             work = self.home / f".work-{key}-{number}"
             lock = machine.lock(_lock_file(work))
             if lock is None:
                 continue  # a live run has it
-            shutil.rmtree(_away(work), ignore_errors=True)  # of a run that was killed while it tidied up
+            shutil.rmtree(_discarded(work), ignore_errors=True)  # of a run that was killed while it tidied up
             if not resume:
                 shutil.rmtree(work, ignore_errors=True)
             work.mkdir(exist_ok=True)
@@ -168,10 +163,10 @@ class Run:
         raise UserError(f"a thousand runs are at work in {self.home}; wait for one of them")
 
     def state(self, stage: str) -> Path:
-        """Where a stage keeps what it needs to go on after a kill."""
+        """The file of what a stage needs to go on after a kill."""
         return state_file(self.work, stage)
 
-    def check_inputs(self, **inputs) -> None:
+    def check_inputs(self, **inputs: Any) -> None:
         """Refuse to resume a run that began with other data or weights: its split and its state belong to those.
 
         Args:
@@ -180,16 +175,16 @@ class Run:
         Raises:
             UserError: one of them is not what it was when the run began.
         """
-        path, now = self.work / "inputs.json", plain(inputs)
+        path, present = self.work / "inputs.json", json.loads(json.dumps(inputs, default=_jsonable))
         if self._has_state():
-            then = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-            changed = [name for name in now if then.get(name) != now[name]]
+            recorded = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+            changed = [name for name in present if recorded.get(name) != present[name]]
             if changed:
                 raise UserError(
                     f"the {changed[0]} changed since the run was interrupted; restore what it was, or repeat the "
                     "command without --resume to start anew"
                 )
-        write_json(path, now)
+        write_json(path, present)
         self._inputs_checked = True
 
     def _has_state(self) -> bool:
@@ -222,7 +217,7 @@ class Run:
     def close(self) -> None:
         """Remove the working folder, and the home if this run made it and published nothing."""
         # Away at once: half a working folder would be taken up by --resume as a run that has not published.
-        shutil.rmtree(self.work.rename(_away(self.work)), ignore_errors=True)
+        shutil.rmtree(self.work.rename(_discarded(self.work)), ignore_errors=True)
         _lock_file(self.work).unlink(missing_ok=True)  # while it is held: afterwards it may be another run's
         self._lock.close()
         for folder in self._created:
@@ -234,7 +229,7 @@ class Run:
     def __enter__(self) -> Run:
         return self
 
-    def __exit__(self, kind, error, _traceback) -> None:
+    def __exit__(self, kind: type | None, error: BaseException | None, _traceback: Any) -> None:
         foreseen = isinstance(error, UserError | OSError)  # not a defect of this program, nor the end of the process
         if kind is None or (foreseen and not self._has_state()) or isinstance(error, Diverged):
             self.close()
@@ -244,7 +239,7 @@ class Run:
             raise UserError(f"{error}; {RESUME}") from error
 
 
-def _away(work: Path) -> Path:
+def _discarded(work: Path) -> Path:
     return work.with_name(f"{work.name}.done")
 
 
@@ -270,7 +265,7 @@ def folder_name(text: str) -> str:
 
 
 def _run_id(work: Path) -> str:
-    """What tells this run from every other; a resumed run keeps it."""
+    """The run's own identifier; a resumed run has the same."""
     path = work / "run"
     if not path.exists() or path.stat().st_size < 32:
         path.write_text(uuid.uuid4().hex, encoding="utf-8")
@@ -293,13 +288,13 @@ def _rename_to_next_version(staging: Path, home: Path, run_id: str) -> Path:
         number += 1
 
 
-def _complete_card(staging: Path, **facts) -> None:
+def _complete_card(staging: Path, **facts: Any) -> None:
     card = staging / "model.json"
     if card.exists():
         write_json(card, {**json.loads(card.read_text(encoding="utf-8")), **facts})
 
 
-def _identity(config) -> str:
+def _identity(config: Any) -> str:
     fields = {k: v for k, v in settings.flat(config).items() if k not in NOT_IDENTITY}
     return hashlib.sha256(json.dumps(fields, sort_keys=True, default=str).encode()).hexdigest()[:12]
 

@@ -9,37 +9,40 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from keras_a2.errors import UserError
 from keras_a2.machine import silence
 
+Field = tuple[str, Callable[[Any], bool]]  # what a field of a card must be: in words, and as a test
 
-def _whole(low: int, high: int) -> tuple[str, Callable]:
+
+def _whole_number(low: int, high: int) -> Field:
     return f"a whole number from {low} to {high}", lambda value: type(value) is int and low <= value <= high
 
 
-def _different(value) -> bool:
+def _different(value: Any) -> bool:
     return isinstance(value, list) and all(isinstance(name, str) for name in value) and 0 < len(value) == len({*value})
 
 
-def _positive(value) -> bool:
+def _positive(value: Any) -> bool:
     return type(value) in (int, float) and 0 < value < float("inf")
 
 
-_TEXT = "a text", lambda value: isinstance(value, str)
-_NAMES = "a list of different names", _different
-_STEPS = _whole(1, 10**6)
-# What each field of a card must be, as far as it is used once the model is loaded.
-CARD = {
+_TEXT: Field = "a text", lambda value: isinstance(value, str)
+_NAMES: Field = "a list of different names", _different
+_STEPS = _whole_number(1, 10**6)
+# The fields of a card that are used once the model is loaded.
+CARD: dict[str, Field] = {
     "experiment": ("transfer or recurrent", lambda value: value in ("transfer", "recurrent")),
-    "version": _whole(1, 10**9),
+    "version": _whole_number(1, 10**9),
     "task": _TEXT,
     "data": ("an object", lambda value: isinstance(value, dict)),
 }
-CARD_OF = {
-    "transfer": {"classes": _NAMES, "image_size": _whole(32, 1024)},
+CARD_OF: dict[str, dict[str, Field]] = {
+    "transfer": {"classes": _NAMES, "image_size": _whole_number(32, 1024)},
     "recurrent": {
         "inputs": _NAMES,
         "targets": _NAMES,
@@ -48,7 +51,7 @@ CARD_OF = {
         "horizon": _STEPS,
         "every": _STEPS,
         "first_lead": _STEPS,
-        "max_gap": _whole(0, 10**9),
+        "max_gap": _whole_number(0, 10**9),
         "spacing_seconds": ("a number of seconds below 9e9", lambda value: _positive(value) and value < 9e9),
         "typical_errors": (
             "a list of numbers above 0",
@@ -64,19 +67,19 @@ import json
 import sys
 import numpy as np
 import tensorflow as tf
-folder, asked, answered = json.load(sys.stdin)
+folder, questions, answers = json.load(sys.stdin)
 model = tf.saved_model.load(folder)
-with np.load(asked, allow_pickle=False) as saved:
-    inputs = [saved[f"input_{i}"] for i in range(len(saved.files))]
+with np.load(questions, allow_pickle=False) as saved:
+    inputs = [saved[f"arr_{i}"] for i in range(len(saved.files))]
 outputs = [
     np.asarray(model.serve_bytes(tf.constant([x.tobytes()])) if x.ndim == 1 else model.serve(x)) for x in inputs
 ]
 assert "keras_a2" not in sys.modules
-np.savez(answered, *outputs)
+np.savez(answers, *outputs)
 """
 
 
-def export(model, endpoints: dict, folder: Path) -> None:
+def export(model: Any, endpoints: dict[str, tuple], folder: Path) -> None:
     """Write ``model.keras`` and a SavedModel with the given signatures into ``folder``.
 
     Args:
@@ -101,12 +104,13 @@ class FreshProcess:
 
     def __enter__(self) -> FreshProcess:
         self._temporary = tempfile.TemporaryDirectory()
-        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
-        command = [sys.executable, "-I", "-c", _VERIFY]
-        self._process = subprocess.Popen(command, cwd=self._temporary.name, text=True, **pipes)
+        self._process = subprocess.Popen(
+            [sys.executable, "-I", "-c", _VERIFY], cwd=self._temporary.name, text=True, stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+        )  # fmt: skip
         return self
 
-    def __exit__(self, *_) -> None:
+    def __exit__(self, *_: object) -> None:
         self._process.kill()
         self._process.communicate()
         self._temporary.cleanup()
@@ -131,15 +135,15 @@ class FreshProcess:
         Raises:
             UserError: the process fails or its predictions differ.
         """
-        asked, answered = (Path(self._temporary.name, name) for name in ("inputs.npz", "outputs.npz"))
-        np.savez(asked, **{f"input_{i}": batch for i, batch in enumerate(inputs)})
-        _, messages = self._process.communicate(json.dumps([str(p) for p in (folder.resolve(), asked, answered)]))
+        questions, answers = (Path(self._temporary.name, name) for name in ("inputs.npz", "outputs.npz"))
+        np.savez(questions, *inputs)
+        _, messages = self._process.communicate(json.dumps([str(p) for p in (folder.resolve(), questions, answers)]))
         if self._process.returncode:
             last = (messages.strip().splitlines() or ["no message"])[-1]
             raise UserError(f"the exported model in {folder} does not load in a fresh process: {last}")
-        with np.load(answered, allow_pickle=False) as outputs:
-            got = [outputs[f"arr_{i}"] for i in range(len(inputs))]
-        difference = max(float((np.abs(g - e) / spread).max()) for g, e in zip(got, expected, strict=True))
+        with np.load(answers, allow_pickle=False) as saved:
+            outputs = [saved[f"arr_{i}"] for i in range(len(inputs))]
+        difference = max(float((np.abs(o - e) / spread).max()) for o, e in zip(outputs, expected, strict=True))
         if not difference <= tolerance:
             raise UserError(
                 f"the exported model's predictions differ by {difference:.1e} of their spread from the trained model's"
@@ -151,7 +155,7 @@ class FreshProcess:
 class SavedModel:
     """A published version: TensorFlow's object, its card, and where it came from."""
 
-    loaded: object
+    loaded: Any
     card: dict
     folder: Path
 
@@ -203,7 +207,7 @@ def read_card(version: Path) -> dict:
     return card
 
 
-def _check_fields(card: dict, fields: dict, path: Path) -> None:
+def _check_fields(card: dict, fields: dict[str, Field], path: Path) -> None:
     for name, (kind, holds) in fields.items():
         if name in OPTIONAL and card.get(name) is None:
             continue
@@ -212,7 +216,7 @@ def _check_fields(card: dict, fields: dict, path: Path) -> None:
             raise UserError(f"{path}: field {name!r} {value}; it must be {kind}: copy the file again")
 
 
-def _check_shapes(saved, card: dict, path: Path) -> None:
+def _check_shapes(saved: Any, card: dict, path: Path) -> None:
     """Raise ``UserError`` where the card is not that of the SavedModel's ``serve``."""
     import tensorflow as tf
 

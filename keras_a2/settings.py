@@ -86,7 +86,7 @@ def check(config: Any) -> None:
 
 def flat(config: Any) -> dict[str, Any]:
     """Option name -> value, the groups dissolved: for ``metrics.json`` and for a run's identity."""
-    values = {}
+    values: dict[str, Any] = {}
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
         values |= flat(value) if dataclasses.is_dataclass(value) else {field.name: value}
@@ -101,7 +101,7 @@ def names(config_type: type) -> list[str]:
 def _hints(config_type: type) -> Iterator[tuple[str, Any]]:
     """Name and annotation of every option, the groups dissolved."""
     for name, hint in get_type_hints(config_type, include_extras=True).items():
-        if dataclasses.is_dataclass(hint):
+        if isinstance(hint, type) and dataclasses.is_dataclass(hint):
             yield from _hints(hint)
         else:
             yield name, hint

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import time
 import zipfile
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from rich.console import Console
@@ -20,6 +20,7 @@ from rich.text import Text
 
 from keras_a2.console import console
 from keras_a2.errors import Diverged
+from keras_a2.files import whole
 
 
 @dataclass
@@ -53,8 +54,8 @@ def fit(
     train_epoch: Callable[[int, Callable[[float], None]], float],
     validate: Callable[[], dict],
     score: Callable[[dict], tuple],
-    weights: Sequence,
-    state: Sequence,
+    weights: Sequence[Any],
+    state: Sequence[Any],
     epochs: int,
     patience: int | None = None,
     ceiling: float = math.inf,
@@ -91,7 +92,11 @@ def fit(
             epoch = history.epochs + 1
             started = time.perf_counter()
             note = _note(history.rows[-1]) if epoch > 1 else ""
-            loss = train_epoch(epoch, lambda part, e=epoch, n=note: bar.update(task, completed=e - 1 + part, note=n))
+
+            def report(part: float, trained: int = history.epochs, note: str = note) -> None:
+                bar.update(task, completed=trained + part, note=note)
+
+            loss = train_epoch(epoch, report)
             row = {"epoch": epoch, **_finite({"loss": loss, **validate()}, stage, epoch)}
             if row["loss"] > ceiling:
                 raise _diverged(stage, epoch, "loss", row["loss"])
@@ -112,7 +117,7 @@ def fit(
     return history
 
 
-def random_states(model) -> list:
+def random_states(model: Any) -> list:
     """Dropout's seeds, so that a resumed run drops what the uninterrupted one would have dropped."""
     known = {id(w) for w in model.weights}
     return [v for v in model.variables if id(v) not in known]
@@ -165,20 +170,21 @@ def progress(on: Console = console) -> Progress:
     )
 
 
-def _save(path: Path | None, history: History, weights, state, best: list[np.ndarray], finished: bool) -> None:
+def _save(
+    path: Path | None, history: History, weights: Sequence, state: Sequence, best: list[np.ndarray], finished: bool
+) -> None:
     if path is None:
         return
     arrays = {f"weight_{i}": np.array(w) for i, w in enumerate(weights)}
     arrays |= {f"state_{i}": np.array(s) for i, s in enumerate(state)}
     arrays |= {f"best_{i}": b for i, b in enumerate(best)}
     facts = {"rows": history.rows, "best_epoch": history.best_epoch, "seconds": history.seconds, "finished": finished}
-    temporary = path.with_name(path.name + ".tmp")
-    with temporary.open("wb") as file:
-        np.savez(file, summary=np.frombuffer(json.dumps(facts).encode(), np.uint8), **arrays)
-    os.replace(temporary, path)
+    arrays["summary"] = np.frombuffer(json.dumps(facts).encode(), np.uint8)
+    with whole(path) as temporary, temporary.open("wb") as file:
+        np.savez(file, **arrays)  # type: ignore[arg-type]  # NumPy's stub takes every array for allow_pickle
 
 
-def _restore(path: Path | None, weights, state) -> tuple[History, list[np.ndarray]]:
+def _restore(path: Path | None, weights: Sequence, state: Sequence) -> tuple[History, list[np.ndarray]]:
     saved = read_state(path)
     if not saved:
         return History(), []

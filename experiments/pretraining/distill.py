@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +15,7 @@ from keras_a2 import training
 from keras_a2.averaging import Average
 from keras_a2.console import console
 from keras_a2.errors import UserError
+from keras_a2.files import whole
 from keras_a2.transfer import backbone as backbones
 from keras_a2.transfer.augment import boxes, crop
 from keras_a2.transfer.data import PixelStore, decode_all
@@ -57,13 +58,20 @@ class Pool:
 
     store: PixelStore
     train: np.ndarray
-    held: np.ndarray
+    held_out: np.ndarray
     views: list[View]
     whole: View
 
 
 def load(
-    source: Source, size: int, held_per_class: int, views: int, grey: float, mixed: float, seed: int, on_image
+    source: Source,
+    size: int,
+    held_out_per_class: int,
+    views: int,
+    grey: float,
+    mixed: float,
+    seed: int,
+    on_image: Callable[[int, int], None],
 ) -> Pool:
     """Decode the images once and hold some of each class out.
 
@@ -80,16 +88,16 @@ def load(
         first = min(reasons)
         raise UserError(f"{source.item_names[first]}: {reasons[first]}; repair or remove it")
     rng = np.random.default_rng(seed)
-    held = []
+    chosen: list[np.ndarray] = []
     for label, name in enumerate(source.classes):
         members = rng.permutation(np.flatnonzero(source.labels == label))
-        if len(members) <= held_per_class:
-            raise UserError(f"class {name!r} has {len(members)} images; more than {held_per_class} are needed")
-        held.append(members[:held_per_class])
-    held = np.sort(np.concatenate(held))
-    train = np.setdiff1d(np.arange(len(source.items)), held)
+        if len(members) <= held_out_per_class:
+            raise UserError(f"class {name!r} has {len(members)} images; more than {held_out_per_class} are needed")
+        chosen.append(members[:held_out_per_class])
+    held_out = np.sort(np.concatenate(chosen))
+    train = np.setdiff1d(np.arange(len(source.items)), held_out)
     drawn = [draw("wide_crop", train, grey, mixed, np.random.default_rng([seed, view])) for view in range(views)]
-    return Pool(store, train, held, drawn, draw("none", held, 0.0, 0.0, rng))
+    return Pool(store, train, held_out, drawn, draw("none", held_out, 0.0, 0.0, rng))
 
 
 def draw(kind: str, images: np.ndarray, grey: float, mixed: float, rng: np.random.Generator) -> View:
@@ -113,7 +121,7 @@ def show(store: PixelStore, view: View, rows: np.ndarray | slice, size: int) -> 
 
 
 @tf.function(reduce_retracing=True)
-def _show(images, crops, size):
+def _show(images: tf.Tensor, crops: tf.Tensor, size: int) -> tf.Tensor:
     pixels = crop(images, crops[:, :4], size)
     grey = crops[:, 4, tf.newaxis, tf.newaxis, tf.newaxis] > 0
     return tf.where(grey, tf.image.rgb_to_grayscale(pixels), pixels)
@@ -131,9 +139,9 @@ class Teacher:
         """Features of training view ``number``, float16 ``(len(train), features)``, read from the disk by row."""
         return self._features(f"view{number}", self._pool.views[number])
 
-    def held(self) -> np.ndarray:
-        """Features of the held-out images, float16 ``(len(held), features)``."""
-        return self._features("held", self._pool.whole)
+    def held_out(self) -> np.ndarray:
+        """Features of the held-out images, float16 ``(len(held_out), features)``."""
+        return self._features("held_out", self._pool.whole)
 
     def _features(self, name: str, view: View) -> np.ndarray:
         path = self._folder / f"{name}.npy"
@@ -143,9 +151,8 @@ class Teacher:
                 self._extractor(show(self._pool.store, view, slice(start, start + BATCH), self._size))
                 for start in range(0, len(view.share), BATCH)
             ]
-            temporary = path.with_name(f"{name}.tmp.npy")
-            np.save(temporary, np.concatenate(parts).astype(np.float16))
-            os.replace(temporary, path)
+            with whole(path) as temporary, temporary.open("wb") as file:
+                np.save(file, np.concatenate(parts).astype(np.float16))
         return np.load(path, mmap_mode="r")
 
 
@@ -176,8 +183,8 @@ def pretrain(pool: Pool, teacher: Teacher, settings: Settings, folder: Path) -> 
     optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
     optimizer.build(model.trainable_variables)
     average = Average(model, settings.ema)
-    held = teacher.held()
-    step, measure = _make_functions(model, optimizer, average, teacher, held, settings)
+    held_out = teacher.held_out()
+    step, measure = _make_functions(model, optimizer, average, teacher, held_out, settings)
     epoch_now = [1]
 
     def train_epoch(epoch: int, report: Callable[[float], None]) -> float:
@@ -195,12 +202,12 @@ def pretrain(pool: Pool, teacher: Teacher, settings: Settings, folder: Path) -> 
     def validate() -> dict:
         size, sums = settings.sizes[epoch_now[0] - 1], np.zeros(3)
         with average.swapped_in():
-            for start in range(0, len(held), BATCH):
+            for start in range(0, len(held_out), BATCH):
                 rows = slice(start, start + BATCH)
-                sums += measure(show(pool.store, pool.whole, rows, size), held[rows]).numpy()
+                sums += measure(show(pool.store, pool.whole, rows, size), held_out[rows]).numpy()
             save_half(network, folder / LATEST)
         names = ("validation_feature_error", "validation_divergence", "validation_agreement")
-        return dict(zip(names, (sums / len(held)).tolist(), strict=True))
+        return dict(zip(names, (sums / len(held_out)).tolist(), strict=True))
 
     history = training.fit(
         "pretrain",
@@ -217,10 +224,17 @@ def pretrain(pool: Pool, teacher: Teacher, settings: Settings, folder: Path) -> 
     return network, history
 
 
-def _make_functions(model, optimizer, average: Average, teacher: Teacher, held: np.ndarray, settings: Settings):
+def _make_functions(
+    model: keras.Model,
+    optimizer: keras.Optimizer,
+    average: Average,
+    teacher: Teacher,
+    held_out: np.ndarray,
+    settings: Settings,
+):
     """A training step ``(pixels, features) -> loss``, and the sums over a batch of error, divergence and agreement."""
-    mean = held.astype(np.float32).mean(axis=0)
-    scale = held.astype(np.float32).std(axis=0) + 1e-3
+    mean = held_out.astype(np.float32).mean(axis=0)
+    scale = held_out.astype(np.float32).std(axis=0) + 1e-3
 
     def compare(pixels, features, train: bool):
         features = tf.cast(features, tf.float32)
@@ -253,18 +267,16 @@ def save_half(network: keras.Model, path: Path) -> None:
 
     plain = backbones.plain(backbones.BUNDLED_ALPHA)
     plain.set_weights(network.get_weights())
-    whole = path.with_name("whole.tmp.weights.h5")
-    plain.save_weights(whole)
-    temporary = path.with_name("half.tmp.weights.h5")
-    with h5py.File(whole, "r") as source, h5py.File(temporary, "w") as target:
+    with tempfile.TemporaryDirectory() as folder, whole(path) as temporary:
+        single = Path(folder, "single.weights.h5")
+        plain.save_weights(single)
+        with h5py.File(single, "r") as source, h5py.File(temporary, "w") as target:
 
-        def copy(name, node):
-            if isinstance(node, h5py.Dataset):
-                target.create_dataset(name, data=node[()].astype(np.float16), compression="gzip", shuffle=True)
-            else:
-                target.require_group(name).attrs.update(node.attrs)
+            def copy(name: str, node: h5py.Group | h5py.Dataset) -> None:
+                if isinstance(node, h5py.Dataset):
+                    target.create_dataset(name, data=node[()].astype(np.float16), compression="gzip", shuffle=True)
+                else:
+                    target.require_group(name).attrs.update(node.attrs)
 
-        source.visititems(copy)
-        target.attrs.update(source.attrs)
-    whole.unlink()
-    os.replace(temporary, path)
+            source.visititems(copy)
+            target.attrs.update(source.attrs)

@@ -35,7 +35,7 @@ def convert(model: Any, item: tuple[int, ...], quantise: bool = False) -> bytes:
     import tensorflow as tf
     from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
-    lite = getattr(tf, "lite", None)
+    lite: Any = getattr(tf, "lite", None)
     if not hasattr(lite, "TFLiteConverter"):
         raise NoConverter(f"TensorFlow {tf.__version__} has no LiteRT converter")
     function = tf.function(lambda x: model(x, training=False))
