@@ -67,3 +67,8 @@ def test_the_wheel_holds_what_a_user_of_a_model_needs_and_no_more():
     assert {path.suffix for path in PACKAGE.glob("weights/*")} == {".h5", ".json"}
     others = {path for path in PACKAGE.rglob("*") if path.is_file() and path.suffix not in (".py", ".pyc")}
     assert {str(path.relative_to(PACKAGE)) for path in others} == shipped
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_only_public_modules_of_keras_and_tensorflow_are_imported(path):
+    assert not {name for name in imports(path) if name.startswith(("keras.src", "tensorflow.python", "tensorflow.lite"))}

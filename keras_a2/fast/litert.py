@@ -33,14 +33,18 @@ def convert(model: Any, item: tuple[int, ...], quantise: bool = False) -> bytes:
         NoConverter: this TensorFlow has none.
     """
     import tensorflow as tf
-    from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
     lite: Any = getattr(tf, "lite", None)
     if not hasattr(lite, "TFLiteConverter"):
         raise NoConverter(f"TensorFlow {tf.__version__} has no LiteRT converter")
-    function = tf.function(lambda x: model(x, training=False))
-    frozen = convert_variables_to_constants_v2(function.get_concrete_function(tf.TensorSpec((1, *item), tf.float32)))
-    converter = lite.TFLiteConverter.from_concrete_functions([frozen])
+    groups = [[np.array(v) for v in group] for group in (model.trainable_variables, model.non_trainable_variables)]
+
+    @tf.function(input_signature=[tf.TensorSpec((1, *item), tf.float32)])
+    def with_constants(x: tf.Tensor) -> tf.Tensor:
+        answer, _ = model.stateless_call(*([tf.constant(v) for v in group] for group in groups), x, training=False)
+        return answer
+
+    converter = lite.TFLiteConverter.from_concrete_functions([with_constants.get_concrete_function()])
     converter.optimizations = [lite.Optimize.DEFAULT] if quantise else []
     return converter.convert()
 
