@@ -68,17 +68,23 @@ def _fail(error: UserError) -> NoReturn:
 def _leave_on_interrupt(advice: str) -> None:
     """Ctrl-C ends the process at once, with exit code 130.
 
-    A signal handler in Python waits for the C++ call that is running: a step, a conversion, an import. A thread that
-    waits for the signal itself does not. Leaving in mid-air is safe: every file appears whole or not at all.
+    A signal handler in Python waits for the C++ call that is running: a step, an import. The byte that the
+    handler's C half writes does not, in whichever thread it runs (NumPy's were there before this one). Leaving in
+    mid-air is safe: every file appears whole or not at all.
     """
     terminal = os.dup(2)  # what ``silence`` does not redirect
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
 
     def wait() -> None:
-        signal.sigwait({signal.SIGINT})
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+        os.read(reader, 1)
         os.write(terminal, f"\ninterrupted{advice}\n".encode())
         os._exit(130)
 
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # inherited by every thread that TensorFlow starts
+    signal.signal(signal.SIGINT, lambda *_: None)
+    signal.set_wakeup_fd(writer)
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # inherited by the processes that end with this one
     threading.Thread(target=wait, daemon=True).start()
 
 

@@ -15,7 +15,6 @@ import tensorflow as tf
 from matplotlib.figure import Figure
 
 from keras_a2 import inference, saved_model, training
-from keras_a2.errors import UserError
 from keras_a2.recurrent import (
     baselines,
     data,
@@ -357,12 +356,6 @@ def test_a_forecast_has_the_digits_of_its_error_not_of_its_level(co2, error, sho
     inference.forecast(forecaster, tmp_path / "co2.csv", None, tmp_path / "f.csv", None)
     assert pd.read_csv(tmp_path / "f.csv")["co2"][0] == pytest.approx(371.8 + 1 / 3, abs=error / 1000)
     assert len((tmp_path / "f.csv").read_text().splitlines()[1].split(",")[-1]) <= len(shown) + 3
-
-
-def test_damaged_errors_on_a_card_are_one_line():
-    for damaged in ([0.0], ["x"], [float("nan")], 3):
-        with pytest.raises(UserError, match="'typical_errors' is damaged"):
-            predict.Forecaster(Saved(typical_errors=damaged))
 
 
 @pytest.mark.parametrize(
