@@ -6,52 +6,65 @@ python experiments/recurrent.py --data sales.csv --target revenue   your own ser
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from tyro.conf import DisallowNone
 
 from keras_a2 import jobs, machine, runs, settings, training
+from keras_a2.console import console
 from keras_a2.errors import UserError
 from keras_a2.settings import Count, CountOrZero, Positive, Seed, Share
 
+if TYPE_CHECKING:  # TensorFlow takes seconds to import: functions import what they need, so that --help is quick
+    import keras
+
+    from keras_a2.recurrent.data import Windows
+    from keras_a2.recurrent.train import Forecaster
+
 
 @dataclass(frozen=True)
-class Config:
-    """Train Sequential recurrent forecasters, compare them with naive baselines, and publish them."""
+class SeriesOptions:
+    """The series, and the windows cut from it."""
 
-    cell: Literal["simple_rnn", "lstm", "gru", "all"] = "all"
-    """The recurrent layer; all trains the three, one published model each."""
     data: str = "nyc_weather"
     """nyc_weather, jena, or a .csv or .parquet file with one row per time step."""
     target: str | None = None
     """COLUMN[,COLUMN...] to forecast, or all; needed for a file."""
     time: str | None = None
-    """Column with the times; found by itself where there is one. none: leave times out and count rows, for months,
-    business days and other uneven steps."""
+    """Column with the times; by default detected. none: leave times out and count rows, for months, business days and
+    other uneven steps."""
     inputs: str | None = None
-    """COLUMN[,COLUMN...] to learn from beside the targets; by default every column."""
+    """COLUMN[,COLUMN...] to learn from in addition to the targets; by default every column."""
     preset: Literal["none", "chollet"] = "none"
     """chollet: the protocol of Deep Learning with Python, for --data jena only: hourly, 120 steps, 24 h ahead,
     50/25/25, by row number and not by time; it replaces --look-back and the like."""
-    split: str = "0.6,0.2,0.2"
-    """Train, validation, test in time order: three fractions or three row counts."""
-    every: Count = 1
-    """Rows from one step of a window to the next (6: hourly windows from 10-minute rows)."""
-    max_gap: CountOrZero = 12
-    """Fill gaps of at most so many steps from the past (0: none); windows that touch longer ones are dropped."""
-    calendar: bool = True
-    """Add hour and day of the year as inputs where the data have times."""
-
     look_back: Count = 72
     """Steps that the forecaster sees."""
     horizon: Count = 24
     """Steps that it forecasts, all at once."""
     first_lead: Count = 1
     """The first step ahead that is forecast."""
+    every: Count = 1
+    """Rows from one step of a window to the next (6: hourly windows from 10-minute rows)."""
+    split: str = "0.6,0.2,0.2"
+    """Train, validation, test in time order: three fractions or three row counts."""
+    max_gap: CountOrZero = 12
+    """Fill gaps of at most so many steps from the past (0: none); windows that touch longer ones are dropped."""
+    calendar: bool = True
+    """Add hour and day of the year as inputs where the data have times."""
     season: Count | None = None
-    """Steps per season of the seasonal naive; by default found in the training rows."""
+    """Steps per season of the seasonal naive; by default from the autocorrelation of the training rows."""
+
+
+@dataclass(frozen=True)
+class NetworkOptions:
+    """The Sequential network."""
+
+    cell: Literal["simple_rnn", "lstm", "gru", "all"] = "all"
+    """The recurrent layer; all trains the three, one published model each."""
     units: Count = 128
     """Width of the recurrent layer."""
     layers: Count = 1
@@ -67,6 +80,11 @@ class Config:
     channel_independent: DisallowNone[bool | None] = None
     """Share one network over the targets, each seeing its own past only (SegRNN); by default with several targets."""
 
+
+@dataclass(frozen=True)
+class TrainingOptions:
+    """Training, and the choice of what is published."""
+
     epochs: CountOrZero | None = None
     """Epochs at most; by default 16, or 10 where channels are independent (each window is then many samples); up to
     250 for a short series, so that there are 2,000 steps."""
@@ -79,16 +97,24 @@ class Config:
     loss: Literal["mae", "mse"] = "mae"
     """What training minimises, and what validation chooses the epoch by."""
     ema: Share = 0.98
-    """Decay of the moving average of the weights that is evaluated and kept; 0 turns it off."""
+    """Decay of the moving average of the weights that is evaluated and published; 0 turns it off."""
     combine: DisallowNone[bool | None] = None
     """Publish the mean of the network's and ridge regression's forecasts, or the network's alone; by default whichever
     has the lower validation error."""
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """The run, and what it writes."""
+
     seed: Seed = 0
     """Seed of the initialisation and of the order of windows."""
     seeds: Count = 1
     """Repeat training with so many seeds and report the mean and every value."""
     jobs: Count | Literal["ray"] = 1
     """Train so many cells and seeds at once, each on its own cores; ray: on the cluster of RAY_ADDRESS ([cluster])."""
+    plain: bool = False
+    """Train and forecast with Keras's own layers, fit and predict only: slower, the same experiment."""
     deterministic: bool = False
     """Ask TensorFlow for deterministic kernels, where the machine's are not already."""
     litert: bool = False
@@ -101,71 +127,163 @@ class Config:
     """Resume a run of the same options and data that was interrupted or failed."""
 
 
+@dataclass(frozen=True)
+class Config:
+    """Train Sequential recurrent forecasters, compare them with naive baselines, and publish them."""
+
+    series: SeriesOptions = SeriesOptions()
+    network: NetworkOptions = NetworkOptions()
+    training: TrainingOptions = TrainingOptions()
+    run: RunOptions = RunOptions()
+
+
+def build_network(cell: str, windows: Windows, options: NetworkOptions) -> keras.Sequential:
+    """From a standardised window ``(batch, look_back, features)`` to the changes from its last row, lead by lead."""
+    from keras import Input, Sequential, layers
+
+    recurrent = {"simple_rnn": layers.SimpleRNN, "lstm": layers.LSTM, "gru": layers.GRU}[cell]
+    # One target's own past; or every input, as its difference from the window's last row and as that row itself.
+    features = 1 if options.channel_independent else 2 * len(windows.inputs)
+    outputs = windows.horizon * (1 if options.channel_independent else len(windows.targets))
+    network = Sequential([Input((windows.look_back, features))], name=cell)
+    if options.input_dropout:  # a window lacks an input from end to end: the network must not lean on any one of them
+        network.add(layers.SpatialDropout1D(options.input_dropout))
+    if options.segment:
+        network.add(layers.Reshape((windows.look_back // options.segment, options.segment * features)))
+        network.add(layers.Dense(options.units, activation="relu"))
+    for number in range(options.layers):
+        network.add(recurrent(options.units, return_sequences=number < options.layers - 1))
+    network.add(layers.Dropout(options.dropout))
+    # A zero kernel forecasts no change: training starts as persistence.
+    network.add(layers.Dense(outputs, kernel_initializer="glorot_uniform" if options.segment else "zeros"))
+    return network
+
+
+def train_network(cell: str, windows: Windows, config: Config, seed: int, state: Path | None = None) -> Forecaster:
+    """Train one cell with early stopping and restore the epoch with the lowest validation error."""
+    import keras
+
+    from keras_a2.averaging import Average
+    from keras_a2.fast.loops import compiled_loops
+    from keras_a2.fast.windows import compiled_epoch, compiled_predict
+    from keras_a2.recurrent import train
+
+    started, options, shared = time.perf_counter(), config.training, bool(config.network.channel_independent)
+    keras.utils.set_random_seed(seed)
+    network = build_network(cell, windows, config.network)
+    batches = train.Batches(windows, shared, options.batch_size, seed)
+    decay_steps = max((options.epochs - 1) * batches.steps, 1)
+    rate = keras.optimizers.schedules.CosineDecay(  # after a warm-up of one epoch
+        0.0, decay_steps, alpha=0.01, warmup_target=options.learning_rate, warmup_steps=batches.steps
+    )
+    network.compile(keras.optimizers.Adam(rate, clipnorm=1.0), loss=options.loss)
+    average = Average(network, options.ema)  # of the weights: it is what is validated and published
+    train_epoch, predict = train.keras_epoch(network, batches, average), train.keras_predict(network, batches)
+    if not config.run.plain:  # the same, faster: a twin with compiled loops shares the network's variables
+        twin = compiled_loops(network, constant_features=0 if shared else len(windows.inputs))
+        train_epoch = compiled_epoch(twin, network.optimizer, options.loss, batches.order, batches.gather, average)
+        predict = compiled_predict(twin, batches.gather)
+    forecaster = train.Forecaster(cell, network, shared, predict)
+    forecaster.history = training.fit(
+        cell,
+        train_epoch=train_epoch,
+        validate=lambda: forecaster.validate(windows, average),
+        score=lambda row: -row[f"validation_{options.loss}"],
+        epochs=options.epochs,
+        patience=options.patience,
+        ceiling=train.CEILING[options.loss],
+        weights=average.shown,
+        state=train.state_of(network, average),
+        path=state,
+    )
+    average.copy_to_model()
+    forecaster.seconds = forecaster.history.earlier + time.perf_counter() - started
+    return forecaster
+
+
 def main(config: Config) -> None:
     check(config)
-    from keras_a2.recurrent import configure, present
+    from keras_a2.recurrent import baselines, data
 
-    config = configure.with_preset(config)
-    windows = configure.windows(config)
-    name = config.name or runs.folder_name(f"recurrent-{windows.name}-{config.cell}")
-    with runs.Run(config, name, config.output, config.resume) as run:
-        machine.configure_tensorflow(config.seed, config.deterministic)
-        # TensorFlow takes seconds to import, so after every check.
-        from keras_a2.recurrent import baselines, measure, publish, train
+    config = replace(config, series=data.with_preset(config.series))
+    windows = data.load(config.series)
+    name = published_name(config, windows, config.network.cell)
+    with runs.Run(config, name, config.run.output, config.run.resume) as run:
+        machine.configure_tensorflow(config.run.seed, config.run.deterministic)
+        from keras_a2 import deployment
+        from keras_a2.recurrent import evaluate, model, report, train
 
-        present.describe(windows)
-        season = config.season or baselines.find_season(windows)
-        resolved = configure.settings(config, windows, season)
-        cells = ["simple_rnn", "lstm", "gru"] if config.cell == "all" else [config.cell]
-        run.check_inputs(data=windows.summary(), settings=resolved)
-        ridge = baselines.Ridge(resolved.channel_independent)
-        references = [baselines.Persistence(), baselines.SeasonalNaive(season), ridge]
+        report.describe(windows)
+        config = train.resolve(config, windows)  # defaults that depend on the data
+        run.check_inputs(data=windows.summary(), network=config.network, training=config.training)
+        naive = [baselines.Persistence(), baselines.SeasonalNaive(config.series.season)]
+        references = [*naive, baselines.Ridge(config.network.channel_independent)]
         for reference in references:
             reference.fit(windows)
 
-        seeds = range(config.seed, config.seed + config.seeds)
-        if config.jobs != 1:
+        cells = ["simple_rnn", "lstm", "gru"] if config.network.cell == "all" else [config.network.cell]
+        seeds = range(config.run.seed, config.run.seed + config.run.seeds)
+        if config.run.jobs != 1:
             tasks = [{"config": config, "cell": cell, "seed": seed} for seed in seeds for cell in cells]
-            jobs.spread(train_cell, tasks, config.jobs, run.work, is_finished)
+            jobs.spread(train_in_process, tasks, config.run.jobs, run.work, is_trained)
         trained = {cell: [] for cell in cells}
         for cell in cells:
             for seed in seeds:
-                state = train.state_file(run.work, seed, cell)
-                trained[cell].append(train.train(cell, windows, replace(resolved, seed=seed), state))
-        choices = measure.on_validation(config.combine, resolved.loss, windows, references, trained)
+                trained[cell].append(train_network(cell, windows, config, seed, state_file(run.work, cell, seed)))
+        choices = evaluate.on_validation(config.training.combine, config.training.loss, windows, references, trained)
 
         # Every choice is made: the test split is read here, once.
-        result = measure.on_test(config, resolved, windows, references, trained, choices)
-        publish.publish(run, config, windows, trained, ridge, result)
+        metrics, winners = evaluate.on_test(settings.flat(config), windows, references, trained, choices)
+        report.show(metrics)
+        for winner in winners:
+            home = config.run.output / published_name(config, windows, winner.cell)
+            with run.publishing(home.name) as folder:
+                # Raw windows in, forecasts in the targets' units out: scaling and ridge regression are inside.
+                shared = config.network.channel_independent
+                saved = model.assemble(winner.forecaster.network, windows, shared, winner.ridge)
+                checked = metrics | {"saved_model_check": model.export(saved, windows, winner.forecast, folder)}
+                litert = deployment.export_litert(folder, model.example(windows)) if config.run.litert else None
+                histories = {seed: each.history for seed, each in zip(seeds, trained[winner.cell], strict=True)}
+                report.write(folder, windows, winner, histories, checked, home, litert)
+            console.print(f"published {run.version} (open {run.version / 'report.html'})")
 
 
-def train_cell(config: Config, cell: str, seed: int, folder: Path) -> None:
-    """In a process of its own: train one forecaster and leave its state file in ``folder``."""
-    machine.configure_tensorflow(config.seed, config.deterministic)
-    from keras_a2.recurrent import baselines, configure, train
-
-    windows = configure.windows(config)
-    resolved = configure.settings(config, windows, config.season or baselines.find_season(windows))
-    train.train(cell, windows, replace(resolved, seed=seed), train.state_file(folder, seed, cell))
+def published_name(config: Config, windows: Windows, cell: str) -> str:
+    """The folder that a cell is published in; of a given name, only the cells of ``--cell all`` are told apart."""
+    if config.run.name:
+        return config.run.name if cell == config.network.cell else f"{config.run.name}-{cell}"
+    return runs.folder_name(f"recurrent-{windows.name}-{cell}")
 
 
-def is_finished(config: Config, cell: str, seed: int, folder: Path) -> bool:
-    """Whether ``folder`` holds what ``train_cell`` would leave there."""
-    from keras_a2.recurrent import train
+def train_in_process(config: Config, cell: str, seed: int, folder: Path) -> None:
+    """One training of ``--jobs``: leaves its state in ``folder``, where ``train_network`` resumes it."""
+    machine.configure_tensorflow(config.run.seed, config.run.deterministic)
+    from keras_a2.recurrent import data
 
-    return training.is_finished(train.state_file(folder, seed, cell))
+    train_network(cell, data.load(config.series), config, seed, state_file(folder, cell, seed))
+
+
+def is_trained(config: Config, cell: str, seed: int, folder: Path) -> bool:
+    """Whether ``folder`` holds what ``train_in_process`` would leave there."""
+    return training.is_finished(state_file(folder, cell, seed))
+
+
+def state_file(folder: Path, cell: str, seed: int) -> Path:
+    """The file of a training's state."""
+    return runs.state_file(folder, f"seed{seed}-{cell}")
 
 
 def check(config: Config) -> None:
     """Refuse what cannot work before anything is loaded; None stands for a default that is resolved later."""
     settings.check(config)
-    if config.preset == "chollet" and config.data != "jena":
+    series, segment = config.series, config.network.segment
+    if series.preset == "chollet" and series.data != "jena":
         raise UserError(
-            f"--preset chollet cuts rows as the book does for --data jena, not for {config.data}: leave it out, or set "
+            f"--preset chollet cuts rows as the book does for --data jena, not for {series.data}: leave it out, or set "
             "--every, --look-back, --first-lead and --horizon"
         )
-    if config.segment and config.look_back % config.segment:
-        raise UserError(f"--segment {config.segment} does not divide --look-back {config.look_back}; choose a divisor")
+    if segment and series.look_back % segment:
+        raise UserError(f"--segment {segment} does not divide --look-back {series.look_back}; choose a divisor")
 
 
 if __name__ == "__main__":

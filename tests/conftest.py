@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import subprocess
 import sys
@@ -55,6 +56,7 @@ def run_script(name: str, *arguments, cwd: Path | None = None, timeout: float = 
     return subprocess.run(command, capture_output=True, text=True, cwd=cwd, timeout=timeout)
 
 
+@functools.cache
 def load_script(name: str) -> ModuleType:
     """One of the experiments as a module, for its ``Config`` and ``check``."""
     spec = importlib.util.spec_from_file_location(f"script_{name}", ROOT / "experiments" / f"{name}.py")

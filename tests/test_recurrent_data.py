@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import dataclasses
-import runpy
-from types import SimpleNamespace
-
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, given
+from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from conftest import ROOT, run_script
+import recurrent
+from conftest import run_script
+from keras_a2 import settings
 from keras_a2.errors import UserError
-from keras_a2.recurrent import baselines, configure, data, evaluate, sources, splits, train
+from keras_a2.recurrent import baselines, data, evaluate, sources, times, train
 
 
 def table(rows: int = 100, columns: int = 2, freq: str | None = "h") -> sources.Table:
@@ -31,7 +30,7 @@ def test_windows_are_the_rows_they_say():
     row = int(origin[0])
     np.testing.assert_allclose(windows.raw(origin)[0], t.frame.to_numpy()[row - 4 : row + 1], rtol=1e-5)
     np.testing.assert_allclose(
-        windows.to_unit(windows.wanted(origin))[0, :, 0], t.frame["c0"][row + 1 : row + 4], rtol=1e-5
+        windows.to_unit(windows.actual(origin))[0, :, 0], t.frame["c0"][row + 1 : row + 4], rtol=1e-5
     )
 
 
@@ -41,7 +40,7 @@ def test_the_book_s_protocol_sees_hourly_rows_and_one_day_ahead():
     origin = windows.origins["validation"][:1]
     row = int(origin[0])
     np.testing.assert_allclose(windows.raw(origin)[0, :, 0], t.frame["c0"][row - 119 * 6 : row + 1 : 6], rtol=1e-5)
-    assert windows.to_unit(windows.wanted(origin))[0, 0, 0] == pytest.approx(t.frame["c0"][row + 144], rel=1e-5)
+    assert windows.to_unit(windows.actual(origin))[0, 0, 0] == pytest.approx(t.frame["c0"][row + 144], rel=1e-5)
     naive = baselines.Persistence().forecast(windows, origin)
     assert windows.to_unit(naive)[0, 0, 0] == pytest.approx(t.frame["c0"][row], rel=1e-5)
 
@@ -51,13 +50,11 @@ def test_the_preset_has_the_windows_and_the_naive_error_of_the_book_s_own_code(t
 
     frame = table(12_347, 2, None).frame
     frame.to_csv(tmp_path / "series.csv", index=False)
-    config = runpy.run_path(str(ROOT / "experiments" / "recurrent.py"))["Config"](
-        data=str(tmp_path / "series.csv"), target="c1", preset="chollet"
-    )
-    config = configure.with_preset(config)
+    arguments = ["--data", str(tmp_path / "series.csv"), "--target", "c1", "--preset", "chollet"]
+    series = data.with_preset(settings.parse(recurrent.Config, arguments).series)
     recorded = {"look_back": 120, "horizon": 1, "first_lead": 24, "every": 6, "calendar": False}  # in metrics.json
-    assert {name: getattr(config, name) for name in recorded} == recorded
-    windows = configure.windows(config)
+    assert {name: getattr(series, name) for name in recorded} == recorded
+    windows = data.load(series)
     raw, temperature = frame.to_numpy(), frame["c1"].to_numpy()
     train, validation = int(0.5 * len(raw)), int(0.25 * len(raw))
     delay = 6 * (120 + 24 - 1)
@@ -81,7 +78,7 @@ def test_the_preset_has_the_windows_and_the_naive_error_of_the_book_s_own_code(t
         assert evaluate.metrics(windows, error)["mae"] == pytest.approx(naive, rel=1e-5)
     np.testing.assert_allclose(windows.mean, raw[:train].mean(axis=0), rtol=1e-6)
     with pytest.raises(UserError, match="the series has 6000 rows"):
-        splits.bounds(splits.BOOK, 6000, 715, 144)
+        data.split_bounds(data.BOOK, 6000, 715, 144)
 
 
 def test_the_preset_is_for_the_book_s_data_only():
@@ -101,7 +98,7 @@ def test_no_later_row_enters_an_earlier_split(split):
         origins = clean.origins[name]
         assert (windows.origins[name] == origins).all()
         np.testing.assert_array_equal(windows.seen(origins), clean.seen(origins))
-        np.testing.assert_array_equal(windows.wanted(origins), clean.wanted(origins))
+        np.testing.assert_array_equal(windows.actual(origins), clean.actual(origins))
         np.testing.assert_array_equal(windows.mean, clean.mean)
         np.testing.assert_array_equal(windows.scale, clean.scale)
 
@@ -170,7 +167,9 @@ def test_an_impossible_value_is_named(value, row, message):
 
 def test_calendar_runs_through_the_day_and_the_year():
     time = pd.date_range("2023-01-01", periods=24 * 365, freq="h")
-    columns = pd.DataFrame({name: data.calendar_column(name, time) for name in data.calendar_names(pd.Timedelta("1h"))})
+    columns = pd.DataFrame(
+        {name: times.calendar_column(name, time) for name in times.calendar_names(pd.Timedelta("1h"))}
+    )
     assert columns["hour_sin"].iloc[6] == pytest.approx(1)
     assert columns["hour_cos"].iloc[12] == pytest.approx(-1)
     assert columns["year_cos"].iloc[0] == pytest.approx(1)
@@ -216,7 +215,7 @@ def test_bad_series_end_in_one_clear_line(series, change, message):
     assert "\n" not in str(error.value)
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@hypothesis_settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(content=st.one_of(st.binary(max_size=300), st.text(alphabet="date,load\n0123456789.-:eNa \"'", max_size=300)))
 def test_any_file_gives_windows_or_the_one_error(tmp_path, content):
     path = tmp_path / "fuzz.csv"
@@ -284,7 +283,7 @@ def test_ridge_is_scikit_learns(strength, monkeypatch):
     train, test = windows.origins["train"], windows.origins["test"]
     x, x_test = (windows.seen(part).reshape(len(part), -1).astype(np.float64) for part in (train, test))
     column = windows.target_columns
-    change = windows.wanted(train)[..., 0] - windows.seen(train)[:, -1, column]
+    change = windows.actual(train)[..., 0] - windows.seen(train)[:, -1, column]
     reference = Ridge(alpha=strength * len(train)).fit(x, change)
     expected = windows.seen(test)[:, -1, column] + reference.predict(x_test)
     np.testing.assert_allclose(ours.forecast(windows, test)[..., 0], expected, atol=1e-4)
@@ -300,12 +299,8 @@ def test_new_york_is_the_published_series():
     assert len(t.frame.columns) == 18
     assert t.time[0] == pd.Timestamp("2013-01-01 06:00")
     windows = data.prepare(t, look_back=72, horizon=24)
-    error = baselines.Persistence().forecast(windows, windows.origins["test"]) - windows.wanted(windows.origins["test"])
+    error = baselines.Persistence().forecast(windows, windows.origins["test"]) - windows.actual(windows.origins["test"])
     assert np.abs(error).mean() * windows.target_scale[0] == pytest.approx(3.00, abs=0.02)
-
-
-UNSET = ("channel_independent", "segment", "input_dropout", "epochs", "patience", "batch_size")
-CONFIG = dict.fromkeys((f.name for f in dataclasses.fields(train.Settings)), 1) | dict.fromkeys(UNSET)
 
 
 @pytest.mark.parametrize(
@@ -318,7 +313,9 @@ CONFIG = dict.fromkeys((f.name for f in dataclasses.fields(train.Settings)), 1) 
 )
 def test_a_short_series_is_trained_as_many_steps_as_a_long_one(rows, columns, batch_size, epochs, input_dropout):
     windows = data.prepare(table(rows, columns), look_back=8, horizon=4, calendar=False)
-    found = configure.settings(SimpleNamespace(**CONFIG), windows, season=24)
-    assert (found.batch_size, found.epochs, found.input_dropout) == (batch_size, epochs, input_dropout)
-    told = configure.settings(SimpleNamespace(**CONFIG | {"batch_size": 64, "epochs": 3}), windows, season=24)
-    assert (told.batch_size, told.epochs, told.patience) == (64, 3, 4)
+    config_type = recurrent.Config
+    default = train.resolve(config_type(), windows)
+    assert (default.training.batch_size, default.training.epochs) == (batch_size, epochs)
+    assert default.network.input_dropout == input_dropout
+    given = train.resolve(settings.parse(config_type, ["--batch-size", "64", "--epochs", "3"]), windows).training
+    assert (given.batch_size, given.epochs, given.patience) == (64, 3, 4)

@@ -4,35 +4,34 @@ from __future__ import annotations
 
 import io
 import json
-from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
 
+import keras
 import numpy as np
 import pandas as pd
 import pytest
 import tensorflow as tf
 from matplotlib.figure import Figure
 
-from keras_a2 import inference, saved_model, training
-from keras_a2.recurrent import (
-    baselines,
-    data,
-    evaluate,
-    figures,
-    measure,
-    model,
-    predict,
-    present,
-    publish,
-    sources,
-    train,
-)
+import recurrent
+from keras_a2 import inference, saved_model, settings, training
+from keras_a2.averaging import Average
+from keras_a2.fast.loops import CompiledLoop, compiled_loops, is_compiled
+from keras_a2.fast.windows import compiled_epoch, compiled_predict
+from keras_a2.recurrent import baselines, data, evaluate, model, predict, report, sources, train
 
-SETTINGS = train.Settings(
-    units=8, layers=1, dropout=0.1, input_dropout=0.1, segment=0, channel_independent=False, epochs=2, patience=5,
-    batch_size=32, learning_rate=1e-2, loss="mae", ema=0.9, seed=0,
-)  # fmt: skip
+SMALL = "--units 8 --dropout 0.1 --input-dropout 0.1 --segment 0 --no-channel-independent --epochs 2 --patience 5"
+SMALL += " --batch-size 32 --learning-rate 0.01 --ema 0.9"
+
+
+def configured(windows: data.Windows, options: str = ""):
+    """The script's configuration of a small network, its defaults resolved; later options win."""
+    return train.resolve(settings.parse(recurrent.Config, f"{SMALL} {options}".split()), windows)
+
+
+def trained(cell: str, windows: data.Windows, options: str = "", state: Path | None = None) -> train.Forecaster:
+    return recurrent.train_network(cell, windows, configured(windows, options), 0, state)
 
 
 @pytest.fixture
@@ -44,17 +43,17 @@ def windows(series):
 @pytest.mark.parametrize("cell", ["simple_rnn", "lstm", "gru"])
 def test_compiled_loops_give_the_values_and_gradients_of_keras(cell, steady):
     rng = np.random.default_rng(0)
-    options = {"look_back": 9, "features": 3, "outputs": 4, "units": 5, "layers": 2, "steady": steady}
-    ours, kerass = (model.build(cell, **options, portable=portable) for portable in (False, True))
-    assert model.scanned(ours)
-    assert not model.scanned(kerass)
-    weights = [rng.normal(0, 0.5, w.shape) for w in ours.get_weights()]
+    recurrent = {"simple_rnn": keras.layers.SimpleRNN, "lstm": keras.layers.LSTM, "gru": keras.layers.GRU}[cell]
+    layers = [recurrent(5, return_sequences=True), recurrent(5), keras.layers.Dense(4)]
+    kerass = keras.Sequential([keras.Input((9, 3)), *layers])
+    ours = compiled_loops(kerass, steady)
+    assert is_compiled(ours)
+    kerass.set_weights([rng.normal(0, 0.5, w.shape) for w in kerass.get_weights()])
     inputs = rng.normal(size=(6, 9, 3)).astype(np.float32)
     inputs[:, :, 3 - steady :] = inputs[:, :1, 3 - steady :]
     inputs = tf.constant(inputs)
-    found = []
+    results = []
     for network in (ours, kerass):
-        network.set_weights(weights)
 
         @tf.function(jit_compile=network is ours)
         def value_and_gradients(network=network):
@@ -64,18 +63,70 @@ def test_compiled_loops_give_the_values_and_gradients_of_keras(cell, steady):
                 loss = tf.reduce_mean(outputs**2)
             return [outputs, *tape.gradient(loss, [inputs, *network.trainable_variables])]
 
-        found.append(value_and_gradients())
-    for mine, theirs in zip(*found, strict=True):
+        results.append(value_and_gradients())
+    for mine, theirs in zip(*results, strict=True):
         np.testing.assert_allclose(mine, theirs, atol=2e-6)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"go_backwards": True}, "go_backwards"),
+        ({"stateful": True}, "stateful"),
+        ({"activation": "relu"}, "activation"),
+    ],
+)
+def test_compiled_loops_refuse_what_they_do_not_honour(options, message):
+    network = keras.Sequential([keras.Input((9, 3), batch_size=4), keras.layers.GRU(5, **options)])
+    with pytest.raises(ValueError, match=f"does not honour {message}"):
+        compiled_loops(network)
+
+
+def test_compiled_loops_refuse_masks_and_initial_states():
+    masked = keras.Sequential([keras.Input((9, 3)), keras.layers.Masking(), keras.layers.LSTM(5)])
+    with pytest.raises(ValueError, match="takes neither mask nor initial_state"):
+        compiled_loops(masked)(tf.zeros((2, 9, 3)))
+    layer = keras.layers.LSTM(5)
+    layer.build((None, 9, 3))
+    state = [tf.zeros((2, 5))] * 2
+    with pytest.raises(ValueError, match="takes neither mask nor initial_state"):
+        CompiledLoop(layer)(tf.zeros((2, 9, 3)), initial_state=state)
+
+
+@pytest.mark.parametrize("cell", ["simple_rnn", "lstm", "gru"])
+def test_an_epoch_of_the_compiled_steps_is_one_of_keras_fit(windows, cell):
+    options = f"--dropout 0 --input-dropout 0 --batch-size {len(windows.origins['train']) // 2}"
+    weights, forecasts = [], []
+    for plain in (False, True):
+        config = configured(windows, options)
+        keras.utils.set_random_seed(0)
+        network = recurrent.build_network(cell, windows, config.network)
+        network.compile(keras.optimizers.SGD(0.1, clipnorm=1.0), loss="mae")
+        batches, average = train.Batches(windows, False, config.training.batch_size, 0), Average(network, 0.9)
+        epoch, answer = train.keras_epoch(network, batches, average), train.keras_predict(network, batches)
+        if not plain:
+            twin = compiled_loops(network, len(windows.inputs))
+            assert is_compiled(twin)
+            epoch = compiled_epoch(twin, network.optimizer, "mae", batches.order, batches.gather, average)
+            answer = compiled_predict(twin, batches.gather)
+        loss = epoch(1, lambda share: None)
+        average.copy_to_model()
+        weights.append([loss, *network.get_weights()])
+        forecasts.append(answer(train.samples_of(windows, windows.origins["test"], False)))
+    for fast, plain in zip(*weights, strict=True):
+        np.testing.assert_allclose(fast, plain, atol=1e-5)
+    np.testing.assert_allclose(*forecasts, atol=1e-5)
 
 
 @pytest.mark.parametrize("cell", ["simple_rnn", "lstm", "gru"])
 def test_an_untrained_forecaster_is_persistence(windows, cell):
-    network = model.build(cell, look_back=24, features=2 * len(windows.inputs), outputs=6, units=8)
-    predict = train.make_predict(network, windows, False)
+    config = configured(windows)
+    network = recurrent.build_network(cell, windows, config.network)
+    batches = train.Batches(windows, False, 32, 0)
     origins = windows.origins["test"]
     expected = np.repeat(windows.values[origins][:, None, windows.target_columns], 6, axis=1)
-    np.testing.assert_allclose(train.forecast(predict, windows, origins), expected, atol=1e-6)
+    forecaster = train.Forecaster(cell, network, False, train.keras_predict(network, batches))
+    np.testing.assert_allclose(forecaster.forecast(windows, origins), expected, atol=1e-6)
 
 
 @pytest.mark.slow
@@ -83,16 +134,17 @@ def test_an_untrained_forecaster_is_persistence(windows, cell):
 @pytest.mark.parametrize(("shared", "segment", "layers"), [(False, 0, 1), (True, 6, 1), (False, 6, 2)])
 def test_the_exported_model_gives_the_forecasts_in_units(series, shared, segment, layers, ridge_columns, monkeypatch):
     windows = data.prepare(sources.find(str(series), "load,other", None, None), look_back=24, horizon=6)
-    settings = replace(SETTINGS, epochs=1, channel_independent=shared, segment=segment, layers=layers)
-    forecaster = train.train("gru", windows, settings)
-    if ridge_columns is not None:  # beside ridge regression, on all inputs or (24) the targets' own past
+    options = f"--epochs 1 --segment {segment} --layers {layers} --{'' if shared else 'no-'}channel-independent"
+    forecaster, ridge = trained("gru", windows, options), None
+    some = windows.origins["test"][:7]
+    expected = forecaster.forecast(windows, some)
+    if ridge_columns is not None:  # with ridge regression, on all inputs or (24) the targets' own past
         monkeypatch.setattr(baselines, "RIDGE_COLUMNS", ridge_columns)
         ridge = baselines.Ridge(shared)
         ridge.fit(windows)
-        forecaster = forecaster.with_ridge(ridge)
-    exported = model.assemble(forecaster.network, windows, shared, forecaster.options, forecaster.ridge)
-    some = windows.origins["test"][:7]
-    expected = windows.to_unit(forecaster.forecast(windows, some))
+        expected = baselines.combine(expected, ridge.forecast(windows, some))
+    exported = model.assemble(forecaster.network, windows, shared, ridge)
+    expected = windows.to_unit(expected)
     np.testing.assert_allclose(exported(windows.raw(some), training=False), expected, rtol=1e-4, atol=1e-4)
 
 
@@ -110,14 +162,13 @@ def test_the_published_forecaster_is_the_one_measured_whatever_the_level(meter, 
     windows = data.prepare(meter, look_back=24, horizon=6, calendar=False)
     ridge = baselines.Ridge()
     ridge.fit(windows)
-    options = train.network_options("gru", windows, SETTINGS)
-    network = model.build(**options)  # untrained: persistence
+    network = recurrent.build_network("gru", windows, configured(windows).network)  # untrained: persistence
     test = windows.origins["test"]
     persistence = baselines.Persistence().forecast(windows, test)
-    forecast = train.beside(persistence, ridge.forecast(windows, test))
+    forecast = baselines.combine(persistence, ridge.forecast(windows, test))
     recorded = evaluate.metrics(windows, evaluate.errors(windows, forecast, "test"))["mae"]
-    exported = model.assemble(network, windows, False, options, ridge)
-    saved_model.export(exported, model.endpoints(exported, windows), tmp_path)
+    exported = model.assemble(network, windows, False, ridge)
+    saved_model.export(exported, model.signatures(exported), tmp_path)
     rows = meter.frame.to_numpy()
     loaded = tf.saved_model.load(str(tmp_path))
     published = loaded.serve(rows[test[:, None] + np.arange(-23, 1)])
@@ -129,7 +180,7 @@ def test_predictions_have_the_digits_that_their_errors_need(meter):
     windows = data.prepare(meter, look_back=24, horizon=6, calendar=False)
     test = windows.origins["test"]
     forecast = baselines.Persistence().forecast(windows, test)
-    rows = pd.read_csv(io.StringIO(publish.predictions(windows, forecast).to_csv(index=False)))
+    rows = pd.read_csv(io.StringIO(report.predictions(windows, forecast).to_csv(index=False)))
     readings = meter.frame["reading"].to_numpy()
     persistence = np.abs(readings[test[:, None] + np.arange(1, 7)] - readings[test][:, None]).mean()  # about 3.5
     error = (rows.filter(like="truth_").to_numpy() - rows.filter(like="forecast_").to_numpy()).ravel()
@@ -141,12 +192,11 @@ def test_predictions_have_the_digits_that_their_errors_need(meter):
 def test_a_forecast_beside_ridge_regression_is_the_mean_of_both(windows):
     ridge = baselines.Ridge()
     ridge.fit(windows)
-    network = train.train("simple_rnn", windows, SETTINGS)
-    both = network.with_ridge(ridge)
     some = windows.origins["test"]
-    forecasts = [f.forecast(windows, some) for f in (network, ridge, both)]
+    forecasts = [f.forecast(windows, some) for f in (trained("simple_rnn", windows), ridge)]
+    forecasts.append(baselines.combine(*forecasts))
     np.testing.assert_allclose(forecasts[2], np.mean(forecasts[:2], axis=0), rtol=1e-6)
-    alone, linear, mean = (np.abs(forecast - windows.wanted(some)).mean() for forecast in forecasts)
+    alone, linear, mean = (np.abs(forecast - windows.actual(some)).mean() for forecast in forecasts)
     assert mean <= (alone + linear) / 2 * (1 + 1e-5)  # the triangle inequality, rounded
 
 
@@ -157,7 +207,7 @@ class Off:
         self.name, self.off = name, off
 
     def forecast(self, windows, origins):
-        return windows.wanted(origins) + np.asarray(self.off, np.float32)
+        return windows.actual(origins) + np.asarray(self.off, np.float32)
 
 
 @pytest.mark.parametrize("loss", ["mae", "mse"])
@@ -167,16 +217,12 @@ class Off:
 )
 def test_validation_chooses_what_is_published_unless_told(windows, loss, combine, network, published):
     naive = [Off("persistence", 2), Off("seasonal_naive", 1)]
-    choices = measure.on_validation(combine, loss, windows, [*naive, Off("ridge", 0.3)], {"gru": [Off("gru", network)]})
+    choices = evaluate.on_validation(
+        combine, loss, windows, [*naive, Off("ridge", 0.3)], {"gru": [Off("gru", network)]}
+    )
     assert choices.published == {"gru": published}
     assert (choices.best_naive, choices.best_naive_by_lead) == ("seasonal_naive", ["seasonal_naive"] * 6)
     assert choices.metrics["gru+ridge"]["mae_standardized"] == pytest.approx(abs(network + 0.3) / 2, rel=1e-4)
-
-
-@dataclass
-class Config:
-    seed: int
-    output: Path
 
 
 class Seed(Off):
@@ -193,18 +239,17 @@ def test_each_model_has_its_best_seed_by_the_loss_of_training(windows):
     naive = [Off("persistence", 2), Off("seasonal_naive", 1)]
     for loss, best in (("mae", 1), ("mse", 0)):
         trained = {"gru": [Seed("gru", steady), Seed("gru", rare)]}
-        choices = measure.on_validation(False, loss, windows, [*naive, Off("ridge", 0.3)], trained)
+        choices = evaluate.on_validation(False, loss, windows, [*naive, Off("ridge", 0.3)], trained)
         assert choices.best_seed["gru"] == best
     trained = {"gru": [Seed("gru", 0.1), Seed("gru", -0.3)]}  # the second errs against ridge regression's error
-    choices = measure.on_validation(None, "mae", windows, [*naive, Off("ridge", 0.3)], trained)
+    choices = evaluate.on_validation(None, "mae", windows, [*naive, Off("ridge", 0.3)], trained)
     assert choices.best_seed == {"gru": 0, "gru+ridge": 1}
     assert choices.published == {"gru": "gru+ridge"}
-    config = Config(seed=5, output=Path("models"))
-    result = measure.on_test(config, SETTINGS, windows, [*naive, Off("ridge", 0.3)], trained, choices)
-    assert [result.metrics["models"][name]["best_seed"] for name in ("gru", "gru+ridge")] == [5, 6]
-    error = evaluate.errors(windows, result.predicted["gru+ridge"], "test")
-    assert np.abs(error).max() < 1e-5
-    test = result.metrics["models"]["gru"]["test"]
+    metrics, (published,) = evaluate.on_test({"seed": 5}, windows, [*naive, Off("ridge", 0.3)], trained, choices)
+    assert [metrics["models"][name]["best_seed"] for name in ("gru", "gru+ridge")] == [5, 6]
+    assert (published.name, published.seed, published.ridge.name) == ("gru+ridge", 6, "ridge")
+    assert np.abs(evaluate.errors(windows, published.forecast, "test")).max() < 1e-5
+    test = metrics["models"]["gru"]["test"]
     assert test["mae_standardized_seeds"] == pytest.approx([0.1, 0.3], rel=1e-4)
     assert test["skill"] == pytest.approx(0.8, rel=1e-4)
     assert test["skill_seeds"] == pytest.approx([0.9, 0.7], rel=1e-4)
@@ -217,18 +262,18 @@ def test_the_hardest_naive_on_the_test_split_is_quoted(windows):
     class Turning(Off):
         def forecast(self, windows, origins):
             off = 3 - self.off if origins[0] == windows.origins["test"][0] else self.off
-            return windows.wanted(origins) + np.float32(off)
+            return windows.actual(origins) + np.float32(off)
 
     references = [Turning("persistence", 2), Turning("seasonal_naive", 1), Off("ridge", 0.3)]
     trained = {"gru": [Seed("gru", 0.2)]}
-    choices = measure.on_validation(False, "mae", windows, references, trained)
-    result = measure.on_test(Config(5, Path("m")), SETTINGS, windows, references, trained, choices)
-    assert result.metrics["best_naive"] == "seasonal_naive"
-    assert result.metrics["hardest_naive"] == "persistence"
-    text = present.headline(result.metrics, "gru")
+    choices = evaluate.on_validation(False, "mae", windows, references, trained)
+    metrics, _ = evaluate.on_test({"seed": 5}, windows, references, trained, choices)
+    assert metrics["best_naive"] == "seasonal_naive"
+    assert metrics["hardest_naive"] == "persistence"
+    text = report.headline(metrics, "gru")
     assert text.index("persistence") < text.index("the naive chosen on validation")
-    assert "against persistence" in present.card_headline(result.metrics, "gru")
-    assert "against persistence" in present.result_rows(result.metrics)[0]
+    assert "against persistence" in report.card_headline(metrics, "gru")
+    assert "against persistence" in report.result_rows(metrics)[0]
 
 
 def test_the_headline_claims_no_more_than_its_intervals_and_tests():
@@ -242,29 +287,28 @@ def test_the_headline_claims_no_more_than_its_intervals_and_tests():
         "hardest_naive": "persistence",
         "models": {"gru+ridge": {"test": test}},
     }
-    text = present.headline(metrics, "gru+ridge")
+    text = report.headline(metrics, "gru+ridge")
     assert (
         "gru + ridge: mean absolute error 1.00 °C; 25.0 % (20.0 to 40.0) lower than persistence, the best naive on the "
         "test split (1.33); 30.0 % (20.0 to 40.0) lower than the naive chosen on validation (1.43)"
     ) in text
     assert "no evidence that it beats ridge regression (1.02): skill 2.0 % (-10.0 to 10.0)" in text
-    assert present.card_headline(metrics, "gru+ridge") == "MAE 1.00 °C; 25.0 % lower than persistence"
+    assert report.card_headline(metrics, "gru+ridge") == "MAE 1.00 °C; 25.0 % lower than persistence"
     worse = {"skill": -0.3, "skill_ci95": [-0.4, -0.2], "verdict": "worse"}
     test |= worse
     metrics["hardest_naive"] = "best_naive"
-    text = present.headline(metrics, "gru+ridge")
+    text = report.headline(metrics, "gru+ridge")
     assert "30.0 % (20.0 to 40.0) HIGHER than the best naive of each lead, the best naive on the test split" in text
     test |= {"skill": -0.3, "skill_ci95": None, "dm_p_value": None, "verdict": "too short to tell"}
-    text = present.headline(metrics, "gru+ridge")
+    text = report.headline(metrics, "gru+ridge")
     assert "too few independent test windows to tell it from the best naive of each lead" in text
     assert "HIGHER" not in text
-    assert present.card_headline(metrics, "gru+ridge").endswith("too short to tell")
+    assert report.card_headline(metrics, "gru+ridge").endswith("too short to tell")
 
 
 @pytest.mark.slow
 def test_training_beats_persistence_on_a_wave_and_is_repeatable(windows):
-    settings = replace(SETTINGS, epochs=6)
-    first, second = (train.train("gru", windows, settings) for _ in range(2))
+    first, second = (trained("gru", windows, "--epochs 6") for _ in range(2))
     assert first.history.rows == second.history.rows
     assert first.history.best["validation_mae"] < 0.7 * first.history.rows[0]["validation_mae"]
 
@@ -277,25 +321,30 @@ def test_the_test_rows_choose_nothing(series):
         if poison:
             table.frame.iloc[-90:] *= -3
         windows = data.prepare(table, look_back=24, horizon=6)
-        answers.append(train.train("simple_rnn", windows, SETTINGS).history.rows)
+        answers.append(trained("simple_rnn", windows).history.rows)
     assert answers[0] == answers[1]
 
 
 @pytest.mark.slow
-def test_a_resumed_training_ends_like_the_uninterrupted_one(windows, tmp_path):
-    settings = replace(SETTINGS, epochs=4, dropout=0.3)
-    whole = train.train("gru", windows, settings)
+@pytest.mark.parametrize("plain", ["", "--plain"])
+def test_a_resumed_training_ends_like_the_uninterrupted_one(windows, plain, tmp_path, monkeypatch):
+    options = f"--epochs 4 --dropout 0.3 {plain}"
+    whole = trained("gru", windows, options)
 
     class Killed(Exception):
         pass
 
-    def kill(_, row):
-        if row["epoch"] == 3:  # after epoch 2 was saved, before epoch 3 is
+    def order(batches, epoch):
+        if epoch == 3:
             raise Killed
+        return in_order(batches, epoch)
 
-    with pytest.raises(Killed):
-        train.train("gru", windows, settings, tmp_path / "s.npz", log=kill)
-    resumed = train.train("gru", windows, settings, tmp_path / "s.npz")
+    in_order = train.Batches.order
+    with monkeypatch.context() as patched:
+        patched.setattr(train.Batches, "order", order)
+        with pytest.raises(Killed):
+            trained("gru", windows, options, tmp_path / "s.npz")
+    resumed = trained("gru", windows, options, tmp_path / "s.npz")
     assert resumed.history.rows == whole.history.rows
     for a, b in zip(resumed.network.get_weights(), whole.network.get_weights(), strict=True):
         np.testing.assert_array_equal(a, b)
@@ -370,9 +419,9 @@ def test_figures_are_labelled_from_the_data_whatever_its_names(freq, lead, every
     table = sources.Table("shop", pd.DataFrame({"US$_$": wave}), time, ["US$_$"])
     windows = data.prepare(table, look_back=24, horizon=6)
     predicted = {"gru": baselines.Persistence().forecast(windows, windows.origins["test"])}
-    figures.error_by_lead(windows, {"gru": [0.1] * 6}, tmp_path / "a.png")
-    figures.successive(windows, predicted, tmp_path / "b.png")
-    figures.forecasts(windows, predicted, tmp_path / "c.png")
+    report.error_by_lead(windows, {"gru": [0.1] * 6}, tmp_path / "a.png")
+    report.successive(windows, predicted, tmp_path / "b.png")
+    report.forecasts(windows, predicted, tmp_path / "c.png")
     labels = [axes.get_xlabel() or axes.get_title() for figure in drawn[:2] for axes in figure.axes]
     assert labels[0] == lead
     assert every in labels[1]
@@ -390,14 +439,6 @@ def test_the_figure_of_a_forecast_begins_with_what_was_seen(co2):
     np.testing.assert_allclose(future.get_ydata(), 371.8 + np.arange(1, 5) / 3)
     assert list(past.get_xdata()) == list(co2.index[-3:])
     assert figure.axes[0].get_ylabel() == "US$_$"
-
-
-@dataclass
-class Run:
-    """What a run's configuration must have to be recorded."""
-
-    seed: int = 0
-    output: Path = Path("models")
 
 
 class Last(baselines.Persistence):
@@ -420,7 +461,7 @@ def test_a_baseline_that_never_errs_is_reported_in_valid_json(case):
     ridge.fit(windows)
     references = [baselines.Persistence(), baselines.SeasonalNaive(24), ridge]
     trained = {"gru": [Last()]}
-    choices = measure.on_validation(None, "mae", windows, references, trained)
-    result = measure.on_test(Run(), SETTINGS, windows, references, trained, choices)
-    json.dumps(result.metrics, allow_nan=False, default=str)
-    assert "nan" not in present.headline(result.metrics, "gru")
+    choices = evaluate.on_validation(None, "mae", windows, references, trained)
+    metrics, _ = evaluate.on_test({"seed": 0}, windows, references, trained, choices)
+    json.dumps(metrics, allow_nan=False, default=str)
+    assert "nan" not in report.headline(metrics, "gru")

@@ -286,6 +286,6 @@ def test_bad_input_is_one_line_and_exit_code_2_before_tensorflow_is_imported(scr
     ],
 )
 def test_an_option_out_of_range_is_refused_with_its_value(script, option, value):
-    experiment = load_script(script)
-    with pytest.raises(UserError, match=f"--{option.replace('_', '-')} is {value}; "):
-        experiment.check(experiment.Config(**{option: value}))
+    experiment, name = load_script(script), f"--{option.replace('_', '-')}"
+    with pytest.raises(UserError, match=f"{name} is {value}; "):
+        experiment.check(settings.parse(experiment.Config, [f"{name}={value}"]))

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from keras_a2 import runs
 from keras_a2.errors import UserError
-from keras_a2.recurrent import data, predict, present, sources, splits
+from keras_a2.recurrent import data, predict, report, sources, times
 from keras_a2.saved_model import SavedModel
 
 ROWS = 400
@@ -172,8 +172,8 @@ def test_days_of_a_clock_that_changes(tmp_path):
 
 def test_long_format_is_refused_and_the_advised_pivot_is_read(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    for ids, times in ((np.repeat(["a", "b"], 200), [*DAYS[:200]] * 2), ([3, 4] * 200, DAYS[:200].repeat(2))):
-        path = written(tmp_path / "s.csv", ids, times, LOAD, header="unique_id,ds,load")
+    for ids, stamps in ((np.repeat(["a", "b"], 200), [*DAYS[:200]] * 2), ([3, 4] * 200, DAYS[:200].repeat(2))):
+        path = written(tmp_path / "s.csv", ids, stamps, LOAD, header="unique_id,ds,load")
         table = pd.read_csv(path)
         message = refusal(path)
         assert "holds 2 series, told apart by column 'unique_id'" in message
@@ -239,7 +239,7 @@ def test_the_column_that_leaves_no_window_is_named(tmp_path, broken, advice):
 
 def test_what_was_taken_is_said(tmp_path, capsys):
     path = written(tmp_path / "s.csv", DAYS.strftime("%d/%m/%Y"), LOAD, LOAD, header="day,load,other")
-    present.describe(prepared(path, horizon=6))
+    report.describe(prepared(path, horizon=6))
     said = capsys.readouterr().out
     for part in (
         "times day from 2023-01-05",
@@ -249,7 +249,7 @@ def test_what_was_taken_is_said(tmp_path, capsys):
         "day, month",
     ):
         assert part in said
-    present.describe(prepared(written(tmp_path / "s.csv", LOAD, LOAD, header="load,other")))
+    report.describe(prepared(written(tmp_path / "s.csv", LOAD, LOAD, header="load,other")))
     assert "no column with times was detected" in capsys.readouterr().out
 
 
@@ -258,7 +258,7 @@ def test_what_was_taken_is_said(tmp_path, capsys):
     [("1h", "1 hour"), ("15min", "15 minutes"), ("7D", "7 days"), ("90s", "90 seconds"), ("0.5s", "0.5 seconds")],
 )
 def test_spacing_in_words(step, text):
-    assert data.spacing(pd.Timedelta(step)) == text
+    assert times.spacing(pd.Timedelta(step)) == text
 
 
 @pytest.mark.parametrize("ending", ["gz", "zip", "xz", "bz2", "tar", "tar.gz", "zst"])
@@ -316,11 +316,11 @@ SHARES = st.lists(st.integers(5, 80), min_size=3, max_size=3).filter(lambda part
 @settings(max_examples=100, deadline=None)
 @given(shares=SHARES, sees=st.integers(1, 90), ahead=st.integers(1, 40), rows=st.integers(0, 30))
 def test_the_rows_asked_for_are_enough_and_one_fewer_is_not(shares, sees, ahead, rows):
-    for split in (",".join(str(part / 100) for part in shares), splits.BOOK):
+    for split in (",".join(str(part / 100) for part in shares), data.BOOK):
 
         def needed(rows: int, split: str = split) -> int | None:
             try:
-                splits.bounds(split, rows, sees, ahead)
+                data.split_bounds(split, rows, sees, ahead)
             except UserError as error:
                 return int(re.search(r"at least (\d+) rows", str(error))[1])
             return None
@@ -333,7 +333,7 @@ def test_the_rows_asked_for_are_enough_and_one_fewer_is_not(shares, sees, ahead,
 
 def test_a_split_by_rows_that_is_too_small_is_to_be_enlarged():
     with pytest.raises(UserError, match=r"the validation split has 20 rows; one window needs 24 .* with --split"):
-        splits.bounds("60,20,30", 1000, 5, 24)
+        data.split_bounds("60,20,30", 1000, 5, 24)
 
 
 def forecaster(max_gap: int = 12, step: float | None = 3600) -> predict.Forecaster:
@@ -357,9 +357,9 @@ def test_forecasts_are_labelled_in_the_file_s_own_offset(tmp_path):
 
 def test_the_calendar_does_not_depend_on_the_offset_a_file_is_written_in():
     utc = HOURS.tz_localize("UTC")
-    for name in data.CALENDAR:
-        expected = data.calendar_column(name, HOURS)
-        np.testing.assert_array_equal(data.calendar_column(name, utc.tz_convert("Asia/Tokyo")), expected)
+    for name in times.CALENDAR:
+        expected = times.calendar_column(name, HOURS)
+        np.testing.assert_array_equal(times.calendar_column(name, utc.tz_convert("Asia/Tokyo")), expected)
 
 
 def test_no_gap_is_filled_with_max_gap_0(tmp_path):

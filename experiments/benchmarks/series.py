@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import importlib.util
 import json
 import subprocess
@@ -14,40 +13,46 @@ from pathlib import Path
 import keras
 import numpy as np
 import pandas as pd
-import tensorflow as tf
 
+import recurrent
 from benchmarks import plain
 from benchmarks.measure import alternate, growth, importing, in_process, peak_bytes, rate, row, seconds
+from keras_a2 import settings
 from keras_a2.averaging import Average
-from keras_a2.recurrent import data, evaluate, model, sources, train
+from keras_a2.fast.loops import compiled_loops
+from keras_a2.fast.windows import compiled_epoch
+from keras_a2.recurrent import data, evaluate, sources, train
 
 HERE = __name__
 LOOK_BACK, HORIZON, UNITS, BATCH = 72, 24, 64, 128
 CELLS = ("simple_rnn", "lstm", "gru")
-# As the script's defaults resolve for the weather, but for the width that the rows of training have.
-SETTINGS = train.Settings(
-    units=UNITS, layers=1, dropout=0.3, input_dropout=0.4, segment=0, channel_independent=False, epochs=16, patience=4,
-    batch_size=BATCH, learning_rate=1e-3, loss="mae", ema=0.98, seed=0,
-)  # fmt: skip
+
+
+def configured(windows: data.Windows, *options: str) -> recurrent.Config:
+    """The script's configuration, its defaults resolved, but for the width that the rows of training have."""
+    return train.resolve(settings.parse(recurrent.Config, ["--units", str(UNITS), *options]), windows)
 
 
 def rows_recurrent(quick: bool) -> list[dict]:
     """Windows a second of each cell, against Keras's weather example and, where it is installed, PyTorch."""
     steps, rounds = (10, 1) if quick else (20, 3)
     windows, found = _weather(), []
-    samples = train.sample_list(windows, "train", False)[: steps * BATCH]
+    samples = train.samples_of(windows, windows.origins["train"], False)[: steps * BATCH]
     inputs = windows.values.shape[1]
     for cell in CELLS:
         ours = _our_epoch(cell, windows, samples)
-        rivals = {"fit": _plain_epoch(cell, windows, len(samples))}
+        rivals = {
+            "fit": _plain_epoch(cell, windows, len(samples)),
+            "ours with --plain": (len(samples), _our_epoch(cell, windows, samples, plain=True)),
+        }
         if importlib.util.find_spec("torch"):
             rivals["PyTorch"] = (len(samples), _torch_epoch(cell, windows, samples))
         ours()
         for against, (count, theirs) in rivals.items():
             theirs()
             times = alternate(rate(len(samples), ours), rate(count, theirs), rounds)
-            bar = 2 if against == "fit" else 1.1
-            note = f"ours sees {2 * inputs} inputs a step, the other {inputs}"
+            bar = {"fit": 2, "PyTorch": 1.1}.get(against)
+            note = "" if "plain" in against else f"ours sees {2 * inputs} inputs a step, the other {inputs}"
             found.append(row(f"training, {cell}", against, "windows/s", *times, bar, note))
     return found
 
@@ -66,26 +71,27 @@ def _torch_epoch(cell: str, windows, samples):
     return epoch
 
 
-def _our_epoch(cell: str, windows, samples, segment: int = 0):
-    settings = dataclasses.replace(SETTINGS, segment=segment)
-    network = model.build(**train.network_options(cell, windows, settings))
-    optimizer = keras.optimizers.Adam(1e-3, clipnorm=1.0)
-    optimizer.build(network.trainable_variables)
-    step = train.make_step(network, optimizer, windows, settings, Average(network, settings.ema))
-
-    def epoch() -> float:
-        for i in range(0, len(samples), BATCH):
-            loss = step(tf.constant(samples[i : i + BATCH]))
-        return float(loss)
-
-    return epoch
+def _our_epoch(cell: str, windows: data.Windows, samples: np.ndarray, segment: int = 0, plain: bool = False):
+    """An epoch of the script's training on these samples, or with ``plain`` of its ``--plain``."""
+    config = configured(windows, "--segment", str(segment))
+    network = recurrent.build_network(cell, windows, config.network)
+    network.compile(keras.optimizers.Adam(1e-3, clipnorm=1.0), loss="mae")
+    network.optimizer.build(network.trainable_variables)
+    batches, average = train.Batches(windows, False, BATCH, 0), Average(network, config.training.ema)
+    batches.samples, batches.steps = samples, len(samples) // BATCH
+    if plain:
+        epoch = train.keras_epoch(network, batches, average)
+    else:
+        twin = compiled_loops(network, len(windows.inputs))
+        epoch = compiled_epoch(twin, network.optimizer, "mae", batches.order, batches.gather, average)
+    return lambda: epoch(1, lambda share: None)
 
 
 def rows_segment(quick: bool) -> list[dict]:
     """``--segment 24`` against the same cell step by step, Keras's and ours; test error of whole trainings."""
     steps, rounds = (10, 1) if quick else (40, 3)
     windows = _weather()
-    samples = train.sample_list(windows, "train", False)[: steps * BATCH]
+    samples = train.samples_of(windows, windows.origins["train"], False)[: steps * BATCH]
     segmented, single = _our_epoch("gru", windows, samples, 24), _our_epoch("gru", windows, samples)
     n, fit = _plain_epoch("gru", windows, len(samples))
     for warm in (segmented, single, fit):
@@ -97,7 +103,7 @@ def rows_segment(quick: bool) -> list[dict]:
     if not quick:
         errors = []
         for segment in (24, 0):
-            trained = train.train("gru", windows, dataclasses.replace(SETTINGS, segment=segment))
+            trained = recurrent.train_network("gru", windows, configured(windows, "--segment", str(segment)), seed=0)
             forecast = trained.forecast(windows, windows.origins["test"])
             errors.append(evaluate.metrics(windows, evaluate.errors(windows, forecast, "test"))["mae"])
         note = f"test error {errors[0]:.2f} against {errors[1]:.2f} {windows.unit} after whole trainings"
@@ -145,7 +151,7 @@ def plain_run(epochs: int) -> float:
         name: plain.windows_from(values[a:b], target[a:b], LOOK_BACK, HORIZON, BATCH) for name, (a, b) in bounds.items()
     }
     network = plain.forecaster("gru", LOOK_BACK, windows.values.shape[1], HORIZON, 128)
-    stop = keras.callbacks.EarlyStopping(patience=SETTINGS.patience, restore_best_weights=True)
+    stop = keras.callbacks.EarlyStopping(patience=configured(windows).training.patience, restore_best_weights=True)
     network.fit(parts["train"], epochs=epochs, validation_data=parts["validation"], callbacks=[stop], verbose=0)
     return float(network.evaluate(parts["test"], verbose=0))
 
@@ -163,7 +169,7 @@ def one_epoch(n: int) -> tuple[float, int]:
     table = sources.Table("wave", pd.DataFrame({"load": wave, "other": -wave}), stamps, ["load"])
     started = time.perf_counter()
     windows = data.prepare(table, look_back=LOOK_BACK, horizon=HORIZON)
-    train.train("gru", windows, dataclasses.replace(SETTINGS, epochs=1))
+    recurrent.train_network("gru", windows, configured(windows, "--epochs", "1"), seed=0)
     return time.perf_counter() - started, peak_bytes()
 
 

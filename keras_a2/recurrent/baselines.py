@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import Protocol
+
 import numpy as np
 import pandas as pd
 from scipy.linalg import eigh
@@ -18,16 +21,27 @@ SEASON_PEAK = 0.7
 SEASON_ROWS = 200_000  # the last training rows, so many at most
 
 
+class Baseline(Protocol):
+    """What is compared with the networks."""
+
+    name: str
+
+    def fit(self, windows: Windows) -> None:
+        """Learn from the training rows; choose by validation."""
+
+    def forecast(self, windows: Windows, origins: np.ndarray) -> np.ndarray:
+        """Standardised forecasts ``(n, horizon, targets)`` of the windows with these origins ``(n,)``."""
+
+
 class Persistence:
     """The last observed value, at every lead."""
 
     name = "persistence"
 
     def fit(self, windows: Windows) -> None:
-        pass
+        """Nothing is learnt."""
 
     def forecast(self, windows: Windows, origins: np.ndarray) -> np.ndarray:
-        """Standardised forecasts ``(n, horizon, targets)``."""
         last = windows.values[origins][:, windows.target_columns]
         return np.repeat(last[:, np.newaxis], windows.horizon, axis=1)
 
@@ -46,7 +60,7 @@ class SeasonalNaive:
         self.season = season
 
     def fit(self, windows: Windows) -> None:
-        pass
+        """Nothing is learnt."""
 
     def forecast(self, windows: Windows, origins: np.ndarray) -> np.ndarray:
         back = windows.future - self.season * np.ceil(windows.future / self.season).astype(int)
@@ -117,7 +131,7 @@ class Ridge:
         """Kernel and, unless channels are independent, bias of a dense layer from the flattened ``columns``."""
         return [self._kernel] if self.channel_independent else [self._kernel[:-1], self._kernel[-1]]
 
-    def _sums(self, windows, origins) -> tuple[np.ndarray, np.ndarray, int]:
+    def _sums(self, windows: Windows, origins: np.ndarray) -> tuple[np.ndarray, np.ndarray, int]:
         gram = cross = 0.0
         n = 0
         for part in _chunks(origins):
@@ -129,7 +143,7 @@ class Ridge:
         """Regressors, changes from the last value, and the last values ``(n, targets)``."""
         seen = windows.seen(origins).astype(np.float64)
         last = seen[:, -1, windows.target_columns]
-        change = windows.wanted(origins) - last[:, np.newaxis]
+        change = windows.actual(origins) - last[:, np.newaxis]
         if self.channel_independent:
             own = (seen[..., windows.target_columns] - last[:, np.newaxis]).transpose(0, 2, 1)
             return own.reshape(-1, windows.look_back), change.transpose(0, 2, 1).reshape(-1, windows.horizon), last
@@ -137,7 +151,16 @@ class Ridge:
         return x, change.reshape(len(seen), -1), last
 
 
-def _chunks(origins: np.ndarray):
+def combine(own: np.ndarray, linear: np.ndarray) -> np.ndarray:
+    """The mean of a network's forecasts and ridge regression's, of any shape.
+
+    Forecasts that err differently make a mean with a smaller error (Bates & Granger 1969, The Combination of
+    Forecasts); equal weights are hard to beat (Clemen 1989, Combining forecasts: A review).
+    """
+    return (own + linear) / 2
+
+
+def _chunks(origins: np.ndarray) -> Iterator[np.ndarray]:
     for start in range(0, len(origins), CHUNK):
         yield origins[start : start + CHUNK]
 

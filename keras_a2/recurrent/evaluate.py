@@ -1,21 +1,186 @@
-"""Forecasts to figures: errors by lead, hour and month, skill with its interval, and the Diebold-Mariano test."""
+"""Forecasts to figures: what validation chooses; then the test split's errors, skill, intervals and verdicts."""
 
 from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 from scipy import fft, stats
 
+from keras_a2 import runs, training
 from keras_a2.page import verdict
+from keras_a2.recurrent.baselines import Baseline, Ridge, combine
 from keras_a2.recurrent.data import Windows
 
+if TYPE_CHECKING:
+    from keras_a2.recurrent.train import Forecaster
+
+WITH_RIDGE = "+ridge"
 LEAST_INDEPENDENT = 10  # stretches of windows; fewer cannot tell
 CORRELATION_TIMES = 3
 
 
+@dataclass
+class Choices:
+    """What validation decides."""
+
+    published: dict[str, str]  # cell -> its own name, or that of its mean with ridge regression
+    best_naive: str
+    best_naive_by_lead: list[str]
+    metrics: dict[str, dict]  # every model and baseline -> its figures on validation
+    best_seed: dict[str, int]  # every model -> position of its seed with the lowest loss
+
+
+@dataclass
+class Published:
+    """What is published of a cell: its best seed on validation, alone or in the mean with ridge regression."""
+
+    cell: str
+    name: str  # as in the table: gru or gru+ridge
+    seed: int
+    forecaster: Forecaster
+    ridge: Ridge | None
+    forecast: np.ndarray  # of the test split, standardised (n, horizon, targets)
+
+
+def on_validation(
+    combining: bool | None,
+    loss: str,
+    windows: Windows,
+    baselines: Sequence[Baseline],
+    trained: dict[str, list[Forecaster]],
+) -> Choices:
+    """Choose the naive to beat, each cell's best seed, and whether it is published alone or with ridge regression.
+
+    Args:
+        combining: publish the mean with ridge regression, or never; None: where its ``loss`` is lower.
+        loss: ``mae`` or ``mse``, which training minimised.
+        baselines: fitted; the naive ones among them compete for being the reference.
+        trained: cell -> one forecaster per seed.
+    """
+    linear, baseline_errors = _of_baselines(windows, "validation", baselines)
+    figures, best_seed = {name: metrics(windows, error) for name, error in baseline_errors.items()}, {}
+    for name, _, forecasts in _of_networks(windows, "validation", trained, linear):
+        by_seed = [metrics(windows, errors(windows, forecast, "validation")) for forecast in forecasts]
+        figures[name] = training.over_seeds(by_seed)
+        best_seed[name] = int(np.argmin([each[f"{loss}_standardized"] for each in by_seed]))
+    naive = {name: error for name, error in baseline_errors.items() if name != "ridge"}
+    published = {}
+    for cell in trained:
+        pair = (cell, cell + WITH_RIDGE)
+        by_loss = min(pair, key=lambda name: figures[name][f"{loss}_standardized"])
+        published[cell] = by_loss if combining is None else pair[combining]
+    overall = min(naive, key=lambda name: figures[name]["mae_standardized"])
+    return Choices(published, overall, best_by_lead(naive), figures, best_seed)
+
+
+def on_test(
+    config: dict[str, Any],
+    windows: Windows,
+    baselines: Sequence[Baseline],
+    trained: dict[str, list[Forecaster]],
+    choices: Choices,
+) -> tuple[dict[str, Any], list[Published]]:
+    """Read the test split: errors, skill and verdicts of everything.
+
+    Args:
+        config: what is recorded; its ``seed`` is the first.
+
+    Returns:
+        the content of ``metrics.json``, and what is to be published, one per cell.
+    """
+    linear, references = _of_baselines(windows, "test", baselines)
+    best_naive = merge_by_lead(references, choices.best_naive_by_lead)
+    lines = {
+        name: {"validation": choices.metrics[name], "test": metrics(windows, error)}
+        for name, error in references.items()
+    }
+    naive = {name: error for name, error in references.items() if name != "ridge"}
+    lines["ridge"]["test"] |= _comparisons(windows, [references["ridge"]], best_naive, naive)
+    ridge = next(baseline for baseline in baselines if baseline.name == "ridge")
+    published, models = [], {}
+    for name, seeds, forecasts in _of_networks(windows, "test", trained, linear):
+        by_seed = [errors(windows, forecast, "test") for forecast in forecasts]
+        best = choices.best_seed[name]
+        cell = name.removesuffix(WITH_RIDGE)
+        if choices.published[cell] == name:
+            combined = None if name == cell else ridge
+            published.append(Published(cell, name, config["seed"] + best, seeds[best], combined, forecasts[best]))
+        models[name] = {
+            "seconds": sum(f.seconds for f in seeds),
+            "best_seed": config["seed"] + best,  # of this seed: what follows up to validation, and what is published
+            "epochs": seeds[best].history.epochs,
+            "best_epoch": seeds[best].history.best_epoch,
+            "parameters": seeds[best].parameters,
+            "mae_by_hour": by_time(windows, by_seed[best], "hour"),
+            "mae_by_month": by_time(windows, by_seed[best], "month"),
+            "validation": choices.metrics[name],
+            "test": training.over_seeds([metrics(windows, error) for error in by_seed])
+            | _comparisons(windows, by_seed, best_naive, references),
+        }
+    of_best_naive = metrics(windows, best_naive)
+    summary = {
+        "experiment": "recurrent",
+        "config": config,
+        "environment": runs.environment(),
+        "data": windows.summary(),
+        "baselines": lines,
+        "best_naive": choices.best_naive,
+        "best_naive_by_lead": choices.best_naive_by_lead,
+        "best_naive_test": of_best_naive,
+        "hardest_naive": _hardest(lines, of_best_naive),
+        "published": choices.published,
+        "models": models,
+    }
+    return summary, published
+
+
+def _of_baselines(
+    windows: Windows, split: str, baselines: Sequence[Baseline]
+) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """Ridge regression's standardised forecasts, and the errors of every baseline by name."""
+    forecasts = {b.name: b.forecast(windows, windows.origins[split]) for b in baselines}
+    return forecasts["ridge"], {name: errors(windows, f, split) for name, f in forecasts.items()}
+
+
+def _of_networks(
+    windows: Windows, split: str, trained: dict[str, list[Forecaster]], linear: np.ndarray
+) -> Iterator[tuple[str, list[Forecaster], list[np.ndarray]]]:
+    """Each network alone and with ridge regression: name, its seeds, and their standardised forecasts.
+
+    Args:
+        linear: ridge regression's forecasts of the split.
+    """
+    for cell, seeds in trained.items():
+        own = [forecaster.forecast(windows, windows.origins[split]) for forecaster in seeds]
+        yield cell, seeds, own
+        yield cell + WITH_RIDGE, seeds, [combine(forecast, linear) for forecast in own]
+
+
+def _comparisons(
+    windows: Windows, by_seed: list[np.ndarray], best_naive: np.ndarray, references: dict[str, np.ndarray]
+) -> dict:
+    """One forecaster's test errors, one array per seed, compared with the best naive and with each reference."""
+    others = {f"against_{name}": compare_errors(windows, by_seed, error) for name, error in references.items()}
+    return compare_errors(windows, by_seed, best_naive) | others
+
+
+def _hardest(baselines: dict[str, dict], best_naive: dict) -> str:
+    """The naive with the lowest test error, ``best_naive`` unless a single one is lower: what the headline quotes.
+
+    Validation chose the best naive of each lead; where another season changes the order, that would be too easy.
+    """
+    by_name = {name: line["test"]["mae_standardized"] for name, line in baselines.items() if name != "ridge"}
+    single = min(by_name, key=by_name.__getitem__)
+    return single if by_name[single] <= best_naive["mae_standardized"] else "best_naive"
+
+
 def errors(windows: Windows, forecast: np.ndarray, split: str) -> np.ndarray:
     """Standardised errors ``(n, horizon, targets)`` of a forecast of a split."""
-    return forecast - windows.wanted(windows.origins[split])
+    return forecast - windows.actual(windows.origins[split])
 
 
 def metrics(windows: Windows, error: np.ndarray) -> dict:
@@ -127,7 +292,7 @@ def diebold_mariano(model: np.ndarray, naive: np.ndarray, count: int) -> float:
     return float(2 * stats.t.sf(abs(difference.mean()) / standard_error(difference, count), count))
 
 
-def against(windows: Windows, errors: list[np.ndarray], reference: np.ndarray) -> dict:
+def compare_errors(windows: Windows, errors: list[np.ndarray], reference: np.ndarray) -> dict:
     """``compare`` for the test windows' errors ``(n, horizon, targets)``, one array per seed, and a reference's."""
     day = 1 if windows.step is None else int(np.ceil(pd.Timedelta("1D") / windows.step))
     losses = np.stack([np.abs(e).mean(axis=(1, 2), dtype=np.float64) for e in errors])

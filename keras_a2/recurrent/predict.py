@@ -7,11 +7,13 @@ from pathlib import Path
 import matplotlib
 import numpy as np
 import pandas as pd
+from matplotlib.figure import Figure
 
 from keras_a2 import page
 from keras_a2.errors import UserError
-from keras_a2.recurrent import sources, splits, times
-from keras_a2.recurrent.data import CALENDAR, calendar_column, spacing, to_grid
+from keras_a2.recurrent import sources, times
+from keras_a2.recurrent.data import fill, to_grid
+from keras_a2.recurrent.times import CALENDAR, calendar_column, spacing
 from keras_a2.saved_model import SavedModel
 
 
@@ -144,19 +146,17 @@ class Forecaster:
         if self.step is not None:
             wanted = [name for name in self.inputs if name in CALENDAR]
             frame = frame.assign(**{name: calendar_column(name, stamps) for name in wanted})
-        rows = splits.fill(frame[self.inputs], self.card["max_gap"])
+        rows = fill(frame[self.inputs], self.card["max_gap"])
         return rows.to_numpy(np.float64), stamps
 
 
-def plot(model: Forecaster, seen: pd.DataFrame, forecast: pd.DataFrame):
+def plot(model: Forecaster, seen: pd.DataFrame, forecast: pd.DataFrame) -> Figure:
     """The last window seen and the forecast (``Forecaster.forecast``) as a Matplotlib figure."""
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
     if isinstance(forecast.index, pd.DatetimeIndex):  # of times with an offset Matplotlib would show UTC
         seen, forecast = seen.tz_localize(None), forecast.tz_localize(None)
     with matplotlib.rc_context({"text.parse_math": False}):  # a column may be called US$_$
-        figure, axes = plt.subplots(figsize=(8, 3.6), layout="constrained")
+        figure = Figure(figsize=(8, 3.6), layout="constrained")
+        axes = figure.subplots()
         for number, name in enumerate(model.targets[:6]):
             axes.plot(seen.index, seen[name], color=f"C{number}", alpha=0.5)
             axes.plot(forecast.index, forecast[name], color=f"C{number}", marker=".", label=name)
@@ -166,5 +166,4 @@ def plot(model: Forecaster, seen: pd.DataFrame, forecast: pd.DataFrame):
         axes.legend(frameon=False)
     if isinstance(forecast.index, pd.DatetimeIndex):
         figure.autofmt_xdate()
-    plt.close(figure)  # the figure lives on; pyplot need not keep it
     return figure

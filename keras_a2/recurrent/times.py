@@ -1,4 +1,4 @@
-"""The times of a table: which column holds them, how they are written, and what spacing they have."""
+"""The times of a table: which column holds them, how they are written, their spacing, and the calendar."""
 
 from __future__ import annotations
 
@@ -11,6 +11,9 @@ import pandas as pd
 
 from keras_a2.errors import UserError
 
+DAY = pd.Timedelta("1D")
+YEAR = pd.Timedelta("365.2425D")
+CALENDAR = ("hour_sin", "hour_cos", "year_sin", "year_cos")
 NAMES = ("date", "time", "datetime", "timestamp", "ds", "date time", "date_time")
 WORDS = {"date", "time", "datetime", "timestamp", "ds", "ts", "epoch", "unix", "unixtime"}
 NO_TIMES = "none"  # --time none: rows count as even steps
@@ -272,3 +275,25 @@ def check_one_series(frame: pd.DataFrame, time: pd.DatetimeIndex, column: str, w
 
 def _runs_forward(stamps: pd.Series) -> bool:
     return stamps.is_unique and stamps.is_monotonic_increasing
+
+
+def spacing(step: pd.Timedelta) -> str:
+    """``1 hour``, ``15 minutes``, ``7 days``: a step in the largest unit that divides it."""
+    for unit, name in (("D", "day"), ("h", "hour"), ("min", "minute"), ("s", "second")):
+        count = step / pd.Timedelta(1, unit)
+        if count.is_integer() and count >= 1:
+            return f"{count:.0f} {name}{'' if count == 1 else 's'}"
+    return f"{step.total_seconds():g} seconds"
+
+
+def calendar_names(step: pd.Timedelta | None) -> list[str]:
+    """Hour of the day (for steps below a day) and day of the year, as sine and cosine."""
+    return list(CALENDAR if step is not None and step < DAY else CALENDAR[2:])
+
+
+def calendar_column(name: str, time: pd.DatetimeIndex) -> np.ndarray:
+    """One of the calendar's inputs ``(rows,)``."""
+    time = time if time.tz is None else time.tz_convert(None)  # UTC, whatever offset a file is written in
+    day = np.asarray((time - time.normalize()) / DAY, float)
+    angle = 2 * np.pi * (day if name.startswith("hour") else (time.dayofyear - 1 + day) / (YEAR / DAY))
+    return np.asarray(np.sin(angle) if name.endswith("sin") else np.cos(angle), float)

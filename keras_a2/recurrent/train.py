@@ -1,256 +1,184 @@
-"""Training on windows gathered inside the compiled step, from the one array of rows."""
+"""The mechanics of training: defaults that depend on the data, batches of windows, Keras's epoch, validation."""
 
 from __future__ import annotations
 
-import time
+import dataclasses
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_a2 import runs, training
+from keras_a2 import training
 from keras_a2.averaging import Average
-from keras_a2.recurrent import model as models
-from keras_a2.recurrent.baselines import Ridge
+from keras_a2.recurrent import baselines
 from keras_a2.recurrent.data import Windows
+from keras_a2.recurrent.model import relative
 
-EVALUATION_BATCH = 1024
-SHARES = 4  # of a batch: a fixed number, not the cores', so that sums do not depend on the machine
-LEAST_SHARE = 32  # windows
-CEILING = 100  # standard deviations of the target: no forecast, but weights that blew up
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What training needs to know; the script's configuration fills it."""
-
-    units: int
-    layers: int
-    dropout: float
-    input_dropout: float
-    segment: int
-    channel_independent: bool
-    epochs: int
-    patience: int
-    batch_size: int
-    learning_rate: float
-    loss: str
-    ema: float
-    seed: int
+EPOCH_STEPS = 32  # a series with fewer full batches is short: it gets smaller ones and more epochs
+LEAST_BATCH = 16
+SHORT_STEPS, SHORT_EPOCHS = 2000, 250  # training steps of a short series, in so many epochs at most
+FEW_INPUTS = 8  # a network with fewer cannot spare so many of them while it trains
+CEILING = {"mae": 100, "mse": 100**2}  # standard deviations of the target: weights that blew up, no forecast
 
 
-@dataclass
+def resolve(config: Any, windows: Windows) -> Any:
+    """The script's configuration with every default that depends on the data in place of None.
+
+    Args:
+        config: has the groups ``series``, ``network`` and ``training``.
+    """
+    network, fit = config.network, config.training
+    season = config.series.season or baselines.find_season(windows)
+    shared = network.channel_independent
+    shared = len(windows.targets) > 1 if shared is None else shared
+    samples = len(windows.origins["train"]) * (len(windows.targets) if shared else 1)
+    whole_seasons = shared and windows.look_back % season == 0 and windows.look_back >= 2 * season
+    batch_size, epochs = _effort(samples, 512 if shared else 128, 10 if shared else 16)
+    epochs = epochs if fit.epochs is None else fit.epochs
+    return dataclasses.replace(
+        config,
+        series=_filled(config.series, season=season),
+        network=_filled(
+            network,
+            channel_independent=shared,
+            segment=season if whole_seasons and season > 1 else 0,
+            input_dropout=0.0 if shared else 0.4 if len(windows.inputs) >= FEW_INPUTS else 0.2,
+        ),
+        training=_filled(fit, epochs=epochs, patience=max(epochs // 4, 4), batch_size=batch_size),
+    )
+
+
+def _filled(group: Any, **defaults: Any) -> Any:
+    missing = {name: value for name, value in defaults.items() if getattr(group, name) is None}
+    return dataclasses.replace(group, **missing)
+
+
+def _effort(samples: int, batch_size: int, epochs: int) -> tuple[int, int]:
+    """Batch size and epochs: those given, unless the series is short."""
+    most = batch_size
+    while batch_size > LEAST_BATCH and samples < EPOCH_STEPS * batch_size:
+        batch_size //= 2
+    if batch_size < most:
+        epochs = max(epochs, min(-(-SHORT_STEPS // max(samples // batch_size, 1)), SHORT_EPOCHS))
+    return batch_size, epochs
+
+
+class Batches:
+    """The training windows of each step, and what the network takes and learns of them.
+
+    A sample ``(2,)`` is an origin and the number of a target; the number is 0 when all targets are forecast together.
+    """
+
+    def __init__(self, windows: Windows, channel_independent: bool, size: int, seed: int):
+        self.windows, self.channel_independent, self.seed = windows, channel_independent, seed
+        self.samples = samples_of(windows, windows.origins["train"], channel_independent)
+        self.size = min(size, len(self.samples))
+        self.steps = len(self.samples) // self.size
+        self._values, self._truth = tf.constant(windows.values), tf.constant(windows.truth)
+
+    def order(self, epoch: int) -> np.ndarray:
+        """The samples of an epoch's batches ``(steps, batch, 2)``; the last part of a batch is left out."""
+        shuffled = np.random.default_rng([self.seed, epoch]).permutation(self.samples)
+        return shuffled[: self.steps * self.size].reshape(self.steps, self.size, 2)
+
+    def gather(self, samples: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """Inputs of the network ``(batch, look_back, features)`` and changes to learn ``(batch, outputs)``."""
+        return (self._gather_own if self.channel_independent else self._gather_joint)(samples)
+
+    def _gather_joint(self, samples: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """Relative inputs ``(batch, look_back, 2 * inputs)`` and changes ``(batch, horizon * targets)``."""
+        windows, origins = self.windows, samples[:, :1]
+        seen = tf.gather(self._values, origins + windows.past.astype(np.int32))
+        last = tf.gather(seen[:, -1:], windows.target_columns, axis=2)
+        change = tf.gather(self._truth, origins + windows.future.astype(np.int32)) - last
+        return relative(seen, windows), tf.reshape(change, (-1, windows.horizon * len(windows.targets)))
+
+    def _gather_own(self, samples: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """One target's own past less its last value ``(batch, look_back, 1)``, and its change ``(batch, horizon)``."""
+        windows, origins, numbers = self.windows, samples[:, :1], samples[:, 1:]
+        columns = tf.gather(tf.constant(windows.target_columns, tf.int32), numbers)
+        past = origins + windows.past.astype(np.int32)
+        future = origins + windows.future.astype(np.int32)
+        seen = tf.gather_nd(self._values, tf.stack([past, tf.broadcast_to(columns, tf.shape(past))], axis=-1))
+        truth = tf.gather_nd(self._truth, tf.stack([future, tf.broadcast_to(numbers, tf.shape(future))], axis=-1))
+        last = seen[:, -1:]
+        return (seen - last)[..., tf.newaxis], truth - last
+
+
+def samples_of(windows: Windows, origins: np.ndarray, channel_independent: bool) -> np.ndarray:
+    """Samples ``(n, 2)`` of origins ``(n,)``, or of each target after the other ``(targets * n, 2)``."""
+    numbers = range(len(windows.targets)) if channel_independent else [0]
+    return np.concatenate([np.stack([origins, np.full_like(origins, k)], axis=1) for k in numbers]).astype(np.int32)
+
+
+@dataclasses.dataclass
 class Forecaster:
-    """A trained network, alone or beside ridge regression, with the interface of the baselines."""
+    """A network and its training, with the interface of the baselines.
+
+    ``predict`` takes samples ``(n, 2)`` to changes from the last row ``(n, outputs)``.
+    """
 
     name: str
     network: keras.Sequential
-    options: dict
     channel_independent: bool
-    predict: Callable
-    history: training.History
-    seconds: float
-    ridge: Ridge | None = None  # fitted; the forecast is then the mean of the two
-
-    def with_ridge(self, ridge: Ridge) -> Forecaster:
-        """The same network, forecasting the mean of its own and ridge regression's forecasts."""
-        return replace(self, ridge=ridge)
+    predict: Callable[[np.ndarray], np.ndarray]
+    history: training.History = dataclasses.field(default_factory=training.History)
+    seconds: float = 0.0
 
     @property
     def parameters(self) -> int:
-        return models.parameters(self.network)
+        """Trainable weights of the network."""
+        return sum(int(np.prod(weight.shape)) for weight in self.network.trainable_weights)
 
     def forecast(self, windows: Windows, origins: np.ndarray) -> np.ndarray:
-        """Standardised forecasts ``(n, horizon, targets)``."""
-        own = forecast(self.predict, windows, origins)
-        return own if self.ridge is None else beside(own, self.ridge.forecast(windows, origins))
+        """Standardised forecasts ``(n, horizon, targets)`` of the windows with these origins ``(n,)``."""
+        change = self.predict(samples_of(windows, origins, self.channel_independent))
+        if self.channel_independent:
+            change = change.reshape(len(windows.targets), len(origins), windows.horizon).transpose(1, 2, 0)
+        last = windows.values[origins][:, np.newaxis, windows.target_columns]
+        return last + change.reshape(len(origins), windows.horizon, len(windows.targets))
 
-
-def beside(own: np.ndarray, linear: np.ndarray) -> np.ndarray:
-    """The mean of a network's forecasts and ridge regression's.
-
-    Forecasts that err differently make a mean with a smaller error (Bates & Granger 1969, The Combination of
-    Forecasts); equal weights are hard to beat (Clemen 1989, Combining forecasts: A review).
-    """
-    return (own + linear) / 2
-
-
-def state_file(folder: Path, seed: int, cell: str) -> Path:
-    """Where one cell with one seed keeps its state."""
-    return runs.state_file(folder, f"seed{seed}-{cell}")
-
-
-def train(cell: str, windows: Windows, settings: Settings, state: Path | None = None, log=None) -> Forecaster:
-    """Train one cell with early stopping; the epoch with the lowest validation error is kept."""
-    started = time.perf_counter()
-    keras.utils.set_random_seed(settings.seed)
-    shared = settings.channel_independent
-    options = network_options(cell, windows, settings)
-    network = models.build(**options)
-    samples = sample_list(windows, "train", shared)
-    steps = max(len(samples) // settings.batch_size, 1)
-    schedule = keras.optimizers.schedules.CosineDecay(
-        0.0,
-        max(settings.epochs * steps - steps, 1),
-        warmup_target=settings.learning_rate,
-        warmup_steps=steps,
-        alpha=0.01,
-    )
-    optimizer = keras.optimizers.Adam(schedule, clipnorm=1.0)
-    optimizer.build(network.trainable_variables)
-    average = Average(network, settings.ema)
-    step = make_step(network, optimizer, windows, settings, average)
-    predict = make_predict(network, windows, shared)
-
-    def train_epoch(epoch: int, report) -> float:
-        order = np.random.default_rng([settings.seed, epoch]).permutation(samples)
-        size = min(settings.batch_size, len(order))
-        losses = []
-        for start in range(0, len(order) - size + 1, size):
-            losses.append(step(tf.constant(order[start : start + size])))
-            if len(losses) % 8 == 0:
-                report((start + size) / len(order))
-        return float(np.mean([float(loss) for loss in losses]))
-
-    def validate() -> dict:
+    def validate(self, windows: Windows, average: Average) -> dict[str, float]:
+        """Mean absolute and squared error of the averaged weights on the validation windows, standardised."""
+        origins = windows.origins["validation"]
         with average.swapped_in():
-            error = forecast(predict, windows, windows.origins["validation"]) - windows.wanted(
-                windows.origins["validation"]
-            )
-        with np.errstate(over="ignore"):  # a diverged forecast is reported by the loop
+            error = self.forecast(windows, origins) - windows.actual(origins)
+        with np.errstate(over="ignore"):  # the loop reports a diverged forecast
             squared = np.square(error).mean()
         return {"validation_mae": float(np.abs(error).mean()), "validation_mse": float(squared)}
 
-    monitored = f"validation_{settings.loss}"
-    history = training.fit(
-        cell,
-        train_epoch=train_epoch,
-        validate=validate,
-        score=lambda row: -row[monitored],
-        weights=average.shown,
-        state=[*network.weights, *optimizer.variables, *training.random_states(network), average.count],
-        epochs=settings.epochs,
-        patience=settings.patience,
-        ceiling=CEILING if settings.loss == "mae" else CEILING**2,
-        path=state,
-        on_epoch=log and (lambda row: log(cell, row)),
-    )
-    average.copy_to_model()
-    return Forecaster(cell, network, options, shared, predict, history, history.earlier + time.perf_counter() - started)
+
+def keras_epoch(
+    network: keras.Sequential, batches: Batches, average: Average
+) -> Callable[[int, Callable[[float], None]], float]:
+    """An epoch of Keras's ``fit`` on a compiled network: ``(epoch, report) -> mean loss``."""
+
+    def train_epoch(epoch: int, report: Callable[[float], None]) -> float:
+        def after_step(step: int, logs: dict | None = None) -> None:
+            average.update()
+            report((step + 1) / batches.steps)
+
+        dataset = tf.data.Dataset.from_tensor_slices(batches.order(epoch)).map(batches.gather).prefetch(2)
+        callback = keras.callbacks.LambdaCallback(on_train_batch_end=after_step)
+        options = {"initial_epoch": epoch - 1, "epochs": epoch, "shuffle": False, "verbose": 0}
+        return float(network.fit(dataset, callbacks=[callback], **options).history["loss"][0])
+
+    return train_epoch
 
 
-def network_options(cell: str, windows: Windows, settings: Settings) -> dict:
-    """What ``model.build`` needs for these windows."""
-    shared = settings.channel_independent
-    return {
-        "cell": cell,
-        "look_back": windows.look_back,
-        "features": 1 if shared else 2 * len(windows.inputs),
-        "steady": 0 if shared else len(windows.inputs),  # as models.relative lays them out
-        "outputs": windows.horizon * (1 if shared else len(windows.targets)),
-        "units": settings.units,
-        "layers": settings.layers,
-        "dropout": settings.dropout,
-        "input_dropout": settings.input_dropout,
-        "segment": settings.segment,
-    }
+def keras_predict(network: keras.Sequential, batches: Batches) -> Callable[[np.ndarray], np.ndarray]:
+    """Keras's ``predict``: samples ``(n, 2)`` to the network's outputs ``(n, outputs)``."""
 
-
-def sample_list(windows: Windows, split: str, channel_independent: bool) -> np.ndarray:
-    """Training samples ``(n, 2)``: origin, and target number (0 throughout when all targets are forecast together)."""
-    origins = windows.origins[split].astype(np.int32)
-    numbers = range(len(windows.targets)) if channel_independent else [0]
-    return np.concatenate([np.stack([origins, np.full_like(origins, k)], axis=1) for k in numbers])
-
-
-def make_step(network, optimizer, windows: Windows, settings: Settings, average: Average):
-    """One training step on samples ``(batch, 2)``: each share of them gathers its windows and finds its gradients."""
-    gather = _gather_own if settings.channel_independent else _gather_joint
-    values, truth = tf.constant(windows.values), tf.constant(windows.truth)
-    variables, seeds = network.trainable_variables, network.non_trainable_variables  # the latter are dropout's
-
-    @tf.function(jit_compile=models.scanned(network), autograph=False)
-    def loss_and_gradients(samples, seeds):
-        seen, change = gather(values, truth, samples, windows)
-        with tf.GradientTape() as tape:
-            predicted, seeds = network.stateless_call(variables, seeds, seen, training=True)
-            error = predicted - change
-            loss = tf.reduce_mean(tf.abs(error) if settings.loss == "mae" else tf.square(error))
-        return loss, tape.gradient(loss, variables), seeds
-
-    @tf.function(autograph=False)
-    def step(samples):
-        parts = shares(samples, network)
-        # Each share draws its own dropout; no share writes what another reads, so they run side by side.
-        found = [loss_and_gradients(part, [seed + number for seed in seeds]) for number, part in enumerate(parts)]
-        weights = [part.shape[0] / samples.shape[0] for part in parts]
-        losses, gradients, (after, *_) = zip(*found, strict=True)
-        mean = [tf.add_n([w * g for w, g in zip(weights, each, strict=True)]) for each in zip(*gradients, strict=True)]
-        optimizer.apply(mean, variables)
-        average.update()
-        for seed, value in zip(seeds, after, strict=True):
-            seed.assign(value)
-        return tf.add_n([w * loss for w, loss in zip(weights, losses, strict=True)])
-
-    return step
-
-
-def shares(samples: tf.Tensor, network: keras.Sequential) -> list[tf.Tensor]:
-    """A batch in parts for the cores to work on side by side; TensorFlow's own loops share out each product instead."""
-    n = samples.shape[0]
-    count = max(min(SHARES, n // LEAST_SHARE), 1) if models.scanned(network) else 1
-    return tf.split(samples, [n // count + (number < n % count) for number in range(count)])
-
-
-def _gather_joint(values, truth, samples, windows: Windows):
-    """Relative inputs ``(batch, look_back, 2 * inputs)`` and changes ``(batch, horizon * targets)``."""
-    origins = samples[:, :1]
-    seen = tf.gather(values, origins + windows.past.astype(np.int32))
-    last = tf.gather(seen[:, -1:], windows.target_columns, axis=2)
-    change = tf.gather(truth, origins + windows.future.astype(np.int32)) - last
-    return models.relative(seen, windows), tf.reshape(change, (-1, windows.horizon * len(windows.targets)))
-
-
-def _gather_own(values, truth, samples, windows: Windows):
-    """One target's own past less its last value ``(batch, look_back, 1)``, and its change ``(batch, horizon)``."""
-    origins, numbers = samples[:, :1], samples[:, 1:]
-    columns = tf.gather(tf.constant(windows.target_columns, tf.int32), numbers)
-    past = origins + windows.past.astype(np.int32)
-    future = origins + windows.future.astype(np.int32)
-    seen = tf.gather_nd(values, tf.stack([past, tf.broadcast_to(columns, tf.shape(past))], axis=-1))
-    wanted = tf.gather_nd(truth, tf.stack([future, tf.broadcast_to(numbers, tf.shape(future))], axis=-1))
-    last = seen[:, -1:]
-    return (seen - last)[..., tf.newaxis], wanted - last
-
-
-def make_predict(network, windows: Windows, channel_independent: bool):
-    """``EVALUATION_BATCH`` origins to standardised forecasts ``(EVALUATION_BATCH, horizon, targets)``."""
-    values = tf.constant(windows.values)
-    columns, n = windows.target_columns, len(windows.targets)
-
-    @tf.function(jit_compile=models.scanned(network), autograph=False)
-    def of_share(origins):
-        seen = tf.gather(values, origins[:, tf.newaxis] + windows.past.astype(np.int32))
-        own = tf.gather(seen, columns, axis=2)
-        last = own[:, -1:]
-        if channel_independent:
-            flat = tf.reshape(tf.transpose(own - last, (0, 2, 1)), (-1, windows.look_back, 1))
-            change = tf.transpose(tf.reshape(network(flat, training=False), (-1, n, windows.horizon)), (0, 2, 1))
-        else:
-            change = tf.reshape(network(models.relative(seen, windows), training=False), (-1, windows.horizon, n))
-        return last + change
-
-    @tf.function(input_signature=[tf.TensorSpec((EVALUATION_BATCH,), tf.int32)], autograph=False)
-    def predict(origins):
-        return tf.concat([of_share(part) for part in shares(origins, network)], axis=0)
+    def predict(samples: np.ndarray) -> np.ndarray:
+        dataset = tf.data.Dataset.from_tensor_slices(samples).batch(1024).map(lambda part: batches.gather(part)[0])
+        return network.predict(dataset, verbose=0)
 
     return predict
 
 
-def forecast(predict, windows: Windows, origins: np.ndarray) -> np.ndarray:
-    """Run ``predict`` over all origins in batches: ``(n, horizon, targets)`` float32."""
-    full = np.resize(origins.astype(np.int32), -(-len(origins) // EVALUATION_BATCH) * EVALUATION_BATCH)
-    return np.concatenate([predict(part) for part in full.reshape(-1, EVALUATION_BATCH)])[: len(origins)]
+def state_of(network: keras.Sequential, average: Average) -> list:
+    """What a resumed training needs besides the averaged weights: weights, optimizer, dropout's seeds, the count."""
+    network.optimizer.build(network.trainable_variables)
+    return [*network.weights, *network.optimizer.variables, *training.random_states(network), average.count]

@@ -1,0 +1,429 @@
+"""A forecaster's run for people: tables, sentences, pictures, page, and the files of predictions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+from rich.table import Table as RichTable
+
+from keras_a2 import page, runs
+from keras_a2.console import console
+from keras_a2.recurrent.data import Windows
+from keras_a2.recurrent.evaluate import WITH_RIDGE, Published, errors
+from keras_a2.recurrent.times import CALENDAR, DAY, spacing
+from keras_a2.training import History
+
+MAX_PREDICTIONS = 3_000_000  # numbers in predictions.csv; more are thinned to forecasts that do not overlap
+COLOURS = {
+    "persistence": "#9aa3ab", "seasonal_naive": "#c9a227", "ridge": "#5f7d4f",
+    "simple_rnn": "#b8561c", "lstm": "#7a3e9d", "gru": "#0f62a8",
+}  # fmt: skip
+NOTE = (
+    "Validation: mean absolute error there; choices are made by the standardised one, the loss of training. "
+    "Skill: 1 - MAE / MAE of the naive that was best on validation at each lead, with a 95 % interval for "
+    'autocorrelated errors. "Better" and "worse": the interval and a Diebold-Mariano test agree. '
+    '"Too short to tell": fewer than ten independent stretches of test windows. "+ ridge": the mean of the '
+    "network's forecast and ridge regression's. p-values and the skill against each baseline stand in "
+    "metrics.json. The test split was read once."
+)
+
+
+def describe(windows: Windows) -> None:
+    """Print which times, spacing, target and inputs were read, how, and what was filled or dropped."""
+    facts, time = windows.facts, windows.time
+    if time is None or windows.step is None:
+        left_out = (
+            f"{facts['time_column']} is left out" if facts["time_column"] else "no column with times was detected"
+        )
+        read = f"no times ({left_out}), rows count as even steps"
+    else:
+        column = f"times {facts['time_column']}".strip()
+        read = f"{column} from {time[0]} to {time[-1]}, every {spacing(windows.step)}"
+    console.print(
+        f"{windows.name}: {len(windows.values)} rows; {read}\ntarget {_short(windows.targets)}; "
+        f"inputs {_short(windows.inputs)}; "
+        + ", ".join(f"{len(windows.origins[split])} {split}" for split in windows.origins)
+        + " windows"
+    )
+    for note in facts["notes"]:
+        console.print(f"note: {note}")
+    if facts["missing_values"] or facts["windows_dropped"]:
+        filled = f"gaps of at most {facts['max_gap']} steps were" if facts["max_gap"] else "no gap was"
+        console.print(
+            f"note: {facts['missing_values']} missing values, {facts['grid_rows_added']} absent rows; {filled} filled "
+            f"from the past, {facts['windows_dropped']} windows dropped"
+        )
+
+
+def _short(names: list[str], most: int = 8) -> str:
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
+def headline(metrics: dict, name: str) -> str:
+    """The result of one model in a sentence that claims no more than its intervals and tests."""
+    test, unit = metrics["models"][name]["test"], metrics["data"]["unit"]
+    quoted, reference, error = _hardest(metrics, name)
+    clauses = [_clause(quoted, f"{reference}, the best naive on the test split", error)]
+    if metrics["hardest_naive"] != "best_naive":
+        clauses.append(_clause(test, "the naive chosen on validation", metrics["best_naive_test"]["mae"]))
+    clauses.append(_clause(test["against_ridge"], "ridge regression", metrics["baselines"]["ridge"]["test"]["mae"]))
+    seeds = len(test.get("mae_seeds", [0]))
+    return (
+        f"{page.label(name)}: mean absolute error {page.amount(test['mae'], unit)}"
+        f"{f', mean of {seeds} seeds' if seeds > 1 else ''}; {'; '.join(clauses)} (95 % intervals)."
+    )
+
+
+def card_headline(metrics: dict, name: str) -> str:
+    """The same in a few words: error, and skill against the hardest naive on the test split."""
+    test = metrics["models"][name]["test"]
+    comparison, reference, _ = _hardest(metrics, name)
+    text = f"MAE {page.amount(test['mae'], metrics['data']['unit'])}; "
+    if comparison["verdict"] not in ("better", "worse"):
+        return f"{text}against {reference}: {comparison['verdict']}"
+    return f"{text}{_gain(comparison)} than {reference}"
+
+
+def _hardest(metrics: dict, name: str) -> tuple[dict, str, float]:
+    """The comparison with the hardest naive on the test split, its name and its error."""
+    test, hardest = metrics["models"][name]["test"], metrics["hardest_naive"]
+    if hardest == "best_naive":
+        return test, "the best naive of each lead", metrics["best_naive_test"]["mae"]
+    return test[f"against_{hardest}"], page.label(hardest), metrics["baselines"][hardest]["test"]["mae"]
+
+
+def _clause(comparison: dict, reference: str, error: float) -> str:
+    reference += f" ({page.number(error)})"
+    if comparison["verdict"] == "too short to tell":
+        return f"too few independent test windows to tell it from {reference}: skill {_skill(comparison)}"
+    if comparison["verdict"] == "not shown":
+        return f"no evidence that it beats {reference}: skill {_skill(comparison)}"
+    low, high = sorted(abs(100 * end) for end in comparison["skill_ci95"])
+    gain = _gain(comparison).replace(" %", f" % ({low:.1f} to {high:.1f})")
+    return f"{gain} than {reference}"
+
+
+def _gain(comparison: dict) -> str:
+    return f"{abs(100 * comparison['skill']):.1f} % {'lower' if comparison['skill'] > 0 else 'HIGHER'}"
+
+
+def _skill(comparison: dict) -> str:
+    """Skill with its interval, as far as there are any."""
+    skill = "none" if comparison["skill"] is None else page.percent(comparison["skill"])
+    interval = comparison["skill_ci95"]
+    return skill if interval is None else f"{skill} ({page.interval(interval, unit='')})"
+
+
+def result_rows(metrics: dict) -> tuple[list[str], list[list[str]]]:
+    """The comparison as texts: header and one row per model and baseline."""
+    unit = metrics["data"]["unit"]
+    columns = {"skill": "skill (95 %)"}
+    if metrics["hardest_naive"] != "best_naive":
+        columns[f"against_{metrics['hardest_naive']}"] = f"against {page.label(metrics['hardest_naive'])}"
+    columns["against_ridge"] = "against ridge"
+    header = ["", "validation", page.with_unit("MAE", unit), "MAE std", "MSE std", *columns.values(), "seconds"]
+    rows = []
+    measured = metrics["models"] | metrics["baselines"] | {"best naive per lead": {"test": metrics["best_naive_test"]}}
+    for name, model in measured.items():
+        test = model["test"]
+        row = [
+            page.label(name),
+            page.number(model["validation"]["mae"], 4) if "validation" in model else "",
+            page.number(test["mae"], 4),
+            f"{test['mae_standardized']:.4f}",
+            f"{test['mse_standardized']:.4f}",
+        ]
+        comparisons = [test if key == "skill" else test.get(key, {}) for key in columns]
+        row += [f"{_skill(each)}, {each['verdict']}" if "verdict" in each else "" for each in comparisons]
+        rows.append([*row, f"{model['seconds']:.0f}" if "seconds" in model else ""])
+    return header, rows
+
+
+def show(metrics: dict) -> None:
+    """Print the comparison, and what is published in a sentence each."""
+    header, rows = result_rows(metrics)
+    table = RichTable(*header, title=f"{metrics['data']['name']}: {metrics['data']['test']} test windows, read once")
+    for row in rows:
+        table.add_row(*row)
+    console.print(table)
+    for model in metrics["published"].values():
+        console.print(headline(metrics, model))
+
+
+def card(windows: Windows, published: Published, metrics: dict, name: str) -> dict[str, Any]:
+    """The content of ``model.json``: what a user of the model needs to know."""
+    return {
+        "experiment": "recurrent",
+        "task": "forecasting",
+        "name": name,
+        "cell": published.cell,
+        "forecaster": published.name,
+        "seed": published.seed,
+        "inputs": windows.inputs,
+        "targets": windows.targets,
+        "unit": windows.unit,
+        "typical_errors": typical_errors(windows, published.forecast),
+        "look_back": windows.look_back,
+        "horizon": windows.horizon,
+        "every": windows.every,
+        "first_lead": windows.first_lead,
+        "max_gap": windows.facts["max_gap"],
+        "spacing_seconds": None if windows.step is None else windows.step.total_seconds(),
+        "input": "float64 windows in the columns' own units (batch, look_back, inputs), oldest row first",
+        "output": "forecasts in the targets' units (batch, horizon) or (batch, horizon, targets)",
+        "data": {"name": windows.name, "sha256": windows.sha256, "citation": windows.facts["citation"]},
+        "weights": {"origin": "random"},
+        "headline": card_headline(metrics, published.name),
+        "saved_model_check": metrics["saved_model_check"],
+        "environment": metrics["environment"],
+    }
+
+
+def write(
+    folder: Path,
+    windows: Windows,
+    published: Published,
+    histories: dict[int, History],
+    metrics: dict,
+    home: Path,
+    litert: dict | None = None,
+) -> None:
+    """Write figures, card, predictions, an example input, the history, pictures and the page into a version's folder.
+
+    Args:
+        histories: seed -> its history.
+        metrics: ``saved_model_check`` included.
+        home: the folder of the model's versions.
+        litert: what ``deployment.export_litert`` measured.
+    """
+    runs.write_json(folder / "metrics.json", metrics)
+    facts = card(windows, published, metrics, home.name) | ({} if litert is None else {"litert": litert})
+    runs.write_json(folder / "model.json", facts)
+    predictions(windows, published.forecast).to_csv(folder / "predictions.csv", index=False)
+    _example(windows).to_csv(folder / "example.csv", index=windows.time is not None)
+    epochs = ((seed, row) for seed, history in histories.items() for row in history.table())
+    rows = [{"seed": seed, "model": published.cell, **row} for seed, row in epochs]
+    pd.DataFrame(rows).to_csv(folder / "history.csv", index=False)
+    tables = [page.Table("Result on the test split", *result_rows(metrics), NOTE)]
+    for part in ("hour", "month"):
+        values = metrics["models"][published.name][f"mae_by_{part}"]
+        if len(values) > 1:
+            title = page.with_unit(f"MAE by {part} of the forecast time", windows.unit)
+            tables.append(page.Table(title, list(values), [[page.number(value) for value in values.values()]]))
+    content = page.Page(
+        title=f"{page.label(published.name)} on {windows.name}",
+        headline=headline(metrics, published.name),
+        tables=tables,
+        figures=_pictures(folder / "figures", windows, published, metrics),
+        commands=[
+            ("Run it again", metrics["environment"]["command"]),
+            ("Forecast", f"python experiments/predict.py {home} SERIES.csv"),
+        ],
+        facts=[
+            ("Data", page.flatten(metrics["data"])),
+            ("Configuration", page.flatten(metrics["config"])),
+            ("Environment", page.flatten(metrics["environment"])),
+        ],
+    )
+    page.write(content, folder / "report.html")
+
+
+def typical_errors(windows: Windows, forecast: np.ndarray) -> list[float]:
+    """The digits of a forecast follow from its error, not from its level.
+
+    Returns:
+        per target the mean absolute error of the test split or, if smaller, the standard deviation, in its unit.
+    """
+    error = np.abs(errors(windows, forecast, "test")).mean(axis=(0, 1))
+    return (np.where(error > 0, np.minimum(error, 1), 1) * windows.target_scale).tolist()
+
+
+def predictions(windows: Windows, forecast: np.ndarray) -> pd.DataFrame:
+    """One row per test window and target: the origin, each lead's truth and each lead's forecast, in units.
+
+    Args:
+        forecast: standardised, of all test windows ``(n, horizon, targets)``.
+    """
+    typical = typical_errors(windows, forecast)
+    origins = windows.origins["test"]
+    written = np.arange(len(origins))
+    if forecast.size * 2 > MAX_PREDICTIONS:
+        written = written[:: int(windows.future[-1])]
+    truth, predicted = windows.to_unit(windows.actual(origins[written])), windows.to_unit(forecast[written])
+    start = origins[written] if windows.time is None else windows.time[origins[written]].astype(str)
+    frames = []
+    for k, target in enumerate(windows.targets):
+        digits = page.decimals(typical[k], page.FILE_DIGITS)
+        columns = {"truth": truth[:, :, k], "forecast": predicted[:, :, k]}
+        numbers = [
+            pd.DataFrame(values, columns=[f"{kind}_{lead}" for lead in windows.leads]).round(digits)
+            for kind, values in columns.items()
+        ]
+        frames.append(pd.concat([pd.DataFrame({"origin": start, "target": target}), *numbers], axis=1))
+    return pd.concat(frames)
+
+
+def _example(windows: Windows) -> pd.DataFrame:
+    """The last window of the test split in its own units: an input to try the published model on."""
+    origin = int(windows.origins["test"][-1])
+    rows = np.arange(origin + windows.past[0], origin + 1)
+    raw = windows.values[rows] * windows.scale + windows.mean
+    measured = [name for name in windows.inputs if name not in CALENDAR]
+    frame = pd.DataFrame(raw, columns=windows.inputs)[measured]
+    if windows.time is not None:
+        frame.index = windows.time[rows].rename("time")
+    return frame
+
+
+def _pictures(folder: Path, windows: Windows, published: Published, metrics: dict) -> list[tuple[str, Path]]:
+    """Draw every picture: caption and file."""
+    folder.mkdir()
+    by_lead = {n: m["test"]["mae_by_lead"] for n, m in (metrics["baselines"] | metrics["models"]).items()}
+    shown = {published.name: published.forecast}
+    history = {published.cell: published.forecaster.history}
+    drawn = [
+        ("Error by lead of every model and baseline", "error_by_lead", lambda p: error_by_lead(windows, by_lead, p)),
+        ("Successive forecasts against truth", "successive", lambda p: successive(windows, shown, p)),
+        (
+            "A very good (98 % are worse), the median and the worst test window",
+            "forecasts",
+            lambda p: forecasts(windows, shown, p),
+        ),
+        ("Validation error by epoch", "learning_curves", lambda p: learning_curves(history, p)),
+    ]
+    if windows.time is not None and windows.step is not None and windows.step < DAY:
+        error = errors(windows, published.forecast, "test")
+        drawn.append(
+            ("Residuals by hour of the day", "residuals_by_hour", lambda p: residuals_by_hour(windows, error, p))
+        )
+    for _, name, draw in drawn:
+        draw(folder / f"{name}.png")
+    return [(caption, folder / f"{name}.png") for caption, name, _ in drawn]
+
+
+@contextmanager
+def _drawn(path: Path, size: tuple[float, float], rows: int = 1) -> Iterator[tuple[Figure, Any]]:
+    """A figure and its axes, saved at the end; a column may be called US$_$, which is no formula."""
+    with matplotlib.rc_context({"text.parse_math": False}):
+        figure = Figure(figsize=size, layout="constrained")
+        yield figure, figure.subplots(rows)
+        figure.savefig(path, dpi=120)
+
+
+def error_by_lead(windows: Windows, by_lead: dict[str, list[float]], path: Path) -> None:
+    """MAE against lead for every model and baseline."""
+    with _drawn(path, (7, 4)) as (_, axes):
+        for name, values in by_lead.items():
+            style = ":" if name.endswith(WITH_RIDGE) else "-" if name in ("simple_rnn", "lstm", "gru") else "--"
+            marker = "o" if windows.horizon == 1 else None
+            axes.plot(windows.leads, values, style, marker=marker, color=_colour(name), label=page.label(name))
+        axes.set(xlabel=f"lead ({_steps(windows, windows.every)})", ylabel=_error_label("mean absolute error", windows))
+        axes.set_ylim(0, None)
+        axes.set_title("Error by lead, test split")
+        axes.grid(alpha=0.3)
+        axes.legend(frameon=False)
+
+
+def forecasts(windows: Windows, predicted: dict[str, np.ndarray], path: Path) -> None:
+    """A very good, the median and the worst test window of the first model: what was seen, came, and was forecast.
+
+    Args:
+        predicted: name -> standardised forecasts ``(n, horizon, targets)``.
+    """
+    origins, column = windows.origins["test"], windows.target_columns[0]
+    actual = windows.actual(origins)
+    order = np.argsort(np.abs(next(iter(predicted.values())) - actual).mean(axis=(1, 2)))
+    cases = {
+        "better than 98 % of test windows": order[len(order) // 50],
+        "median": order[len(order) // 2],
+        "worst": order[-1],
+    }
+    with _drawn(path, (8, 8), 3) as (_, panels):
+        for axes, (label, i) in zip(panels, cases.items(), strict=True):
+            axes.plot(windows.past, windows.raw(origins[i : i + 1])[0, :, column], color="black", lw=1)
+            axes.plot(windows.future, windows.to_unit(actual[i])[:, 0], color="black", lw=2, label="truth")
+            for name, values in predicted.items():
+                forecast = windows.to_unit(values[i])[:, 0]
+                axes.plot(windows.future, forecast, color=_colour(name), label=page.label(name))
+            start = "" if windows.time is None else f", from {windows.time[origins[i]]:%Y-%m-%d %H:%M}"
+            axes.set(title=f"{label}{start}", ylabel=page.with_unit(windows.targets[0], windows.unit))
+            axes.axvline(0, color="grey", lw=0.8, ls=":")
+        panels[-1].set_xlabel(f"time from the forecast's start ({_steps(windows)})")
+        panels[0].legend(frameon=False, ncols=4)
+
+
+def successive(windows: Windows, predicted: dict[str, np.ndarray], path: Path, days: int = 21) -> None:
+    """The first days of the test split (or two forecasts, if longer), forecast again at the end of every horizon."""
+    origins, ahead = windows.origins["test"], int(windows.future[-1])
+    steps = windows.horizon if windows.step is None else int(np.ceil(days * 86400 / windows.step.total_seconds()))
+    picked: list[int] = []
+    for i, origin in enumerate(origins):
+        if (not picked or origin >= origins[picked[-1]] + ahead) and origin - origins[0] <= max(steps, ahead):
+            picked.append(i)
+    actual = windows.to_unit(windows.actual(origins))
+    with _drawn(path, (10, 3.6)) as (figure, axes):
+        for k, i in enumerate(picked):
+            x = origins[i] + windows.future
+            x = x if windows.time is None else windows.time[x].tz_localize(None)  # Matplotlib would show UTC
+            axes.plot(x, actual[i, :, 0], color="black", lw=1.6, label=None if k else "truth")
+            for name, values in predicted.items():
+                label = None if k else page.label(name)
+                axes.plot(x, windows.to_unit(values[i])[:, 0], color=_colour(name), lw=1, label=label)
+        axes.set(
+            ylabel=page.with_unit(windows.targets[0], windows.unit),
+            title=f"A forecast every {ahead} {_steps(windows)}, test split",
+        )
+        axes.legend(frameon=False, ncols=4)
+        if windows.time is not None:
+            figure.autofmt_xdate()
+
+
+def learning_curves(histories: dict[str, History], path: Path) -> None:
+    """Validation error by epoch; a circle marks the best epoch."""
+    with _drawn(path, (7, 4)) as (_, axes):
+        for name, history in histories.items():
+            values = [row["validation_mae"] for row in history.rows]
+            axes.plot(values, color=_colour(name), marker=".", label=page.label(name))
+            axes.plot(history.best_epoch, values[history.best_epoch], "o", color=_colour(name), fillstyle="none", ms=10)
+        axes.set(xlabel="epoch (0: before training)", ylabel="validation MAE (standardised)", title="Learning curves")
+        axes.legend(frameon=False)
+
+
+def residuals_by_hour(windows: Windows, error: np.ndarray, path: Path) -> None:
+    """Distribution of forecast less truth by hour of the day; ``error`` is standardised ``(n, horizon, targets)``."""
+    assert windows.time is not None
+    rows = windows.origins["test"][:, np.newaxis] + windows.future
+    hours = windows.time.hour.to_numpy()[rows].ravel()
+    raw, present = (error * windows.target_scale)[:, :, 0].ravel(), np.unique(hours)
+    with _drawn(path, (8, 3.6)) as (_, axes):
+        axes.boxplot([raw[hours == h] for h in present], positions=present, showfliers=False, widths=0.6)
+        axes.axhline(0, color="grey", lw=0.8)
+        label = _error_label("forecast less truth", windows)
+        axes.set(xlabel="hour of the day", ylabel=label, title="Residuals by hour, test split")
+
+
+def _colour(name: str) -> str:
+    """A network has one colour, alone and with ridge regression."""
+    return COLOURS[name.removesuffix(WITH_RIDGE)]
+
+
+def _error_label(error: str, windows: Windows) -> str:
+    """The label of an error's axis: its unit or, where that is not known, its column."""
+    if windows.unit or len(windows.targets) > 1:
+        return page.with_unit(error, windows.unit)
+    return f"{error}, {windows.targets[0]}"
+
+
+def _steps(windows: Windows, rows: int = 1) -> str:
+    """What so many rows count: ``hours``, ``steps of 7 days``."""
+    if windows.step is None:
+        return "steps"
+    step = spacing(rows * windows.step)
+    return f"{step[2:]}s" if step.startswith("1 ") else f"steps of {step}"
