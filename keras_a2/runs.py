@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
-from typing import Any, BinaryIO, NoReturn, TypeVar
+from typing import Any, BinaryIO, Literal, NoReturn, TypeVar
 
 from keras_a2 import machine, settings
 from keras_a2.console import console
@@ -34,6 +34,30 @@ MINIMUM_FREE_BYTES = 300 * 2**20
 NOT_IDENTITY = {"output", "resume", "name", "jobs", "litert"}
 RESUME = "to resume, repeat the command with --resume"
 PACKAGES = ("tensorflow", "keras", "numpy", "scikit-learn", "scipy", "matplotlib", "keras_a2")
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """The run, and what it writes."""
+
+    seed: settings.Seed = 0
+    """Seed of all that is random."""
+    seeds: settings.Count = 1
+    """Repeat training with so many seeds (same split) and report the mean and every value."""
+    jobs: settings.Count | Literal["ray"] = 1
+    """Run so many trainings at once, each on its own cores; ray: on the cluster of RAY_ADDRESS ([cluster])."""
+    plain: bool = False
+    """Use Keras's own layers, fit and predict only: the same experiment, slower."""
+    deterministic: bool = False
+    """Ask TensorFlow for deterministic kernels, where the machine's are not already."""
+    litert: bool = False
+    """Also write model.tflite and model.int8.tflite, measured against the SavedModel on test items."""
+    name: str | None = None
+    """Name to publish under; by default the experiment and its data."""
+    output: Path = Path("saved_models")
+    """Folder of published models."""
+    resume: bool = False
+    """Resume a run of the same options and data that was interrupted or failed."""
 
 
 def command_line(config_type: type[Config], main: Callable[[Config], None], argv: list[str] | None = None) -> None:

@@ -93,6 +93,18 @@ def flat(config: Any) -> dict[str, Any]:
     return values
 
 
+def fill(config: Config, **defaults: Any) -> Config:
+    """The configuration with these defaults in place of None and ``auto``."""
+    changes = {}
+    for field in dataclasses.fields(config):  # type: ignore[arg-type]
+        value = getattr(config, field.name)
+        if dataclasses.is_dataclass(value):
+            changes[field.name] = fill(value, **defaults)
+        elif value in (None, "auto") and field.name in defaults:
+            changes[field.name] = defaults[field.name]
+    return dataclasses.replace(config, **changes)  # type: ignore[type-var]
+
+
 def names(config_type: type) -> list[str]:
     """The options of a configuration, the groups dissolved."""
     return [name for name, _ in _hints(config_type)]

@@ -79,3 +79,9 @@ def test_help_prints_the_groups(capsys):
     with pytest.raises(SystemExit):
         settings.parse(Config, ["--help"])
     assert "What is trained." in capsys.readouterr().out
+
+
+def test_defaults_fill_what_was_left_open_in_every_group():
+    config = settings.fill(Config(), layer_decay=0.9, units=3)
+    assert config == Config(Network(layer_decay=0.9))
+    assert settings.fill(config, layer_decay=0.5) == config
