@@ -83,7 +83,7 @@ def main(config: Config) -> None:
     from rich.progress import Progress
 
     from keras_a2.console import console
-    from keras_a2.transfer import backbone
+    from keras_a2.transfer import model
     from pretraining import distill, teacher
 
     name = config.name or config.data.resolve().name
@@ -106,12 +106,12 @@ def main(config: Config) -> None:
     card = {
         "architecture": "keras.applications.MobileNetV3Small, alpha 1.0, without top",
         "data": {"name": name, "images": len(pool.train), "classes": len(source.classes), "licence": config.licence},
-        "teacher": {"file": weights.name, "sha256": backbone.sha256(weights)},
+        "teacher": {"file": weights.name, "sha256": model.sha256(weights)},
         "config": asdict(config) | {"data": config.data.name, "teacher": Path(config.teacher).name},
         "hours_since_start": (time.perf_counter() - started) / 3600,
         "environment": {name: fact for name, fact in runs.environment().items() if name != "command"},  # it has paths
         "history": history.table(),
-        "sha256": backbone.sha256(path),
+        "sha256": model.sha256(path),
     }
     runs.write_json(path.with_suffix("").with_suffix(".json"), card)
     console.print(f"wrote {path} and its card")

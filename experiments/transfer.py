@@ -8,20 +8,29 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from keras_a2 import jobs, machine, runs, settings, training
+from keras_a2.console import console
 from keras_a2.errors import UserError
-from keras_a2.settings import Count, CountOrZero, Fraction, NotNegative, Positive, Range, Seed, Share
+from keras_a2.settings import Count, CountOrZero, Fraction, NotNegative, Positive, Range, Share
 from keras_a2.transfer import sources
 
+# TensorFlow takes seconds to import, and --help must not wait: whatever needs it is imported inside the functions.
+if TYPE_CHECKING:
+    import keras
+
+    from keras_a2.averaging import Average
+    from keras_a2.transfer.data import Images
+    from keras_a2.transfer.model import Weights
+    from keras_a2.transfer.train import Arm, Epoch
+
 WEIGHTS = ("auto", "imagenet", "bundled", "random")
-BLOCKS = 13  # of the backbone
 
 
 @dataclass(frozen=True)
-class Config:
-    """Train a pretrained MobileNetV3Small with a new head, compare it with random initialisation, and publish it."""
+class DataOptions:
+    """The images and their splits."""
 
     data: str = "elpv"
     """elpv, digits, cifar100, or a folder: one folder per class, or train/ [valid/] test/ above them."""
@@ -33,141 +42,287 @@ class Config:
     """Share of the images held out for the one final test, where the data come without a test split."""
     validation_fraction: Fraction = 0.15
     """Share of the training images on which every choice is made, where the data come without such a split."""
+    image_size: Annotated[int, Range(32, 1024)] = 128
+    """Pixels of the square that images are resized to; larger is better and slower."""
+
+
+@dataclass(frozen=True)
+class NetworkOptions:
+    """The network, and what holds for all of its training."""
 
     weights: str = "auto"
     """auto (ImageNet by Keras, else the bundled ones), imagenet, bundled, random, or a path to .weights.h5 / .h5."""
     alpha: float | None = None
     """Width of the network, 0.75 or 1.0; by default what the weights have."""
-    image_size: Annotated[int, Range(32, 1024)] = 128
-    """Pixels of the square that images are resized to; larger is better and slower."""
+    dropout: Share = 0.2
+    """Share of features dropped before the last layer while training."""
+    batch_size: Count | None = None
+    """Images per step of phase 2 and of the control; by default 32 below 4,000 images, else 64."""
+    augment: Literal["auto", "none", "shift", "crop", "flips"] = "auto"
+    """Random crops and flips; auto takes what keeps the data's meaning (digits are not flipped)."""
+    label_smoothing: Share = 0.1
+    """Probability mass spread over the other classes; keeps a few thousand images from being learnt by heart."""
+    weight_decay: NotNegative = 0.02
+    """AdamW's decay of kernels, in phase 2 and the control."""
+    ema: Share = 0.98
+    """Decay of the moving average of the weights that phase 2 and the control evaluate and keep; 0 turns it off."""
+
+
+@dataclass(frozen=True)
+class HeadOptions:
+    """Phase 1: the head trains, the backbone is frozen."""
 
     head_epochs: CountOrZero = 2
     """Epochs on cached features, after the head's convex solution."""
-    fine_tune_epochs: CountOrZero = 10
-    """Epochs with the backbone unfrozen; 0 leaves it frozen."""
-    scratch_epochs: CountOrZero | None = None
-    """Epochs of the scratch control; by default head epochs + fine-tune epochs."""
-    batch_size: Count | None = None
-    """Images per step of the fine-tune phase and of the scratch control; by default 32 below 4,000 images, else 64."""
-    learning_rate: Positive | None = None
-    """Peak rate of the fine-tune phase (AdamW, warm-up, cosine decay); by default 3e-4, and below 4,000
-    images 2e-4, or 2e-3 with the bundled weights."""
     head_learning_rate: Positive = 1e-4
     """Rate of the head phase (Adam); small, because it starts at the optimum for the cached features."""
-    scratch_learning_rate: Positive = 2e-3
-    """Peak rate of the scratch control: random weights need and bear a higher one."""
-    batch_norm: Literal["frozen", "affine", "train"] = "frozen"
-    """Fine-tune phase: batch norm all fixed; scale and shift trained under fixed statistics; or batch statistics."""
-    layer_decay: Annotated[float, Range(0, 1, open=("low",))] = 0.85
-    """Each block's rate is this multiple of the next one's, so that early, general features move least."""
-    unfreeze: Annotated[int, Range(1, BLOCKS)] | None = None
-    """Train only the last so many of the backbone's 13 blocks; by default 9, or all of the bundled and of random
-    weights. The frozen ones before them run outside the training step, several times faster."""
-    ema: Share = 0.98
-    """Decay of the moving average of the weights that is evaluated and kept; 0 turns it off."""
-    weight_decay: NotNegative = 0.02
-    """AdamW's decay of kernels."""
-    dropout: Share = 0.2
-    """Share of features dropped before the last layer while training."""
-    label_smoothing: Share = 0.1
-    """Probability mass spread over the other classes; keeps a few thousand images from being learnt by heart."""
-    augment: Literal["auto", "none", "shift", "crop", "flips"] = "auto"
-    """Random crops and flips; auto takes what keeps the data's meaning (digits are not flipped)."""
     views: Count = 4
     """Augmented views of each image whose features the head phase caches; 1 is the plain image only."""
 
+
+@dataclass(frozen=True)
+class FineTuneOptions:
+    """Phase 2: the last blocks of the backbone are unfrozen."""
+
+    fine_tune_epochs: CountOrZero = 10
+    """Epochs with the backbone unfrozen; 0 leaves it frozen."""
+    unfreeze: Annotated[int, Range(1, 13)] | None = None
+    """Train only the last so many of the backbone's 13 blocks; by default 9, or all of bundled and random weights."""
+    learning_rate: Positive | None = None
+    """Peak rate (AdamW); by default 3e-4, and below 4,000 images 2e-4, or 2e-3 with the bundled weights."""
+    layer_decay: Annotated[float, Range(0, 1, open=("low",))] = 0.85
+    """Each block's rate is this multiple of the next one's, so that early, general features move least."""
+    batch_norm: Literal["frozen", "train"] = "frozen"
+    """Batch norm in inference mode, all fixed; or trained, with the statistics of each batch."""
+
+
+@dataclass(frozen=True)
+class ControlOptions:
+    """The same network from random initialisation."""
+
     scratch: bool = True
     """Train the control from random initialisation."""
-    seed: Seed = 0
-    """Seed of the split, the augmentation, the initialisation and the order of images."""
-    seeds: Count = 1
-    """Repeat training with so many seeds (same split) and report the mean and every value."""
-    jobs: Count | Literal["ray"] = 1
-    """Train so many arms and seeds at once, each on its own cores; ray: on the cluster of RAY_ADDRESS ([cluster])."""
+    scratch_epochs: CountOrZero | None = None
+    """Epochs of the scratch control; by default head epochs + fine-tune epochs."""
+    scratch_learning_rate: Positive = 2e-3
+    """Peak rate of the scratch control: random weights need and bear a higher one."""
+
+
+@dataclass(frozen=True)
+class RunOptions(runs.Options):
+    """The run, and what it writes."""
+
     strategy: Literal["none", "mirrored"] = "none"
     """mirrored: share every batch out to the devices of this machine (tf.distribute.MirroredStrategy)."""
-    deterministic: bool = False
-    """Ask TensorFlow for deterministic kernels, where the machine's are not already."""
     tensorboard: bool = False
     """Write TensorBoard logs to logs/ in the published folder."""
-    litert: bool = False
-    """Also write model.tflite and model.int8.tflite, measured against the SavedModel on test items."""
-    name: str | None = None
-    """Name to publish under; by default transfer-<data>."""
-    output: Path = Path("saved_models")
-    """Folder of published models."""
-    resume: bool = False
-    """Resume a run of the same options and data that was interrupted or failed."""
+
+
+@dataclass(frozen=True)
+class Config:
+    """Train a pretrained MobileNetV3Small with a new head, compare it with random initialisation, and publish it."""
+
+    data: DataOptions = DataOptions()
+    network: NetworkOptions = NetworkOptions()
+    head: HeadOptions = HeadOptions()
+    fine_tune: FineTuneOptions = FineTuneOptions()
+    control: ControlOptions = ControlOptions()
+    run: RunOptions = RunOptions()
+
+
+def build_arm(name: str, images: Images, weights: Weights, config: Config, seed: int, folder: Path) -> Arm:
+    """Keras Applications' network without its top, pixels 0-255 to pooled features; and a new head, to logits."""
+    import keras
+
+    from keras_a2.transfer import model, train
+
+    keras.utils.set_random_seed(seed)  # whatever was trained before
+    backbone = keras.applications.MobileNetV3Small(
+        include_top=False, weights=None, alpha=weights.alpha, input_shape=(None, None, 3), pooling="avg"
+    )
+    model.load_weights(backbone, weights)
+    model.set_momentum(backbone, model.momentum_for(train.steps_per_epoch(images, config.network.batch_size)))
+    head = keras.Sequential(
+        [
+            keras.Input(backbone.output_shape[1:]),
+            # Fixed scaling: batch norm that never trains.
+            keras.layers.BatchNormalization(center=False, scale=False, trainable=False, name="standardise"),
+            keras.layers.Dropout(config.network.dropout, name="dropout"),
+            keras.layers.Dense(len(images.classes), name="logits"),
+        ]
+    )
+    log = train.tensorboard(folder / "logs", seed) if config.run.tensorboard else None
+    return train.Arm(name, images, weights, backbone, head, seed, folder, log)
+
+
+def train_pretrained(images: Images, weights: Weights, config: Config, seed: int, folder: Path) -> Arm:
+    """Phase 1 trains the head, phase 2 the last blocks too; of both, the state of lowest validation loss is kept."""
+    import keras
+
+    from keras_a2.fast import images as fast
+    from keras_a2.fast import litert
+    from keras_a2.transfer import model, train
+
+    arm = build_arm("pretrained", images, weights, config, seed, folder)
+    backbone, head, plain = arm.backbone, arm.head, config.run.plain
+    if config.fine_tune.batch_norm == "train":
+        train.estimate_statistics(backbone, images, seed)  # a head fitted under other statistics would be thrown off
+
+    # Phase 1: only the head trains. The backbone is frozen, so the features of an image never change: once is enough.
+    backbone.trainable = False
+    compute = train.keras_features if plain else litert.Parallel
+    features = train.Features(compute, arm, config.head.views, config.network.augment)
+    if not arm.has_state("head"):
+        train.solve_head(head, features)  # logistic regression: the best head for these features
+    loss = train.cross_entropy(config.network.label_smoothing)
+    head.compile(keras.optimizers.Adam(config.head.head_learning_rate), loss)
+    epoch = train.keras_epoch(head, features.batches) if plain else fast.compiled_epoch(head, features.batches)
+    arm.fit("head", head, epoch, config.head.head_epochs, predict=lambda: head.predict(features.validation, verbose=0))
+
+    # Phase 2: the last blocks train too, at a low rate that warms up and decays, lower for earlier blocks.
+    options = config.fine_tune
+    if options.fine_tune_epochs:
+        unfreeze(backbone, options)
+        frozen, trained = (None, backbone) if plain else fast.split(backbone, model.blocks(backbone))
+        network = keras.Sequential([trained, head])
+        epochs, rate = options.fine_tune_epochs, options.learning_rate
+        epoch, average = compile_network(arm, network, config, epochs, rate, options.layer_decay, frozen)
+        arm.fit("fine_tune", network, epoch, epochs, average)
+    return arm
+
+
+def unfreeze(backbone: keras.Model, options: FineTuneOptions) -> None:
+    """Let the last blocks train, all but their batch norm."""
+    import keras
+
+    from keras_a2.transfer import model
+
+    backbone.trainable = True
+    for block in model.blocks(backbone)[: model.BLOCKS - options.unfreeze]:
+        for layer in block:
+            layer.trainable = False
+    # Batch norm stays in inference mode: a few images' statistics would spoil features that the head is fitted to.
+    # Layer by layer, because a `training=False` given when a network is put together gives way to fit's own True.
+    for layer in backbone.layers:
+        if isinstance(layer, keras.layers.BatchNormalization) and options.batch_norm == "frozen":
+            layer.trainable = False
+
+
+def train_scratch(images: Images, weights: Weights, config: Config, seed: int, folder: Path) -> Arm:
+    """The control: the same network from random initialisation, batch norm in training mode, its own rate."""
+    import keras
+
+    from keras_a2.fast import images as fast
+    from keras_a2.transfer import model
+
+    arm = build_arm("scratch", images, model.random_weights(weights.alpha), config, seed, folder)
+    backbone = arm.backbone if config.run.plain else fast.fused_batch_norm(arm.backbone)
+    network = keras.Sequential([backbone, arm.head])
+    epochs, rate = config.control.scratch_epochs, config.control.scratch_learning_rate
+    epoch, average = compile_network(arm, network, config, epochs, rate)
+    arm.fit("scratch", network, epoch, epochs, average)
+    return arm
+
+
+def compile_network(
+    arm: Arm,
+    network: keras.Model,
+    config: Config,
+    epochs: int,
+    rate: float,
+    layer_decay: float = 1.0,
+    frozen: keras.Model | None = None,
+) -> tuple[Epoch, Average]:
+    """For training on augmented images: AdamW, a rate that warms up and decays, a moving average of the weights."""
+    from keras_a2.fast import images as fast
+    from keras_a2.transfer import train
+
+    options = config.network
+    schedule = train.warm_up_and_decay(rate, epochs, train.steps_per_epoch(arm.images, options.batch_size))
+    rates = train.rate_multipliers(network, layer_decay)
+    optimizer = train.LayerwiseAdamW(rates, options.weight_decay, learning_rate=schedule)
+    network.compile(optimizer, train.cross_entropy(options.label_smoothing))
+    average = train.average(arm, network, options.ema, options.batch_size)
+    batches = train.augmented(arm.images, options.augment, options.batch_size, arm.seed)
+    if config.run.plain:
+        return train.keras_epoch(network, batches, average), average
+    return fast.compiled_epoch(network, batches, average, frozen), average
+
+
+TRAININGS = {"pretrained": train_pretrained, "scratch": train_scratch}
 
 
 def main(config: Config) -> None:
     check(config)
-    source = sources.find(config.data, config.elpv_classes)
-    name = config.name or runs.folder_name(f"transfer-{source.name}")
-    with runs.Run(config, name, config.output, config.resume) as run:
-        machine.configure_tensorflow(config.seed, config.deterministic)
-        # TensorFlow takes seconds to import, so after every check.
-        from keras_a2.transfer import backbone, evaluate, publish, train
+    options, source = config.run, sources.find(config.data.data, config.data.elpv_classes)
+    name = options.name or runs.folder_name(f"transfer-{source.name}")
+    with runs.Run(config, name, options.output, options.resume) as run:
+        images, weights, config = prepare(source, config, run.work)
+        from keras_a2 import saved_model
+        from keras_a2.transfer import baselines, evaluate, model, report
 
-        strategy = machine.strategy(config.strategy)
-        weights = backbone.find_weights(config.weights, config.alpha, tell=publish.tell)
-        images = publish.load_images(source, config, run.work)
-        resolved = publish.settings(config, images, weights, config.seed)
-        run.check_inputs(data=images.summary(), weights=weights.sha256, settings=resolved)
-        seeds = range(config.seed, config.seed + config.seeds)
-        if config.jobs != 1:
-            names = ["pretrained", "scratch"] if config.scratch else ["pretrained"]
+        run.check_inputs(data=images.summary(), weights=weights.sha256)
+        seeds = range(options.seed, options.seed + options.seeds)
+        names = list(TRAININGS) if config.control.scratch else ["pretrained"]
+        if options.jobs != 1:
             tasks = [{"config": config, "arm": name, "seed": seed} for seed in seeds for name in names]
-            jobs.spread(train_arm, tasks, config.jobs, run.work, is_finished)
-        arms, probabilities = [], []
-        for seed in seeds:
-            resolved = publish.settings(config, images, weights, seed)
-            state, log = publish.stage_files(run.work, seed), publish.stage_log(run, config, seed)
-            with strategy.scope():
-                trained = {"pretrained": train.train_pretrained(images, weights, resolved, state, log)}
-                if config.scratch:
-                    trained["scratch"] = train.train_scratch(images, weights.alpha, resolved, state, log)
-            arms.append(trained)
+            jobs.spread(train_arm, tasks, options.jobs, run.work, is_finished)
+        with machine.strategy(options.strategy).scope():
+            arms = [
+                {name: TRAININGS[name](images, weights, config, seed, run.work) for name in names} for seed in seeds
+            ]
 
         # Every choice is made: the test split is read here, once.
-        for trained in arms:
-            probabilities.append({name: evaluate.predict(arm, images, images.test) for name, arm in trained.items()})
-        baselines = {"majority": evaluate.majority(images), "pixels": evaluate.pixels(images)}
-        publish.publish(run, config, images, arms, probabilities, baselines)
+        predicted = [evaluate.predict(trained, images) for trained in arms]
+        naive = {"majority": baselines.majority(images), "pixels": baselines.pixels(images)}
+        metrics = evaluate.summarise(settings.flat(config), images, arms, predicted, naive)
+        report.show(metrics, images, predicted)  # with the verdict: better, worse, or not shown to differ
+        best = metrics["published_seed"] - options.seed
+        arm, probability = arms[best]["pretrained"], predicted[best]["pretrained"]
+        with saved_model.FreshProcess() as process, run.publishing() as folder:
+            network = model.assemble(arm.backbone, arm.head, images.store.size)
+            saved_model.export(network, model.signatures(network, images.store.size), folder)
+            report.write(folder, options.output / run.name, metrics, images, arms, predicted, naive)
+            metrics["saved_model_check"] = evaluate.verify(process, folder, network, images, probability)
+            evaluate.write(folder, run.name, metrics, images, options.litert)
+            if (run.work / "logs").exists():
+                (run.work / "logs").rename(folder / "logs")
+        console.print(f"published {run.version} (open {run.version / 'report.html'})")
+
+
+def prepare(source: sources.Source, config: Config, folder: Path) -> tuple[Images, Weights, Config]:
+    """Images, weights, and the configuration with its defaults resolved for them."""
+    machine.configure_tensorflow(config.run.seed, config.run.deterministic)
+    from keras_a2.transfer import data, model, train
+
+    weights = model.find_weights(config.network.weights, config.network.alpha, data.note)
+    images = data.load_and_describe(source, config.data, config.run.seed, folder)
+    return images, weights, train.resolve(config, images, weights)
 
 
 def train_arm(config: Config, arm: str, seed: int, folder: Path) -> None:
-    """In a process of its own: train ``pretrained`` or ``scratch`` and leave its stages' state files in ``folder``."""
-    machine.configure_tensorflow(config.seed, config.deterministic)
-    from keras_a2.transfer import backbone, publish, train
-
-    images = publish.load_images(sources.find(config.data, config.elpv_classes), config, folder)
-    weights = backbone.find_weights(config.weights, config.alpha, tell=lambda line: None)
-    resolved = publish.settings(config, images, weights, seed)
-    state = publish.stage_files(folder, seed)
-    if arm == "pretrained":
-        train.train_pretrained(images, weights, resolved, state)
-    else:
-        train.train_scratch(images, weights.alpha, resolved, state)
+    """In a process of its own: train one arm and leave its phases' state files in ``folder``."""
+    source = sources.find(config.data.data, config.data.elpv_classes)
+    images, weights, config = prepare(source, config, folder)
+    TRAININGS[arm](images, weights, config, seed, folder)
 
 
 def is_finished(config: Config, arm: str, seed: int, folder: Path) -> bool:
     """Whether ``folder`` holds all that ``train_arm`` would leave there."""
-    from keras_a2.transfer import publish
-
-    last = "scratch" if arm == "scratch" else "fine_tune" if config.fine_tune_epochs else "head"
-    return training.is_finished(publish.stage_files(folder, seed)(last))
+    last = "scratch" if arm == "scratch" else "fine_tune" if config.fine_tune.fine_tune_epochs else "head"
+    return training.is_finished(runs.state_file(folder, f"seed{seed}-{last}"))
 
 
 def check(config: Config) -> None:
     """Refuse what cannot work before anything is loaded."""
     settings.check(config)
-    if config.weights not in WEIGHTS and not Path(config.weights).is_file():
-        raise UserError(f"no such weights file: {config.weights}; --weights takes {', '.join(WEIGHTS)} or a file")
-    if config.tensorboard and config.jobs != 1:
+    weights, options = config.network.weights, config.run
+    if weights not in WEIGHTS and not Path(weights).is_file():
+        raise UserError(f"no such weights file: {weights}; --weights takes {', '.join(WEIGHTS)} or a file")
+    if options.tensorboard and options.jobs != 1:
         raise UserError("--tensorboard follows one training after the other; leave out --jobs")
-    if config.strategy != "none" and config.jobs != 1:
-        raise UserError("--strategy mirrored gives all devices to one training; leave out --jobs")
+    if options.strategy != "none" and (options.jobs != 1 or options.plain):
+        raise UserError("--strategy mirrored gives all devices to one fast training; leave out --jobs and --plain")
 
 
 if __name__ == "__main__":

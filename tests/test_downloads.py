@@ -11,7 +11,7 @@ import pytest
 from keras_a2 import downloads
 from keras_a2.errors import UserError
 from keras_a2.recurrent import sources as series
-from keras_a2.transfer import backbone
+from keras_a2.transfer import model
 from keras_a2.transfer import sources as images
 
 
@@ -34,7 +34,7 @@ def broken_network(tmp_path, monkeypatch):
     [
         (series.jena, f"datasets/{series.JENA_FILE}"),
         (images.cifar100, f"datasets/{images.CIFAR100_ARCHIVE}"),
-        (lambda: backbone.find_weights("imagenet", 0.75), f"models/{backbone.IMAGENET_FILES[0.75][0]}"),
+        (lambda: model.find_weights("imagenet", 0.75), f"models/{model.IMAGENET_FILES[0.75][0]}"),
     ],
 )
 def test_a_wrong_file_is_deleted_and_named(broken_network, load, path):

@@ -102,6 +102,21 @@ def test_transfer_metrics_are_those_of_the_predictions(published):
     assert metrics["arms"]["pretrained"]["weights"]["origin"] == "bundled"
 
 
+def test_plain_keras_ends_with_figures_that_agree(published, tmp_path):
+    options = ["--data", published / "photos", "--weights", "bundled", "--plain", *TRANSFER]
+    answer = run_script("transfer", *options, "--output", tmp_path)
+    assert answer.returncode == 0, answer.stderr
+    plain, fast = (
+        json.loads((root / "transfer-photos" / "1" / "metrics.json").read_text())
+        for root in (tmp_path, published / "models")
+    )
+    assert plain["config"]["plain"]
+    for arm, figures in plain["arms"].items():
+        low, high = fast["arms"][arm]["test"]["accuracy_ci95"]
+        assert low <= figures["test"]["accuracy"] <= high
+    assert plain["baselines"] == fast["baselines"]
+
+
 def test_recurrent_metrics_are_those_of_the_predictions(published):
     version = published / "models" / "recurrent-series-gru" / "1"
     metrics = json.loads((version / "metrics.json").read_text())

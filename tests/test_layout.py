@@ -71,4 +71,6 @@ def test_the_wheel_holds_what_a_user_of_a_model_needs_and_no_more():
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_only_public_modules_of_keras_and_tensorflow_are_imported(path):
-    assert not {name for name in imports(path) if name.startswith(("keras.src", "tensorflow.python", "tensorflow.lite"))}
+    assert not {
+        name for name in imports(path) if name.startswith(("keras.src", "tensorflow.python", "tensorflow.lite"))
+    }

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from conftest import run_script
-from keras_a2.transfer import backbone
+from keras_a2.transfer import model
 from keras_a2.transfer.data import PixelStore
 from pretraining import distill, teacher
 
@@ -32,7 +32,7 @@ def test_pretrained_weights_are_found_usable(photos, tmp_path):
     assert answer.returncode == 0, answer.stderr
     path = tmp_path / "out" / "mobilenet_v3_small_photos.weights.h5"
     card = json.loads((tmp_path / "out" / "mobilenet_v3_small_photos.json").read_text())
-    weights = backbone.find_weights(str(path), None)
+    weights = model.find_weights(str(path), None)
     assert (weights.alpha, weights.sha256) == (1.0, card["sha256"])
     assert [row["epoch"] for row in card["history"]] == [0, 1, 2]
     assert not (tmp_path / "work").exists()

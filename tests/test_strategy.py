@@ -17,29 +17,35 @@ import sys
 from pathlib import Path
 import numpy as np
 import tensorflow as tf
+sys.path.insert(0, "tests")
 halves = [tf.config.LogicalDeviceConfiguration()] * 2
 tf.config.set_logical_device_configuration(tf.config.list_physical_devices("CPU")[0], halves)
 from keras_a2 import machine
-from keras_a2.transfer import backbone, data, sources, step, train
-settings = step.Settings(
-    batch_size=8, learning_rate=1e-4, head_learning_rate=1e-3, scratch_learning_rate=1e-3, head_epochs=1,
-    fine_tune_epochs=1, scratch_epochs=1, batch_norm="frozen", views=1, augment="shift", dropout=0.0,
-    label_smoothing=0.1, layer_decay=0.9, ema=0.9, weight_decay=0.01, unfreeze=9, seed=0,
+from conftest import load_script
+from keras_a2 import settings
+from keras_a2.transfer import data, model, sources
+transfer = load_script("transfer")
+options = (
+    "--batch-size 8 --learning-rate 1e-4 --head-learning-rate 1e-3 --scratch-learning-rate 1e-3 --head-epochs 1 "
+    "--fine-tune-epochs 1 --scratch-epochs 1 --views 1 --augment shift --dropout 0 --layer-decay 0.9 --ema 0.9 "
+    "--weight-decay 0.01 --unfreeze 9"
 )
+config = settings.parse(transfer.Config, options.split())
+weights = model.find_weights("bundled", None)
 images = data.load(sources.find("digits"), 32, seed=0, train_per_class=3)
 images.train = images.train[:-1]
 losses = []
 for name in ("none", "mirrored"):
     strategy = machine.strategy(name)
     with strategy.scope():
-        weights = backbone.find_weights("bundled", None)
-        arm = train.train_pretrained(images, weights, settings, lambda stage: Path(sys.argv[1], name + stage))
+        Path(sys.argv[1], name).mkdir()
+        arm = transfer.train_pretrained(images, weights, config, 0, Path(sys.argv[1], name))
     losses.append([row["loss"] for phase in arm.phases for row in phase.history.rows[1:]])
 assert strategy.num_replicas_in_sync == 2
 assert len(losses[0]) == 2
 np.testing.assert_allclose(*losses, rtol=1e-4)  # head and fine-tune: the same steps
 with strategy.scope():  # batch norm in training mode: the devices agree on its statistics
-    arm = train.train_scratch(images, 1.0, settings, lambda stage: Path(sys.argv[1], stage))
+    arm = transfer.train_scratch(images, weights, config, 0, Path(sys.argv[1]))
 means = [layer.moving_mean.value for layer in arm.backbone.layers if hasattr(layer, "moving_mean")]
 for mean in means:
     here, there = strategy.experimental_local_results(mean)

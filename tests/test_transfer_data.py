@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from keras_a2.errors import UserError
-from keras_a2.transfer import augment, data, sources
+from keras_a2.transfer import data, sources
 from keras_a2.transfer.decode import UnreadableImage, decode, read_bytes
 
 
@@ -368,16 +368,15 @@ def test_a_store_on_disk_gives_what_the_store_in_memory_gives(photos, tmp_path, 
     source = sources.folder(photos)
     small = data.load(source, 16, seed=0)
     large = data.load(source, 16, seed=0, folder=tmp_path, memory_limit=0)
-    assert large.store._array is None
+    assert large.store._file is not None
     order = np.array([5, 1, 20])
     assert (large.store.read(order) == small.store.read(order)).all()
 
 
-def test_an_epoch_does_not_wait_for_autotuning():
+def test_an_epoch_does_not_wait_for_autotuning(photos):
     """Its thread wakes 5.1 and 10.2 s after the start, and what reads a data set to its end may wait for that."""
-    store = data.PixelStore(4, 8)
-    labels = np.zeros(4, np.int32)
-    assert data.batches(store, np.arange(4), labels, 2).options().autotune.enabled is False
+    images = data.load(sources.folder(photos), 32, seed=0)
+    assert data.batches(images, images.train, 2).options().autotune.enabled is False
 
 
 def test_elpv_is_the_published_data_set():
@@ -388,18 +387,18 @@ def test_elpv_is_the_published_data_set():
 
 def test_boxes_stay_inside_and_flip():
     rng = np.random.default_rng(0)
-    boxes = augment.boxes("flips", 500, rng)
+    boxes = data.boxes("flips", 500, rng)
     assert boxes.min() >= 0
     assert boxes.max() <= 1 + 1e-6
     assert 100 < (boxes[:, 1] > boxes[:, 3]).sum() < 400
-    assert not (augment.boxes("shift", 500, rng)[:, 1] > augment.boxes("shift", 500, rng)[:, 3]).all()
+    assert not (data.boxes("shift", 500, rng)[:, 1] > data.boxes("shift", 500, rng)[:, 3]).all()
 
 
 def test_the_whole_box_is_the_whole_image():
     images = np.random.default_rng(0).integers(0, 256, (2, 8, 8, 3), np.uint8)
-    whole = augment.boxes("none", 2, np.random.default_rng(0))
-    np.testing.assert_allclose(augment.crop(images, whole, 8), images, atol=1e-3)
-    np.testing.assert_allclose(augment.crop(images, whole[:, [0, 3, 2, 1]], 8), images[:, :, ::-1], atol=1e-3)
+    whole = data.boxes("none", 2, np.random.default_rng(0))
+    np.testing.assert_allclose(data.crop(images, whole, 8), images, atol=1e-3)
+    np.testing.assert_allclose(data.crop(images, whole[:, [0, 3, 2, 1]], 8), images[:, :, ::-1], atol=1e-3)
 
 
 def test_labels_of_cifar_are_a_hundred_sorted_names():

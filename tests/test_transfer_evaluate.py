@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
+from matplotlib.text import Text
 from scipy.stats import binomtest, ttest_1samp
 
 from keras_a2 import page
-from keras_a2.transfer import data, evaluate, figures, present, sources
+from keras_a2.transfer import baselines, data, evaluate, report, sources
 
 
 def test_wilson_interval_of_the_courseworks_ten_of_twelve():
@@ -88,12 +89,12 @@ def test_the_headline_claims_what_interval_and_test_agree_on(interval, p_value, 
         "difference": {"accuracy": 0.02, "ci95": interval, "p_value": p_value, "test": "a test", "verdict": verdict},
         "published_seed": 4,
     }
-    assert present.VERDICTS[verdict] in present.headline(metrics)
-    assert "one seed" in present.headline(metrics)
-    assert present.of_seed(metrics) == ""
+    assert report.VERDICTS[verdict] in report.headline(metrics)
+    assert "one seed" in report.headline(metrics)
+    assert report.of_seed(metrics) == ""
     test["accuracy_seeds"] = [0.89, 0.9, 0.91]
-    assert "mean of 3 seeds" in present.headline(metrics)
-    assert present.of_seed(metrics) == ", seed 4"
+    assert "mean of 3 seeds" in report.headline(metrics)
+    assert report.of_seed(metrics) == ", seed 4"
 
 
 def test_equal_arms_differ_by_nothing():
@@ -104,9 +105,9 @@ def test_equal_arms_differ_by_nothing():
 def test_pixels_baseline_reads_an_easy_set_and_not_a_shuffled_one(photos):
     images = data.load(sources.folder(photos), 32, seed=0)
     truth = images.labels[images.test]
-    assert (evaluate.pixels(images) == truth).all()
+    assert (baselines.pixels(images) == truth).all()
     images.source.labels = np.random.default_rng(5).permutation(images.labels)
-    assert (evaluate.pixels(images) == images.labels[images.test]).mean() < 1
+    assert (baselines.pixels(images) == images.labels[images.test]).mean() < 1
 
 
 def test_perfect_predictions_are_perfect_when_a_class_is_absent_from_test():
@@ -127,11 +128,11 @@ def test_confused_pairs_by_hand():
 @pytest.fixture
 def drawn(monkeypatch):
     """The texts of the figure that was drawn last."""
-    figures_drawn = []
-    monkeypatch.setattr(plt, "close", figures_drawn.append)
-    yield lambda: list(dict.fromkeys(text.get_text() for text in figures_drawn[-1].findobj(plt.Text)))
-    monkeypatch.undo()
-    plt.close("all")
+    figures, save = [], Figure.savefig
+    monkeypatch.setattr(
+        Figure, "savefig", lambda figure, *args, **options: (figures.append(figure), save(figure, *args))
+    )
+    return lambda: list(dict.fromkeys(text.get_text() for text in figures[-1].findobj(Text)))
 
 
 def test_class_names_are_no_formulas_in_figures(photos, tmp_path, drawn):
@@ -139,9 +140,9 @@ def test_class_names_are_no_formulas_in_figures(photos, tmp_path, drawn):
     images = data.load(sources.folder(photos), 16, seed=0)
     labels = images.labels[images.test]
     wrong = np.eye(2)[1 - labels]
-    figures.confusion(labels, 1 - labels, images.classes, tmp_path / "c.png")
-    figures.per_class_f1(labels, {"pretrained": 1 - labels}, images.classes, tmp_path / "f.png")
-    figures.mistakes(images, wrong, tmp_path / "m.png")
+    report.confusion(labels, 1 - labels, images.classes, tmp_path / "c.png")
+    report.per_class_f1(labels, {"pretrained": 1 - labels}, images.classes, tmp_path / "f.png")
+    report.mistakes(images, wrong, tmp_path / "m.png")
     assert {path.name for path in tmp_path.glob("*.png")} == {"c.png", "f.png", "m.png"}
     texts = drawn()
     assert "a$_$b\nsaid right 100%" in texts
@@ -152,13 +153,13 @@ def test_a_hundred_classes_are_shown_by_their_most_confused_pairs(tmp_path, draw
     classes = [f"class {i:03d}" for i in range(100)]
     labels = np.repeat(np.arange(100), 10)
     predicted = np.where(np.arange(1000) % 10 < labels // 20, (labels + 1) % 100, labels)
-    figures.confusion(labels, predicted, classes, tmp_path / "c.png")
+    report.confusion(labels, predicted, classes, tmp_path / "c.png")
     names = [text for text in drawn() if "→" in text and "class" in text]
-    assert len(names) == figures.READABLE_CLASSES
+    assert len(names) == report.READABLE_CLASSES
     assert names[0] == "class 080 → class 081"
     assert " 4 of 10" in drawn()
-    figures.per_class_f1(labels, {"pretrained": predicted}, classes, tmp_path / "f.png")
-    assert sum(text.startswith("class") for text in drawn()) == figures.SHOWN_CLASSES
+    report.per_class_f1(labels, {"pretrained": predicted}, classes, tmp_path / "f.png")
+    assert sum(text.startswith("class") for text in drawn()) == report.SHOWN_CLASSES
     arm = {
         "weights": {"origin": "bundled"},
         "seconds": 1.0,
@@ -170,7 +171,7 @@ def test_a_hundred_classes_are_shown_by_their_most_confused_pairs(tmp_path, draw
         "baselines": {name: {"test": {"accuracy": 0.01}} for name in ("pixels", "majority")},
         "most_confused": [{"truth": "class 080", "prediction": "class 081", "n": 4}],
     }
-    present.show(metrics, {"pretrained": evaluate.report(labels, np.eye(100)[predicted], classes)})
+    report.show(metrics, None, [{"pretrained": np.eye(100)[predicted]}])
     printed = capsys.readouterr().out
     assert "class 080 → class 081 (4)" in printed
     assert len(printed.splitlines()) < 20

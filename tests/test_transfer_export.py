@@ -12,7 +12,7 @@ import tensorflow as tf
 from PIL import Image
 
 from keras_a2.transfer.decode import decode
-from keras_a2.transfer.export import decode_upright, endpoints
+from keras_a2.transfer.model import decode_upright, signatures
 
 read = tf.function(decode_upright, input_signature=[tf.TensorSpec((), tf.string)])
 
@@ -105,7 +105,7 @@ def test_the_signature_takes_a_batch_of_files_of_many_sizes():
     images = keras.Input((None, None, 3), dtype="uint8")
     resized = keras.layers.Resizing(8, 8, antialias=True, name="resize")(images)
     model = keras.Model(images, keras.layers.GlobalAveragePooling2D()(resized))
-    function, signature = endpoints(model, 8)["serve_bytes"]
+    function, signature = signatures(model, 8)["serve_bytes"]
     contents = [encoded(picture("RGBA"), "PNG"), encoded(picture("RGB").crop((0, 0, 20, 30)), "JPEG")]
     answers = tf.function(function, input_signature=signature)(tf.constant(contents))
     expected = [decode(content, 8).mean(axis=(0, 1)) for content in contents]

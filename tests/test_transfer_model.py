@@ -13,69 +13,98 @@ from scipy.stats import binomtest
 from sklearn.linear_model import LogisticRegression
 from threadpoolctl import threadpool_limits
 
-from keras_a2 import training
+from conftest import load_script
+from keras_a2 import settings, training
+from keras_a2.averaging import Average
 from keras_a2.errors import UserError
+from keras_a2.fast import images as fast
 from keras_a2.fast import litert
-from keras_a2.transfer import (
-    backbone,
-    data,
-    evaluate,
-    features,
-    head,
-    optimize,
-    sources,
-    statistics,
-    step,
-    train,
-    unfreeze,
-)
+from keras_a2.transfer import data, evaluate, model, sources, train
 
+transfer = load_script("transfer")
 FEATURES = [0.1395, -0.0956, -0.0444, -0.2721, -0.1471, -0.1430]  # of the bundled backbone on the fixed image
 MEAN_FEATURE = 0.1953
-RANDOM = backbone.Weights("random", None, 0.75)
+RANDOM = model.random_weights(0.75)
+
+
+SMALL = (
+    "--batch-size 8 --learning-rate 1e-3 --head-learning-rate 1e-3 --scratch-learning-rate 1e-3 --head-epochs 2 "
+    "--fine-tune-epochs 1 --scratch-epochs 1 --views 2 --augment none --layer-decay 0.9 --ema 0.9 --weight-decay 0.01 "
+    "--unfreeze 13"
+).split()
+
+
+def options(*more: object) -> transfer.Config:
+    """The script's options for a short training; later ones win."""
+    return settings.parse(transfer.Config, [*SMALL, *map(str, more)])
 
 
 @pytest.fixture(scope="module")
 def network():
     keras.utils.set_random_seed(0)
-    return backbone.build(RANDOM, momentum=0.9)
+    return model.plain_backbone(0.75)
 
 
-def test_the_training_backbone_is_kerass_own(network):
-    own = backbone.plain(0.75)
-    own.set_weights(network.get_weights())
-    pixels = np.random.default_rng(0).uniform(0, 255, (2, 32, 32, 3)).astype("float32")
-    np.testing.assert_allclose(network(pixels, training=False), own(pixels, training=False), atol=1e-5)
+def pixels(n: int, size: int = 32) -> np.ndarray:
+    return np.random.default_rng(0).uniform(0, 255, (n, size, size, 3)).astype("float32")
+
+
+def bundled() -> keras.Model:
+    backbone = model.plain_backbone(1.0)
+    model.load_weights(backbone, model.find_weights("bundled", None))
+    return backbone
+
+
+def test_the_fused_network_is_kerass_own_on_the_same_variables():
+    keras.utils.set_random_seed(0)
+    own = model.plain_backbone(0.75)
+    model.set_momentum(own, 0.9)
+    fused = fast.fused_batch_norm(own)
+    assert [id(v) for v in fused.weights] == [id(v) for v in own.weights]
+    before = own.get_weights()
+    np.testing.assert_array_equal(fused(pixels(8), training=False), own(pixels(8), training=False))
+    answers, weights = [], []
+    for twin in (own, fused):
+        own.set_weights(before)
+        answers.append(np.asarray(twin(pixels(8), training=True)))
+        weights.append(own.get_weights())
+    np.testing.assert_allclose(*answers, atol=1e-3)
+    for a, b in zip(*weights, strict=True):  # the kernel's variance is the unbiased one, of 8 values here and there
+        np.testing.assert_allclose(a, b, rtol=0.2, atol=1e-4)
 
 
 def test_fused_batch_norm_is_kerass_batch_norm():
     inputs = np.random.default_rng(0).normal(2, 3, (16, 5, 5, 4)).astype("float32")
-    ours, theirs = backbone.FusedBatchNormalization(momentum=0.9), keras.layers.BatchNormalization(momentum=0.9)
+    layer, theirs = (keras.layers.BatchNormalization(momentum=0.9) for _ in range(2))
+    layer.build(inputs.shape)
+    ours = fast.FusedBatchNormalization(layer)
     np.testing.assert_allclose(ours(inputs, training=True), theirs(inputs, training=True), atol=1e-4)
-    for a, b in zip(ours.get_weights(), theirs.get_weights(), strict=True):
+    for a, b in zip(layer.get_weights(), theirs.get_weights(), strict=True):
         np.testing.assert_allclose(a, b, rtol=5e-3)  # the fused kernel's variance is the unbiased one
+    layer.trainable = False
+    np.testing.assert_allclose(ours(inputs, training=True), layer(inputs, training=False))
 
 
 @pytest.mark.parametrize(("steps", "momentum"), [(10, 0.9), (50, 0.9), (200, 0.95), (1000, 0.99)])
 def test_momentum_rule(steps, momentum):
-    assert backbone.momentum_for(steps) == pytest.approx(max(1 - 10 / steps, 0.9)) == pytest.approx(momentum)
+    assert model.momentum_for(steps) == pytest.approx(max(1 - 10 / steps, 0.9)) == pytest.approx(momentum)
 
 
 def test_weight_files_are_recognised_or_refused(tmp_path):
     good = tmp_path / "good.weights.h5"
-    backbone.plain(0.75).save_weights(good)
-    assert backbone.find_weights(str(good), None).alpha == 0.75
+    model.plain_backbone(0.75).save_weights(good)
+    assert model.find_weights(str(good), None).alpha == 0.75
     with pytest.raises(UserError, match=r"alpha 0\.75, not 1\.0"):
-        backbone.find_weights(str(good), 1.0)
+        model.find_weights(str(good), 1.0)
     (tmp_path / "cut.weights.h5").write_bytes(good.read_bytes()[:400_000])
     with pytest.raises(UserError, match="not a readable HDF5"):
-        backbone.find_weights(str(tmp_path / "cut.weights.h5"), None)
+        model.find_weights(str(tmp_path / "cut.weights.h5"), None)
     other = tmp_path / "other.weights.h5"
     keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)]).save_weights(other)
     with pytest.raises(UserError, match="not those of MobileNetV3Small"):
-        backbone.find_weights(str(other), None)
+        model.find_weights(str(other), None)
     with pytest.raises(UserError, match="no such weights file"):
-        backbone.find_weights(str(tmp_path / "absent.h5"), None)
+        model.find_weights(str(tmp_path / "absent.h5"), None)
 
 
 def no_network(monkeypatch, tmp_path):
@@ -90,51 +119,53 @@ def no_network(monkeypatch, tmp_path):
 def test_imagenet_without_network_names_file_folder_and_checksum(monkeypatch, tmp_path):
     no_network(monkeypatch, tmp_path)
     with pytest.raises(UserError) as error:
-        backbone.find_weights("imagenet", 1.0)
-    for part in (*backbone.IMAGENET_FILES[1.0], str(tmp_path)):
+        model.find_weights("imagenet", 1.0)
+    for part in (*model.IMAGENET_FILES[1.0], str(tmp_path)):
         assert part in str(error.value)
 
 
 def test_auto_without_network_says_so_and_takes_the_bundled_weights(monkeypatch, tmp_path):
     no_network(monkeypatch, tmp_path)
     said = []
-    weights = backbone.find_weights("auto", None, tell=said.append)
+    weights = model.find_weights("auto", None, note=said.append)
     assert weights.origin == "bundled"
     assert len(said) == 1
     assert "bundled" in said[0]
 
 
-def test_cached_features_are_the_models(network, photos):
-    images = data.load(sources.folder(photos), 32, seed=0)
-    cached = features.extract(
-        features.Extractor(network, images.store.size), images, images.train, views=2, augment="crop", seed=0
-    )
-    pixels = images.store.read(images.train).astype("float32")
-    expected = np.asarray(network(pixels, training=False))
-    np.testing.assert_allclose(cached[0], expected, atol=1e-3 * np.abs(expected).max())
-    assert cached.shape == (2, len(images.train), 432)
+def arm_of(images: data.Images, backbone: keras.Model, folder) -> train.Arm:
+    head = keras.Sequential([keras.Input(backbone.output_shape[1:]), keras.layers.Dense(2)])
+    return train.Arm("pretrained", images, RANDOM, backbone, head, 0, folder)
 
 
-def test_a_wrong_extractor_is_noticed(network, photos, monkeypatch):
+def test_cached_features_are_the_models_fast_and_plain(photos, tmp_path):
+    network, images = bundled(), data.load(sources.folder(photos), 32, seed=0)
+    expected = np.asarray(network(images.store.read(images.train).astype("float32"), training=False))
+    views = []
+    for make in (litert.Parallel, train.keras_features):
+        features = train.Features(make, arm_of(images, network, tmp_path), 2, "crop")
+        np.testing.assert_allclose(features.train[0], expected, atol=1e-3 * np.abs(expected).max())
+        assert features.train.shape == (2, len(images.train), 576)
+        assert features.validation.shape == (len(images.validation), 576)
+        views.append(features.train[1])
+    np.testing.assert_allclose(*views, atol=1e-3 * np.abs(expected).max())
+    assert np.abs(views[0] - expected).max() > 1e-2  # augmented
+
+
+def test_a_wrong_extractor_is_noticed(network, photos, tmp_path, monkeypatch):
     images = data.load(sources.folder(photos), 32, seed=0)
     monkeypatch.setattr(litert, "interpret", lambda content, threads: lambda item: np.ones((1, 432), np.float32))
     with pytest.raises(UserError, match="differ from the Keras model"):
-        features.extract(features.Extractor(network, images.store.size), images, images.train)
+        _ = train.Features(litert.Parallel, arm_of(images, network, tmp_path), 1, "none").train
 
 
-def test_without_a_converter_keras_computes_the_features_and_says_so_once(photos, monkeypatch, capsys):
+def test_without_a_converter_keras_computes_the_features_and_says_so_once(network, monkeypatch, capsys):
     monkeypatch.delattr(tf.lite, "TFLiteConverter")  # its removal is announced
     litert._print_once.cache_clear()  # once in a process, and another test may have been first
-    images = data.load(sources.folder(photos), 32, seed=0)
-    model = backbone.build(RANDOM)
-    unfreeze.freeze_all_but(model, 9)
-    frozen, rest = unfreeze.cut(model)
-    pixels = images.store.read(images.train).astype("float32")
-    expected = np.asarray(model(pixels, training=False))
-    cached = features.extract(features.Extractor(model, images.store.size), images, images.train)[0]
-    np.testing.assert_allclose(cached, expected, atol=1e-3 * np.abs(expected).max())
-    looked_up = unfreeze.lookup(frozen, images.store.size)(pixels)
-    np.testing.assert_allclose(rest(looked_up), expected, atol=1e-3 * np.abs(expected).max())
+    expected = np.asarray(network(pixels(3), training=False))
+    for _ in range(2):
+        answers = litert.Parallel(network, (32, 32, 3))(pixels(3))
+        np.testing.assert_allclose(answers, expected, atol=1e-3 * np.abs(expected).max())
     assert capsys.readouterr().out.count("no LiteRT converter; Keras takes its place") == 1
 
 
@@ -143,7 +174,7 @@ def test_the_solved_head_is_logistic_regression(classes):
     rng = np.random.default_rng(0)
     labels = rng.integers(classes, size=300)
     x = (rng.normal(size=(300, 6)) + np.eye(classes, 6)[labels] * 2).astype(np.float32)
-    kernel, bias, strength = head.solve(x[:200], labels[:200], x[200:], labels[200:])
+    kernel, bias, strength = model.solve(x[:200], labels[:200], x[200:], labels[200:])
     reference = LogisticRegression(C=1 / (strength * 200), tol=1e-8, max_iter=1000).fit(x[:200], labels[:200])
     logits = x[200:] @ kernel + bias
     probability = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
@@ -157,60 +188,71 @@ def test_the_solved_head_does_not_depend_on_the_number_of_cores():
     kernels = []
     for threads in (1, 2, 3, 4):
         with threadpool_limits(threads, user_api="blas"):
-            kernels.append(head.solve(x[:6700], labels[:6700], x[6700:], labels[6700:])[0])
+            kernels.append(model.solve(x[:6700], labels[:6700], x[6700:], labels[6700:])[0])
     assert all((kernel == kernels[0]).all() for kernel in kernels)
 
 
 def test_block_numbers_follow_kerass_layer_names(network):
-    numbers = [unfreeze.block_number(layer.name) for layer in network.layers if layer.weights]
+    numbers = [model.block_number(layer) for layer in network.layers if layer.weights]
     assert numbers == sorted(numbers)
     assert set(numbers) == set(range(13))
+    assert sum(len(block) for block in model.blocks(network)) >= len(numbers)
 
 
-def test_unfreeze_leaves_only_the_last_blocks():
-    model = backbone.build(RANDOM)
-    unfreeze.freeze_all_but(model, 2)
-    trained = {unfreeze.block_number(layer.name) for layer in model.layers if layer.trainable_weights}
-    assert trained == {11, 12}
+def test_unfreeze_leaves_only_the_last_blocks_and_no_batch_norm():
+    backbone = model.plain_backbone(0.75)
+    transfer.unfreeze(backbone, options("--unfreeze", 2).fine_tune)
+    trained = [layer for layer in backbone.layers if layer.trainable_weights]
+    assert {model.block_number(layer) for layer in trained} == {11, 12}
+    assert not any(isinstance(layer, keras.layers.BatchNormalization) for layer in trained)
+    statistics = [np.array(layer.moving_mean) for layer in backbone.layers if hasattr(layer, "moving_mean")]
+    backbone(pixels(4), training=True)  # as fit does
+    after = [np.array(layer.moving_mean) for layer in backbone.layers if hasattr(layer, "moving_mean")]
+    assert all((a == b).all() for a, b in zip(statistics, after, strict=True))
+
+
+def trained(photos, folder, plain: bool, whole: bool = False, blocks: int = 3) -> tuple[list[float], list[np.ndarray]]:
+    """Losses and weights of two epochs of phase 2 without dropout, by fit or by the fast step."""
+    config = options("--unfreeze", blocks, "--dropout", 0, *["--plain"] * plain)
+    images, weights = data.load(sources.folder(photos), 32, seed=0), model.find_weights("bundled", None)
+    arm = transfer.build_arm("pretrained", images, weights, config, 0, folder)
+    transfer.unfreeze(arm.backbone, config.fine_tune)
+    frozen, rest = (None, arm.backbone) if plain or whole else fast.split(arm.backbone, model.blocks(arm.backbone))
+    assert (frozen is None) == (plain or whole)
+    network = keras.Sequential([rest, arm.head])
+    epoch, average = transfer.compile_network(arm, network, config, 1e-3, 2, 0.9, frozen)
+    losses = [epoch(number, lambda part: None) for number in (1, 2)]
+    average.copy_to_model()
+    return losses, arm.network.get_weights()
 
 
 @pytest.mark.slow
-def test_frozen_blocks_outside_the_step_change_no_loss(photos, monkeypatch):
-    def losses(cut):
-        monkeypatch.setattr(step, "cut", cut)
-        keras.utils.set_random_seed(0)
-        images = data.load(sources.folder(photos), 32, seed=0)
-        model = backbone.build(backbone.find_weights("bundled", None))
-        backbone.set_batch_norm(model, "affine")
-        unfreeze.freeze_all_but(model, 3)
-        before = [np.array(w) for w in model.weights]
-        trained = step.end_to_end(model, head.build(576, 2, 0.0), images, SETTINGS, 1e-3, epochs=2, layer_decay=0.9)
-        found = [trained.epoch(epoch, lambda part: None) for epoch in (1, 2)]
-        moved = [not np.array_equal(w, b) for w, b in zip(model.weights, before, strict=True)]
-        return found, moved, len(trained.average.shown)
-
-    (cut_losses, cut_moved, cut_weights) = losses(unfreeze.cut)
-    (whole_losses, whole_moved, whole_weights) = losses(lambda backbone: (None, backbone))
-    np.testing.assert_allclose(cut_losses, whole_losses, rtol=1e-4)
-    assert cut_moved == whole_moved
-    assert 0 < sum(cut_moved) < len(cut_moved)
-    assert cut_weights < whole_weights / 2  # the frozen blocks are not averaged either
+def test_the_fast_step_is_fits_with_frozen_blocks_inside_or_outside(photos, tmp_path):
+    before = bundled().get_weights()
+    plain_losses, plain_weights = trained(photos, tmp_path, plain=True)
+    moved = [not np.array_equal(a, b) for a, b in zip(plain_weights, before, strict=False)]
+    assert 0 < sum(moved) < len(moved)
+    for whole in (False, True):
+        losses, weights = trained(photos, tmp_path, plain=False, whole=whole)
+        np.testing.assert_allclose(losses, plain_losses, rtol=1e-3)
+        assert moved == [not np.array_equal(a, b) for a, b in zip(weights, before, strict=False)]
+        for a, b, start in zip(weights, plain_weights, before, strict=False):
+            np.testing.assert_allclose(a - start, b - start, atol=5e-4)
 
 
 @pytest.mark.parametrize("blocks", [1, 5, 9, 12])
 def test_a_backbone_cut_in_two_is_the_same_function(blocks):
-    model = backbone.build(RANDOM)
-    unfreeze.freeze_all_but(model, blocks)
-    frozen, rest = unfreeze.cut(model)
-    pixels = np.random.default_rng(0).uniform(0, 255, (2, 64, 64, 3)).astype("float32")
-    np.testing.assert_allclose(rest(frozen(pixels)), model(pixels), rtol=1e-4, atol=1e-6)
+    backbone = model.plain_backbone(0.75)
+    transfer.unfreeze(backbone, options("--unfreeze", blocks).fine_tune)
+    frozen, rest = fast.split(backbone, model.blocks(backbone))
+    np.testing.assert_allclose(rest(frozen(pixels(2, 64))), backbone(pixels(2, 64)), rtol=1e-4, atol=1e-6)
     assert not frozen.trainable_weights
-    assert {unfreeze.block_number(layer.name) for layer in rest.layers if layer.weights} == set(range(13 - blocks, 13))
+    assert {model.block_number(layer) for layer in rest.layers if layer.weights} == set(range(13 - blocks, 13))
 
 
 def test_layerwise_rates_move_later_blocks_more():
     model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1, use_bias=False), keras.layers.Dense(1)])
-    optimizer = optimize.LayerwiseAdamW([0.1, 1.0, 1.0], learning_rate=0.01, weight_decay=0.0)
+    optimizer = train.LayerwiseAdamW([0.1, 1.0, 1.0], learning_rate=0.01, weight_decay=0.0)
     optimizer.build(model.trainable_variables)
     before = [np.array(v) for v in model.trainable_variables]
     optimizer.apply([np.ones_like(b) for b in before], model.trainable_variables)
@@ -220,8 +262,7 @@ def test_layerwise_rates_move_later_blocks_more():
 
 def test_weight_decay_follows_the_layers_rates():
     model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1, use_bias=False), keras.layers.Dense(1)])
-    optimizer = optimize.LayerwiseAdamW([0.1, 1.0, 1.0], learning_rate=0.01, weight_decay=0.5)
-    optimizer.exclude_from_weight_decay(var_names=["bias"])
+    optimizer = train.LayerwiseAdamW([0.1, 1.0, 1.0], learning_rate=0.01, weight_decay=0.5)
     optimizer.build(model.trainable_variables)
     model.layers[1].bias.assign([1.0])
     before = model.get_weights()
@@ -230,37 +271,61 @@ def test_weight_decay_follows_the_layers_rates():
         np.testing.assert_allclose(a, b * (1 - 0.01 * 0.5 * multiplier), rtol=1e-6)
 
 
+def test_rates_of_one_are_kerass_adamw():
+    def trained(make):
+        keras.utils.set_random_seed(0)
+        network = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])
+        optimizer = make()
+        optimizer.exclude_from_weight_decay(var_names=["bias"])
+        optimizer.build(network.trainable_variables)
+        for k in range(5):
+            gradients = [np.full(v.shape, 0.3 * k - 0.5, "float32") for v in network.trainable_variables]
+            optimizer.apply(gradients, network.trainable_variables)
+        return network.get_weights()
+
+    ours = trained(lambda: train.LayerwiseAdamW([1.0, 1.0], learning_rate=0.01, weight_decay=0.1))
+    for a, b in zip(ours, trained(lambda: keras.optimizers.AdamW(learning_rate=0.01, weight_decay=0.1)), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7)
+
+
 @pytest.mark.slow
-def test_statistics_follow_the_weights_after_a_few_steps():
-    # 60 steps: with statistics that lag, this control scores 13 % where batch statistics give 92 %.
+def test_statistics_follow_the_weights_after_a_few_steps(tmp_path):
+    # 60 steps: with statistics that trail, this control scores 13 % where batch statistics give 92 %.
     images = data.load(sources.digits(), 32, seed=0, train_per_class=40)
-    settings = replace(SETTINGS, scratch_epochs=5, batch_size=32, ema=0.98, augment="none", scratch_learning_rate=2e-3)
-    arm = train.train_scratch(images, 0.75, settings, lambda stage: None)
+    config = options("--scratch-epochs", 5, "--batch-size", 32, "--ema", 0.98, "--scratch-learning-rate", 2e-3)
+    arm = transfer.train_scratch(images, RANDOM, config, 0, tmp_path)
     accuracy = evaluate.batch_statistics_accuracy(arm, images)
     assert accuracy["batch_statistics"] > 0.6
     assert abs(accuracy["moving_statistics"] - accuracy["batch_statistics"]) < 0.1
 
 
-def test_statistics_lag_in_epochs_shorter_than_the_averages_memory(network):
-    assert statistics.lag(network, 49, 0.98)
-    assert not statistics.lag(network, 51, 0.98)
-    assert statistics.lag(network, 1000, 1.0)  # an average that never forgets
-    assert not statistics.lag(network, 1, 0.0)
+def test_statistics_are_estimated_in_epochs_shorter_than_the_averages_memory(network, photos, tmp_path):
+    images = data.load(sources.folder(photos), 32, seed=0)
+    arm = arm_of(images, network, tmp_path)
+
+    def estimates(steps: int, decay: float) -> bool:
+        arm.images = replace(images, train=np.zeros(steps, int))
+        return type(train.average(arm, network, decay, batch_size=1)) is not Average
+
+    assert estimates(49, 0.98)
+    assert not estimates(51, 0.98)
+    assert estimates(1000, 1.0)  # an average that never forgets
+    assert not estimates(1, 0.0)
 
 
 @pytest.mark.slow
-def test_shuffled_labels_stay_at_chance():
+def test_shuffled_labels_stay_at_chance(tmp_path):
     source = sources.digits()
     source.labels = np.random.default_rng(0).permutation(source.labels)
     images = data.load(source, 32, seed=0)
-    settings = replace(SETTINGS, fine_tune_epochs=0, augment="shift")
-    arm = train.train_pretrained(images, RANDOM, settings, lambda stage: None)
-    right = evaluate.predict(arm, images, images.test).argmax(axis=1) == images.labels[images.test]
+    config = options("--fine-tune-epochs", 0, "--augment", "shift")
+    arm = transfer.train_pretrained(images, RANDOM, config, 0, tmp_path)
+    right = model.predict(arm.network, images, images.test).argmax(axis=1) == images.labels[images.test]
     assert binomtest(int(right.sum()), len(right), 0.1).pvalue > 1e-3
 
 
 @pytest.mark.slow
-def test_the_test_labels_choose_nothing(network, photos):
+def test_the_test_labels_choose_nothing(photos, tmp_path):
     """Head, strength and kept epoch are the same whatever the test labels are."""
     answers = []
     for change in (False, True):
@@ -268,20 +333,32 @@ def test_the_test_labels_choose_nothing(network, photos):
         if change:
             images.source.labels = images.labels.copy()
             images.source.labels[images.test] = 1 - images.source.labels[images.test]
-        keras.utils.set_random_seed(0)
-        arm = train.Arm("pretrained", RANDOM, network, head.build(432, 2, 0.2))
-        phase = train.train_head(arm, images, SETTINGS, None)
-        answers.append((phase.history.rows, arm.head.get_weights()))
+        folder = tmp_path / str(change)
+        folder.mkdir()
+        arm = transfer.train_pretrained(images, RANDOM, options("--fine-tune-epochs", 0), 0, folder)
+        answers.append((arm.phases[0].history.rows, arm.head.get_weights()))
     assert answers[0][0] == answers[1][0]
     for a, b in zip(answers[0][1], answers[1][1], strict=True):
         np.testing.assert_array_equal(a, b)
 
 
-def test_fine_tuning_is_kept_for_a_lower_validation_loss_only(photos, monkeypatch):
+@pytest.mark.slow
+def test_a_finished_head_is_resumed_without_a_pass_over_the_images(photos, tmp_path, monkeypatch):
+    images = data.load(sources.folder(photos), 32, seed=0)
+    config = options("--fine-tune-epochs", 0, "--plain")
+    first = transfer.train_pretrained(images, RANDOM, config, 0, tmp_path)
+    monkeypatch.setattr(train, "keras_features", None)
+    again = transfer.train_pretrained(images, RANDOM, config, 0, tmp_path)
+    assert again.phases[0].history.rows == first.phases[0].history.rows
+    for a, b in zip(first.head.get_weights(), again.head.get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_fine_tuning_is_kept_for_a_lower_validation_loss_only(network, photos, tmp_path, monkeypatch):
     """An epoch with more images right and a higher loss does not win; a difference within chance is said to be one."""
     images = data.load(sources.folder(photos), 32, seed=0)
-    own = backbone.build(RANDOM, momentum=0.9)
-    arm = train.Arm("pretrained", RANDOM, own, head.build(432, 2, 0.2))
+    arm = arm_of(images, network, tmp_path)
+    arm.network.compile("sgd")
     start = {"epoch": 0, "validation_loss": 0.30, "validation_accuracy": 0.85}
     for epoch, kept, note in (
         ({"epoch": 1, "validation_loss": 0.40, "validation_accuracy": 0.93}, 0, "Validation loss rose"),
@@ -292,46 +369,33 @@ def test_fine_tuning_is_kept_for_a_lower_validation_loss_only(photos, monkeypatc
             return training.History([start, epoch], int(score(epoch) > score(start)), [0.0, 1.0])
 
         monkeypatch.setattr(training, "fit", fit)
-        phase = train.fine_tune(arm, images, SETTINGS, None)
-        assert phase.history.best_epoch == kept
-        assert note in phase.summary()["note"]
+        arm.fit("fine_tune", arm.network, lambda number, report: 0.0, 1)
+        assert arm.phases[-1].history.best_epoch == kept
+        assert note in arm.phases[-1].summary()["note"]
 
 
-SETTINGS = train.Settings(
-    batch_size=8, learning_rate=1e-3, head_learning_rate=1e-3, scratch_learning_rate=1e-3, head_epochs=2,
-    fine_tune_epochs=1, scratch_epochs=1, batch_norm="frozen", views=2, augment="none", dropout=0.2,
-    label_smoothing=0.1, layer_decay=0.9, ema=0.9, weight_decay=0.01, unfreeze=13, seed=0,
-)  # fmt: skip
+def test_defaults_follow_the_data_and_the_weights(photos):
+    images = data.load(sources.folder(photos), 32, seed=0)
+    few = settings.flat(train.resolve(settings.parse(transfer.Config, []), images, model.find_weights("bundled", None)))
+    names = ("batch_size", "learning_rate", "unfreeze", "scratch_epochs", "augment")
+    assert [few[name] for name in names] == [32, 2e-3, 13, 12, "crop"]
+    imagenet = replace(RANDOM, origin="imagenet", path=model.BUNDLED)
+    many = replace(images, train=np.zeros(4000, int))
+    resolved = settings.flat(train.resolve(settings.parse(transfer.Config, ["--augment", "none"]), many, imagenet))
+    assert [resolved[name] for name in names] == [64, 3e-4, 9, 12, "none"]
 
 
 def test_the_bundled_file_is_the_one_on_its_card():
-    card = json.loads(backbone.BUNDLED.with_suffix("").with_suffix(".json").read_text())
-    assert backbone.sha256(backbone.BUNDLED) == card["sha256"]
-    assert backbone.BUNDLED.stat().st_size <= 4 * 10**6
+    card = json.loads(model.BUNDLED.with_suffix("").with_suffix(".json").read_text())
+    assert model.sha256(model.BUNDLED) == card["sha256"]
+    assert model.BUNDLED.stat().st_size <= 4 * 10**6
 
 
 def test_the_bundled_features_of_a_fixed_image_have_not_changed():
-    network = backbone.build(backbone.find_weights("bundled", None))
+    network = bundled()
     y, x = np.mgrid[0:96, 0:96]
     image = np.stack([x * 2.5, y * 2.5, (x + y) % 64 * 4], axis=-1)[np.newaxis].astype("float32")
-    found = np.asarray(network(image, training=False))[0]
-    assert found.shape == (576,)
-    np.testing.assert_allclose(found[:6], FEATURES, atol=2e-3)
-    assert float(np.abs(found).mean()) == pytest.approx(MEAN_FEATURE, abs=1e-3)
-
-
-def test_the_fused_kernel_is_kerass_adamw():
-    def trained(make):
-        keras.utils.set_random_seed(0)
-        model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])
-        optimizer = make()
-        optimizer.build(model.trainable_variables)
-        for k in range(5):
-            gradients = [np.full(v.shape, 0.3 * k - 0.5, "float32") for v in model.trainable_variables]
-            optimizer.apply(gradients, model.trainable_variables)
-        return model.get_weights()
-
-    options = {"learning_rate": 0.01, "weight_decay": 0.1}
-    ours = trained(lambda: optimize.LayerwiseAdamW([1.0, 1.0], **options))
-    for a, b in zip(ours, trained(lambda: keras.optimizers.AdamW(**options)), strict=True):
-        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7)
+    features = np.asarray(network(image, training=False))[0]
+    assert features.shape == (576,)
+    np.testing.assert_allclose(features[:6], FEATURES, atol=2e-3)
+    assert float(np.abs(features).mean()) == pytest.approx(MEAN_FEATURE, abs=1e-3)

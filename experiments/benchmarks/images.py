@@ -3,29 +3,29 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
 
+import keras
 import numpy as np
 from PIL import Image
 
+import transfer
 from benchmarks import plain
 from benchmarks.measure import alternate, growth, importing, in_process, peak_bytes, rate, row, seconds
-from keras_a2.transfer import backbone as backbones
-from keras_a2.transfer import data, features, head, sources, step, train
-from keras_a2.transfer.unfreeze import BLOCKS, IMAGENET_BLOCKS, freeze_all_but
+from keras_a2 import settings
+from keras_a2.fast import images as fast
+from keras_a2.fast import litert
+from keras_a2.transfer import data, model, sources, train
+from keras_a2.transfer.model import BLOCKS
+from keras_a2.transfer.train import IMAGENET_BLOCKS
 
 HERE = __name__
 HEAD_EPOCHS, FINE_TUNE_EPOCHS, SCRATCH_EPOCHS = 2, 10, 12  # of transfer.py's default run
-# As the script's defaults resolve for the solar cells.
-SETTINGS = step.Settings(
-    batch_size=32, learning_rate=2e-3, head_learning_rate=1e-4, scratch_learning_rate=2e-3, head_epochs=10,
-    fine_tune_epochs=FINE_TUNE_EPOCHS, scratch_epochs=SCRATCH_EPOCHS, batch_norm="frozen", views=1, augment="flips",
-    dropout=0.2, label_smoothing=0.1, layer_decay=0.85, ema=0.98, weight_decay=0.02, unfreeze=BLOCKS, seed=0,
-)  # fmt: skip
 SIZE, BATCH = 128, 32
 FEW_IMAGES = 500  # the smallest number that growth is measured from
 
@@ -36,14 +36,14 @@ def rows_features(quick: bool) -> list[dict]:
     found = []
     for size in (96, 224):
         images = _elpv(size, n, whole=False)
-        network = backbones.build(backbones.find_weights("bundled", None))
-        extractor = features.Extractor(network, size)
+        network = _backbone()
+        extractor = litert.Parallel(network, (size, size, 3))
         pixels = images.store.read(images.train).astype(np.float32)
         ours, theirs = extractor(pixels), network.predict(pixels, verbose=0)
         error = np.abs(ours - theirs).max() / np.abs(theirs).max()
         times = alternate(
-            rate(n, lambda e=extractor, p=pixels: e(p)),
-            rate(n, lambda m=network, p=pixels: m.predict(p, verbose=0)),
+            rate(n, functools.partial(extractor, pixels)),
+            rate(n, functools.partial(network.predict, pixels, verbose=0)),
             rounds,
         )
         note = f"largest difference {error:.0e} of the largest feature"
@@ -55,23 +55,26 @@ def rows_head(quick: bool) -> list[dict]:
     """The head phase with its extraction, 10 epochs at 224 px, against the frozen backbone in every step."""
     n = 96 if quick else 450
     images = _elpv(224, n, whole=not quick)
-    weights = backbones.find_weights("bundled", None)
-    network = backbones.build(weights)
-    arm = train.Arm("pretrained", weights, network, head.build(network.output_shape[-1], 2, 0.2))
-    ours = seconds(lambda: train.train_head(arm, images, SETTINGS, None))
+    weights = model.find_weights("bundled", None)
+    options = _options(images, "--head-epochs", "10", "--fine-tune-epochs", "0", "--views", "1")
     truth = images.labels[images.validation]
-    logits = train.predict_split(train.make_predict(arm), images, images.validation)
-    accuracy = float((logits.argmax(axis=1) == truth).mean())
+    with tempfile.TemporaryDirectory() as folder:
+        arm = transfer.train_pretrained(images, weights, options, 0, Path(folder))
+    ours = arm.phases[0].seconds
+    accuracy = float((model.predict(arm.network, images, images.validation).argmax(axis=1) == truth).mean())
     with tempfile.TemporaryDirectory() as folder:
         _write(images, Path(folder))
         fit, held = (plain.images_from(Path(folder, name), 224) for name in ("train", "validation"))
-        _, model = plain.transfer_model(224, 2, weights.path)
-        plain.compile_classifier(model, 1e-3)
+        _, classifier = plain.transfer_model(224, 2, weights.path)
+        plain.compile_classifier(classifier, 1e-3)
         history = []
         theirs = seconds(
-            lambda: history.append(model.fit(fit, epochs=10, validation_data=held, verbose=0).history["val_accuracy"])
+            lambda: history.append(
+                classifier.fit(fit, epochs=10, validation_data=held, verbose=0).history["val_accuracy"]
+            )
         )
-    note = f"{n} images; validation accuracy {accuracy:.3f} against {history[0][-1]:.3f} ({len(truth)} images)"
+    theirs_accuracy = history[0].history["val_accuracy"][-1]
+    note = f"{n} images; validation accuracy {accuracy:.3f} against {theirs_accuracy:.3f} ({len(truth)} images)"
     return [row("head phase, 10 epochs, 224 px", "frozen backbone in every step", "s", [ours], [theirs], 10, note)]
 
 
@@ -79,16 +82,16 @@ def rows_fine_tune(quick: bool) -> list[dict]:
     """Training steps of the unfrozen network, against ``fit`` on ``image_dataset_from_directory``."""
     n, rounds = (64, 1) if quick else (256, 2)
     images = _elpv(SIZE, n, whole=False)
-    weights = backbones.find_weights("bundled", None)
+    weights = model.find_weights("bundled", None)
     epoch = _our_epoch(images, weights, IMAGENET_BLOCKS)
     whole_network = _our_epoch(images, weights, BLOCKS)
     with tempfile.TemporaryDirectory() as folder:
         _write(images, Path(folder))
         fit = plain.images_from(Path(folder, "train"), SIZE)
-        base, model = plain.transfer_model(SIZE, 2, weights.path)
+        base, classifier = plain.transfer_model(SIZE, 2, weights.path)
         base.trainable = True
-        plain.compile_classifier(model, 1e-5)
-        plainly = rate(n, lambda: model.fit(fit, verbose=0))
+        plain.compile_classifier(classifier, 1e-5)
+        plainly = rate(n, lambda: classifier.fit(fit, verbose=0))
         for warm in (epoch, whole_network, plainly):
             warm()
         whole = n // BATCH * BATCH
@@ -116,12 +119,12 @@ def first_step(ours: bool) -> float:
     images = _elpv(64, BATCH, whole=False)
     started = time.perf_counter()
     if ours:
-        _our_epoch(images, backbones.Weights("random", None, 1.0), BLOCKS)()
+        _our_epoch(images, model.random_weights(1.0), BLOCKS)()
     else:
-        base, model = plain.transfer_model(64, 2, None)
+        base, classifier = plain.transfer_model(64, 2, None)
         base.trainable = True
-        plain.compile_classifier(model, 1e-5)
-        model.fit(images.store.read(images.train).astype(np.float32), images.labels[images.train], verbose=0)
+        plain.compile_classifier(classifier, 1e-5)
+        classifier.fit(images.store.read(images.train).astype(np.float32), images.labels[images.train], verbose=0)
     return time.perf_counter() - started
 
 
@@ -129,17 +132,31 @@ def rows_transfer(quick: bool) -> list[dict]:
     """The default run, from the times of its parts: two epochs of each unfrozen phase, the rest whole."""
     few = 30 if quick else None
     ours, theirs = our_run(few), in_process(f"{HERE}:plain_run", per_class=few)
+    ours_plain = our_run(few, "--plain")
     note = "two epochs of each unfrozen phase run (theirs: one and 16 batches), the others added at the later's length"
-    return [row("transfer.py, default run", "the same job with fit", "s", [ours], [theirs], 3, note)]
+    return [
+        row("transfer.py, default run", "the same job with fit", "s", [ours], [theirs], 3, note),
+        row("the same", "transfer.py --plain", "s", [ours], [ours_plain], None, "Keras's own layers, fit and predict"),
+    ]
 
 
-def our_run(per_class: int | None) -> float:
+def our_run(per_class: int | None, *more: str) -> float:
     """Seconds of ``transfer.py`` with its default epochs, of which two of each kind are run."""
     import pandas as pd
 
     script = Path(__file__).parents[1] / "transfer.py"
     with tempfile.TemporaryDirectory() as folder:
-        options = ["--weights", "bundled", "--fine-tune-epochs", "2", "--scratch-epochs", "2", "--output", folder]
+        options = [
+            *more,
+            "--weights",
+            "bundled",
+            "--fine-tune-epochs",
+            "2",
+            "--scratch-epochs",
+            "2",
+            "--output",
+            folder,
+        ]
         options += ["--train-per-class", str(per_class)] if per_class else []
         whole = seconds(lambda: subprocess.run([sys.executable, script, *options], check=True, capture_output=True))
         history = pd.read_csv(next(Path(folder).glob("*/*/history.csv")))
@@ -149,13 +166,12 @@ def our_run(per_class: int | None) -> float:
 
 def plain_run(per_class: int | None) -> float:
     """Seconds of the same job in plain Keras; importing TensorFlow is in ours too, so it is added here."""
-    weights = backbones.find_weights("bundled", None).path
     images = data.load(sources.find("elpv"), SIZE, seed=0, train_per_class=per_class)
     with tempfile.TemporaryDirectory() as folder:
         _write(images, Path(folder))
         whole = importing()
         started = time.perf_counter()
-        models = plain.transfer(Path(folder), SIZE, weights, HEAD_EPOCHS, 1, 1)
+        models = plain.transfer(Path(folder), SIZE, model.BUNDLED, HEAD_EPOCHS, 1, 1)
         whole += time.perf_counter() - started
         tune, control = (_plain_epoch(model, Path(folder)) for model in models)
     return whole + (FINE_TUNE_EPOCHS - 1) * tune + (SCRATCH_EPOCHS - 1) * control
@@ -186,7 +202,7 @@ def streamed(n: int) -> tuple[int, int]:
             path.parent.mkdir(exist_ok=True)
             Image.fromarray(rng.integers(0, 255, (8, 8, 3), np.uint8)).save(path)
         images = data.load(sources.find(folder), 224, seed=0, folder=Path(folder))
-        for _ in data.batches(images.store, images.train, images.labels, 64):
+        for _ in data.batches(images, images.train, 64):
             pass
     return peak_bytes(), n * 224 * 224 * 3
 
@@ -201,12 +217,13 @@ def extracted(n: int) -> tuple[float, int]:
     items = [rng.integers(0, 255, (40, 40, 3), np.uint8) for _ in range(n)]
     labels = np.arange(n) % 2
     source = sources.Source("noise", ["a", "b"], items, labels, [str(i) for i in range(n)])
-    extractor = features.Extractor(backbones.build(backbones.find_weights("bundled", None)), 64)
+    extractor = litert.Parallel(_backbone(), (64, 64, 3))
     limit = FEW_IMAGES * 64 * 64 * 3  # the cache holds the smallest of the three; the others stream from a file
     started = time.perf_counter()
     images = data.load(source, 64, seed=0, memory_limit=limit)
     for split in (images.train, images.validation, images.test):
-        features.extract(extractor, images, split)
+        for pixels, _ in data.batches(images, split, 64).as_numpy_iterator():
+            extractor(pixels)
     return time.perf_counter() - started, peak_bytes()
 
 
@@ -234,11 +251,24 @@ def _write(images: data.Images, folder: Path) -> None:
             (target / f"{i}.png").symlink_to(images.source.items[i])
 
 
-def _our_epoch(images: data.Images, weights: backbones.Weights, blocks: int):
+def _backbone() -> keras.Model:
+    backbone = model.plain_backbone(model.BUNDLED_ALPHA)
+    model.load_weights(backbone, model.find_weights("bundled", None))
+    return backbone
+
+
+def _options(images: data.Images, *arguments: str) -> transfer.Config:
+    """The script's options with its defaults for the bundled weights."""
+    config = settings.parse(transfer.Config, list(arguments))
+    return train.resolve(config, images, model.find_weights("bundled", None))
+
+
+def _our_epoch(images: data.Images, weights: model.Weights, blocks: int):
     """A training epoch of the experiment's own step, the last ``blocks`` blocks of the backbone unfrozen."""
-    network = backbones.build(weights)
-    backbones.set_batch_norm(network, "frozen")
-    freeze_all_but(network, blocks)
-    top = head.build(network.output_shape[-1], 2, SETTINGS.dropout)
-    trained = step.end_to_end(network, top, images, SETTINGS, 1e-4, epochs=8, layer_decay=SETTINGS.layer_decay)
-    return lambda: trained.epoch(1, lambda part: None)
+    config = _options(images, "--unfreeze", str(blocks))
+    arm = transfer.build_arm("pretrained", images, weights, config, 0, Path())
+    transfer.unfreeze(arm.backbone, config.fine_tune)
+    frozen, trained = fast.split(arm.backbone, model.blocks(arm.backbone))
+    network = keras.Sequential([trained, arm.head])
+    epoch, _ = transfer.compile_network(arm, network, config, 8, 1e-4, config.fine_tune.layer_decay, frozen)
+    return lambda: epoch(1, lambda part: None)

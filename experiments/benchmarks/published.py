@@ -12,10 +12,8 @@ from PIL import Image
 
 from benchmarks.measure import rate, row
 from keras_a2 import deployment, inference, saved_model
-from keras_a2.transfer import backbone as backbones
-from keras_a2.transfer import export, head
+from keras_a2.transfer import model as models
 from keras_a2.transfer.decode import decode, read_bytes
-from keras_a2.transfer.train import Arm
 
 SIZE, PHOTO = 224, (640, 480)
 
@@ -59,12 +57,14 @@ def rows_inference(quick: bool) -> list[dict]:
 
 
 def _publish(folder: Path) -> None:
-    weights = backbones.find_weights("bundled", None)
-    network = backbones.build(weights)
-    arm = Arm("pretrained", weights, network, head.build(network.output_shape[-1], 10, 0.2))
-    model = export.assemble(arm, SIZE)
+    import keras
+
+    backbone = models.plain_backbone(models.BUNDLED_ALPHA)
+    models.load_weights(backbone, models.find_weights("bundled", None))
+    head = keras.Sequential([keras.Input(backbone.output_shape[1:]), keras.layers.Dense(10)])
+    model = models.assemble(backbone, head, SIZE)
     folder.mkdir(parents=True)
-    saved_model.export(model, export.endpoints(model, SIZE), folder)
+    saved_model.export(model, models.signatures(model, SIZE), folder)
     card = {"experiment": "transfer", "version": 1, "task": "", "data": {}, "classes": [str(i) for i in range(10)]}
     (folder / "model.json").write_text(json.dumps(card | {"image_size": SIZE}))
 

@@ -15,11 +15,11 @@ from keras_a2 import training
 from keras_a2.averaging import Average
 from keras_a2.console import console
 from keras_a2.errors import UserError
+from keras_a2.fast import images as fast
+from keras_a2.fast import litert
 from keras_a2.files import whole
-from keras_a2.transfer import backbone as backbones
-from keras_a2.transfer.augment import boxes, crop
-from keras_a2.transfer.data import PixelStore, decode_all
-from keras_a2.transfer.features import Extractor
+from keras_a2.transfer import model as models
+from keras_a2.transfer.data import PixelStore, boxes, crop, decode_all
 from keras_a2.transfer.sources import Source
 from pretraining.teacher import split
 
@@ -133,7 +133,7 @@ class Teacher:
     def __init__(self, classifier: keras.Model, pool: Pool, size: int, folder: Path):
         self._network, self.kernel, self.bias = split(classifier)
         self._pool, self._size, self._folder = pool, size, folder
-        self._extractor: Extractor | None = None
+        self._extractor: litert.Parallel | None = None
 
     def view(self, number: int) -> np.ndarray:
         """Features of training view ``number``, float16 ``(len(train), features)``, read from the disk by row."""
@@ -146,7 +146,7 @@ class Teacher:
     def _features(self, name: str, view: View) -> np.ndarray:
         path = self._folder / f"{name}.npy"
         if not path.exists():
-            self._extractor = self._extractor or Extractor(self._network, self._size)
+            self._extractor = self._extractor or litert.Parallel(self._network, (self._size, self._size, 3))
             parts = [
                 self._extractor(show(self._pool.store, view, slice(start, start + BATCH), self._size))
                 for start in range(0, len(view.share), BATCH)
@@ -171,7 +171,9 @@ def pretrain(pool: Pool, teacher: Teacher, settings: Settings, folder: Path) -> 
         The network with the moving average of its weights, and the history.
     """
     keras.utils.set_random_seed(settings.seed)
-    network = backbones.build(backbones.Weights("random", None, backbones.BUNDLED_ALPHA), momentum=MOMENTUM)
+    backbone = models.plain_backbone(models.BUNDLED_ALPHA)
+    models.set_momentum(backbone, MOMENTUM)
+    network = fast.fused_batch_norm(backbone)
     features, classes = teacher.kernel.shape
     maps = [keras.layers.Dense(features, name="feature"), keras.layers.Dense(classes, name="class")]
     model = keras.Model(network.input, [layer(network.output) for layer in maps])
@@ -205,7 +207,7 @@ def pretrain(pool: Pool, teacher: Teacher, settings: Settings, folder: Path) -> 
             for start in range(0, len(held_out), BATCH):
                 rows = slice(start, start + BATCH)
                 sums += measure(show(pool.store, pool.whole, rows, size), held_out[rows]).numpy()
-            save_half(network, folder / LATEST)
+            save_half(backbone, folder / LATEST)
         names = ("validation_feature_error", "validation_divergence", "validation_agreement")
         return dict(zip(names, (sums / len(held_out)).tolist(), strict=True))
 
@@ -221,7 +223,7 @@ def pretrain(pool: Pool, teacher: Teacher, settings: Settings, folder: Path) -> 
         on_epoch=lambda row: console.print(row),
     )
     average.copy_to_model()
-    return network, history
+    return backbone, history
 
 
 def _make_functions(
@@ -265,7 +267,7 @@ def save_half(network: keras.Model, path: Path) -> None:
     """Write the backbone's weights as float16 HDF5 under Keras's own layer names; the file appears whole."""
     import h5py
 
-    plain = backbones.plain(backbones.BUNDLED_ALPHA)
+    plain = models.plain_backbone(models.BUNDLED_ALPHA)
     plain.set_weights(network.get_weights())
     with tempfile.TemporaryDirectory() as folder, whole(path) as temporary:
         single = Path(folder, "single.weights.h5")

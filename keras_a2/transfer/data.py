@@ -1,4 +1,4 @@
-"""Images to arrays: decoded once into a store, checked, split, and streamed in batches."""
+"""Images to arrays: decoded once into a store, checked, split, and streamed in batches, augmented or not."""
 
 from __future__ import annotations
 
@@ -10,10 +10,14 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from rich.markup import escape
+from rich.progress import Progress
 
-from keras_a2.errors import UserError
+from keras_a2.console import console
+from keras_a2.errors import UserError, printable
 from keras_a2.machine import cores
 from keras_a2.transfer import duplicates
 from keras_a2.transfer.decode import UnreadableImage, decode, encoding, read_bytes
@@ -32,10 +36,10 @@ class PixelStore:
     def __init__(self, n: int, size: int, folder: Path | None = None, memory_limit: int = MEMORY_LIMIT):
         self.size = size
         self._row = size * size * 3
-        self._array = self._file = None
-        if n * self._row <= memory_limit:
-            self._array = np.zeros((n, size, size, 3), np.uint8)
-        else:
+        fits = n * self._row <= memory_limit
+        self._array = np.zeros((n if fits else 0, size, size, 3), np.uint8)
+        self._file = None
+        if not fits:
             # Nameless: gone with the process, however that ends.
             self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115
             try:
@@ -50,14 +54,14 @@ class PixelStore:
                 ) from error
 
     def write(self, index: int, image: np.ndarray) -> None:
-        if self._array is not None:
+        if self._file is None:
             self._array[index] = image
         else:
             os.pwrite(self._file.fileno(), image.tobytes(), index * self._row)
 
     def read(self, indices: np.ndarray) -> np.ndarray:
         """The images at ``indices``, ``(len(indices), size, size, 3)`` uint8."""
-        if self._array is not None:
+        if self._file is None:
             return self._array[indices]
         rows = [os.pread(self._file.fileno(), self._row, int(i) * self._row) for i in indices]
         return np.frombuffer(b"".join(rows), np.uint8).reshape(-1, self.size, self.size, 3)
@@ -161,10 +165,47 @@ def load(
     )
 
 
+def load_and_describe(source: Source, options: Any, seed: int, folder: Path) -> Images:
+    """``load`` with a progress bar; then print what there is and what was left out.
+
+    Args:
+        options: the script's, of the data.
+    """
+    with Progress(console=console, transient=True) as bar:
+        task = bar.add_task(escape(printable(f"reading {source.name}")), total=len(source.items))
+        images = load(
+            source, options.image_size, seed=seed, validation_fraction=options.validation_fraction,
+            test_fraction=options.test_fraction, train_per_class=options.train_per_class, folder=folder,
+            on_image=lambda done, _: bar.update(task, completed=done),
+        )  # fmt: skip
+    console.print(
+        f"{images.name}: {len(images.classes)} classes; {len(images.train)} images to train on, "
+        f"{len(images.validation)} for validation, {len(images.test)} for the test"
+    )
+    if source.left_out:
+        note(f"left out: {source.left_out}")
+    if images.skipped:
+        note(f"{len(images.skipped)} unreadable file(s) skipped (first: {images.skipped[0]}); the report names them")
+    copies = len(images.duplicates) + len(images.held_out_duplicates)
+    if copies:
+        note(f"{copies} image(s) removed: copies of a validation or test image; the report names them")
+    if images.conflicts:
+        note(f"{len(images.conflicts)} picture(s) in two classes (first: {images.conflicts[0]}); the report names them")
+    absent = len(images.classes) - len(np.unique(images.labels[images.test]))
+    if absent:
+        note(f"{absent} of {len(images.classes)} classes have no test image; balanced accuracy and F1 leave them out")
+    return images
+
+
+def note(line: str) -> None:
+    """Print a line that a person should know of."""
+    console.print(f"note: {line}")
+
+
 def _one_of_each(source: Source, readable: np.ndarray, picture: np.ndarray) -> np.ndarray:
     """The first image of each picture, sorted; of a test image and its copies elsewhere the test image."""
     rank = {"test": 0, "validation": 1, "train": 2}
-    split_rank = np.zeros(len(readable)) if source.given is None else [rank[name] for name in source.given[readable]]
+    split_rank = np.array([0 if source.given is None else rank[source.given[i]] for i in readable])
     order = np.lexsort([readable, split_rank])
     return np.sort(readable[order][np.unique(picture[order], return_index=True)[1]])
 
@@ -226,8 +267,8 @@ def split(
         given = source.given[readable]
         rest, test = readable[given != "test"], readable[given == "test"]
     if source.given is not None and "validation" in source.given:
-        held = source.given[rest] == "validation"
-        train, validation = rest[~held], rest[held]
+        validates = source.given[rest] == "validation"
+        train, validation = rest[~validates], rest[validates]
     else:
         train, validation = _stratified(rest, strata, validation_fraction, seed + 1)
     return train, validation, test
@@ -237,19 +278,19 @@ def _stratified(indices: np.ndarray, strata: np.ndarray, fraction: float, seed: 
     from sklearn.model_selection import train_test_split
 
     groups = strata[indices]
-    held = max(round(fraction * len(indices)), 1)
+    n = max(round(fraction * len(indices)), 1)
     names = np.unique(groups)
-    if held < len(names):
+    if n < len(names):
         # Fewer than one of each: every k-th image, the classes in random order, is from each in proportion to its size.
         rng = np.random.default_rng(seed)
         shuffled = rng.permutation(len(indices))
         order = shuffled[
             np.argsort(rng.permutation(len(names))[np.searchsorted(names, groups[shuffled])], kind="stable")
         ]
-        chosen = order[((np.arange(held) + rng.random()) * len(indices) / held).astype(int)]
+        chosen = order[((np.arange(n) + rng.random()) * len(indices) / n).astype(int)]
         return np.sort(np.delete(indices, chosen)), np.sort(indices[chosen])
     try:
-        first, second = train_test_split(indices, test_size=held, stratify=groups, random_state=seed)
+        first, second = train_test_split(indices, test_size=n, stratify=groups, random_state=seed)
     except ValueError as error:
         raise UserError(f"the images cannot be split: {error}; add images to the small classes") from error
     return np.sort(first), np.sort(second)
@@ -281,17 +322,78 @@ def few_per_class(train: np.ndarray, labels: np.ndarray, n: int, seed: int) -> n
     return np.sort(np.concatenate([order[labels[order] == label][:n] for label in np.unique(labels[train])]))
 
 
-def batches(store: PixelStore, indices: np.ndarray, labels: np.ndarray, batch_size: int, drop_remainder=False):
-    """A ``tf.data.Dataset`` of ``(images uint8, labels int32)`` in the order of ``indices``, read ahead."""
+@dataclass(frozen=True)
+class Augmentation:
+    """Range of the crop's area and aspect ratio, and which flips keep an image's meaning."""
+
+    area: tuple[float, float] = (1.0, 1.0)
+    aspect: float = 1.0
+    flip_x: bool = False
+    flip_y: bool = False
+
+
+AUGMENTATIONS = {
+    "none": Augmentation(),
+    "shift": Augmentation(area=(0.8, 1.0)),  # writing and scans: a flip changes the class
+    "crop": Augmentation(area=(0.35, 1.0), aspect=4 / 3, flip_x=True),  # photographs
+    "wide_crop": Augmentation(area=(0.25, 1.0), aspect=4 / 3, flip_x=True),  # pretraining: many images, small objects
+    "flips": Augmentation(flip_x=True, flip_y=True),  # microscopes, cells, satellites: no up or down
+}
+
+
+def boxes(kind: str, n: int, rng: np.random.Generator) -> np.ndarray:
+    """``n`` boxes ``(y1, x1, y2, x2)`` in units of the image's side, float32 ``(n, 4)``; reversed ends flip."""
+    allowed = AUGMENTATIONS[kind]
+    area = rng.uniform(*allowed.area, n)
+    ratio = np.exp(rng.uniform(-np.log(allowed.aspect), np.log(allowed.aspect), n))
+    height = np.minimum(np.sqrt(area / ratio), 1)
+    width = np.minimum(np.sqrt(area * ratio), 1)
+    y, x = rng.uniform(0, 1 - height), rng.uniform(0, 1 - width)
+    ends = [y, x, y + height, x + width]
+    if allowed.flip_x:
+        flip = rng.random(n) < 0.5
+        ends[1], ends[3] = np.where(flip, ends[3], ends[1]), np.where(flip, ends[1], ends[3])
+    if allowed.flip_y:
+        flip = rng.random(n) < 0.5
+        ends[0], ends[2] = np.where(flip, ends[2], ends[0]), np.where(flip, ends[0], ends[2])
+    return np.stack(ends, axis=1).astype(np.float32)
+
+
+def crop(images, boxes, size: int):
+    """Cut each image ``(batch, height, width, 3)`` at its box and resize it: float32 ``(batch, size, size, 3)``."""
     import tensorflow as tf
 
-    def read(i):
-        images = tf.numpy_function(store.read, [i], tf.uint8)
-        images.set_shape((None, store.size, store.size, 3))
-        return images
+    images = tf.cast(images, tf.float32)
+    return tf.image.crop_and_resize(images, boxes, tf.range(tf.shape(images)[0]), [size, size])
 
-    dataset = tf.data.Dataset.from_tensor_slices((indices.astype(np.int64), labels[indices].astype(np.int32)))
-    dataset = dataset.batch(batch_size, drop_remainder=drop_remainder)
+
+def batches(images: Images, indices: np.ndarray, batch_size: int, crops: np.ndarray | None = None, whole: bool = False):
+    """A ``tf.data.Dataset`` of pixels float32 ``(batch, size, size, 3)`` and labels int32, read ahead.
+
+    Args:
+        indices: images in the order in which they come.
+        crops: the part of each that is shown, see ``boxes``; None shows all of it.
+        whole: leave out a last batch that is smaller.
+    """
+    import tensorflow as tf
+
+    size = images.store.size
+
+    def read(i):
+        pixels = tf.numpy_function(images.store.read, [i], tf.uint8)
+        pixels.set_shape((None, size, size, 3))
+        return pixels
+
+    parts = [indices.astype(np.int64), images.labels[indices].astype(np.int32)]
+    dataset = tf.data.Dataset.from_tensor_slices(tuple(parts if crops is None else [*parts, crops]))
+    dataset = dataset.batch(batch_size, drop_remainder=whole)
     options = tf.data.Options()
     options.autotune.enabled = False  # its thread may sleep on at the end, and an epoch waits for it
-    return dataset.map(lambda i, y: (read(i), y), num_parallel_calls=2).prefetch(2).with_options(options)
+    return (
+        dataset.map(
+            lambda i, y, box=None: (tf.cast(read(i), tf.float32) if box is None else crop(read(i), box, size), y),
+            num_parallel_calls=2,
+        )
+        .prefetch(2)
+        .with_options(options)
+    )

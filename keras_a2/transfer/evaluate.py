@@ -1,27 +1,116 @@
-"""Predictions to figures: accuracy with its interval, report, calibration, baselines, and the paired comparison."""
+"""Predictions to figures: accuracy with its interval, calibration, the paired comparison, and ``metrics.json``."""
 
 from __future__ import annotations
 
+import io
 import warnings
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
-from scipy import special, stats
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.linear_model import LogisticRegression
+from scipy import stats
 from sklearn.metrics import balanced_accuracy_score, classification_report, f1_score, top_k_accuracy_score
 from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.proportion import proportion_confint
 
-from keras_a2 import training
-from keras_a2.page import verdict
-from keras_a2.transfer.backbone import set_batch_norm
+from keras_a2 import deployment, runs, saved_model, training
+from keras_a2.page import percent, verdict
+from keras_a2.transfer import data, model
 from keras_a2.transfer.data import Images
-from keras_a2.transfer.train import Arm, make_predict, predict_split
+from keras_a2.transfer.train import Arm
 
-GREY_PIXELS, COLOUR_PIXELS = 24, 16  # side of the baseline's thumbnails
-PIXEL_STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)  # scikit-learn's C on pixels standardised as a whole
 RESAMPLES = 9999
+VERIFIED_ITEMS = 64
+TOLERANCE = 1e-3  # softmax through another resize order differs in the last digits of float32 only
+
+Arms = dict[str, Arm]
+Probabilities = dict[str, np.ndarray]  # of each arm, (test images, classes)
+
+
+def predict(arms: Arms, images: Images) -> Probabilities:
+    """Class probabilities of the test images by each arm."""
+    return {name: model.probabilities(arm.network, images, images.test) for name, arm in arms.items()}
+
+
+def published_seed(arms: list[Arms]) -> int:
+    """Position of the seed that is published: the lowest validation loss of the pretrained arm."""
+    return min(range(len(arms)), key=lambda i: arms[i]["pretrained"].phases[-1].history.best["validation_loss"])
+
+
+def summarise(
+    options: dict[str, Any],
+    images: Images,
+    arms: list[Arms],
+    probabilities: list[Probabilities],
+    baselines: dict[str, np.ndarray],
+) -> dict[str, Any]:
+    """The content of ``metrics.json``.
+
+    Args:
+        options: every option with its resolved value.
+        arms, probabilities: of each seed. Phases and differences to baselines are those of the published seed.
+        baselines: name -> predicted classes of the test images.
+    """
+    labels, best = images.labels[images.test], published_seed(arms)
+    summary: dict[str, Any] = {
+        "experiment": "transfer",
+        "config": {name: str(value) if isinstance(value, Path) else value for name, value in options.items()},
+        "environment": runs.environment(),
+        "data": images.summary(),
+        "published_seed": options["seed"] + best,
+        "baselines": {name: {"test": {"accuracy": float((p == labels).mean())}} for name, p in baselines.items()},
+        "arms": {},
+    }
+    for name, arm in arms[best].items():
+        summary["arms"][name] = {
+            "weights": arm.weights.summary(),
+            "seconds": sum(trained[name].seconds for trained in arms),
+            "phases": [phase.summary() for phase in arm.phases],
+            "test": metrics(labels, [p[name] for p in probabilities]),
+        }
+        if name == "scratch" or options["batch_norm"] == "train":
+            summary["arms"][name]["batch_statistics_accuracy"] = batch_statistics_accuracy(arm, images)
+    predicted = {name: np.stack([p[name].argmax(axis=1) for p in probabilities]) for name in arms[best]}
+    if "scratch" in predicted:
+        summary["difference"] = compare(labels, predicted["pretrained"], predicted["scratch"])
+    published = predicted["pretrained"][best : best + 1]
+    summary["difference_to_baselines"] = {
+        name: compare(labels, published, p[np.newaxis]) for name, p in baselines.items()
+    }
+    summary["most_confused"] = [
+        {"truth": images.classes[a], "prediction": images.classes[b], "n": n}
+        for a, b, n in confused(labels, published[0])[:25]
+    ]
+    return summary
+
+
+def write(folder: Path, name: str, metrics: dict[str, Any], images: Images, litert: bool) -> None:
+    """Write ``metrics.json`` and the card ``model.json``, and on request the LiteRT files.
+
+    Args:
+        name: of the published model.
+    """
+    runs.write_json(folder / "metrics.json", metrics)
+    pretrained = metrics["arms"]["pretrained"]
+    card = {
+        "experiment": "transfer",
+        "task": "image classification",
+        "name": name,
+        "classes": images.classes,
+        "input": "uint8 images of any size (batch, height, width, 3), or JPEG and PNG files through serve_bytes",
+        "output": "class probabilities (batch, classes)",
+        "image_size": images.store.size,
+        "data": {"name": images.name, "sha256": images.sha256, "citation": images.source.citation},
+        "weights": pretrained["weights"],
+        "seed": metrics["published_seed"],
+        "headline": f"accuracy {percent(pretrained['test']['accuracy'])}",
+        "saved_model_check": metrics["saved_model_check"],
+        "environment": metrics["environment"],
+    }
+    if litert:
+        card["litert"] = deployment.export_litert(folder, images.store.read(images.test[:VERIFIED_ITEMS]))
+    runs.write_json(folder / "model.json", card)
 
 
 def metrics(labels: np.ndarray, probabilities: list[np.ndarray]) -> dict:
@@ -140,62 +229,50 @@ def sign_flip(difference: np.ndarray) -> float:
     return float(answer.pvalue)
 
 
-def majority(images: Images) -> np.ndarray:
-    """Predictions for the test split: always the commonest training class."""
-    return np.full(len(images.test), np.bincount(images.labels[images.train]).argmax())
-
-
-def pixels(images: Images) -> np.ndarray:
-    """Test predictions of logistic regression on thumbnails, its strength chosen on validation, fitted on train."""
-    grey = _is_grey(images)
-    train, validation, test = (
-        _thumbnails(images, part, grey) for part in (images.train, images.validation, images.test)
-    )
-    mean, scale = train.mean(axis=0), train.std() or 1.0
-    train, validation, test = ((part - mean) / scale for part in (train, validation, test))
-    best = (-1.0, None)
-    model = LogisticRegression(max_iter=100, warm_start=True, tol=1e-3)
-    for strength in PIXEL_STRENGTHS:
-        model.set_params(C=strength)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ConvergenceWarning)
-            model.fit(train, images.labels[images.train])
-        accuracy = model.score(validation, images.labels[images.validation])
-        if accuracy > best[0]:
-            best = (accuracy, model.predict(test))
-    return best[1]
-
-
-def _is_grey(images: Images) -> bool:
-    sample = images.store.read(images.train[:32])
-    return bool((np.ptp(sample, axis=-1) <= 2).all())
-
-
-def _thumbnails(images: Images, indices: np.ndarray, grey: bool) -> np.ndarray:
-    size = GREY_PIXELS if grey else COLOUR_PIXELS
-    rows = []
-    for start in range(0, len(indices), 256):
-        for image in images.store.read(indices[start : start + 256]):
-            picture = Image.fromarray(image).resize((size, size), Image.Resampling.BOX)
-            rows.append(np.asarray(picture.convert("L") if grey else picture, np.float32).ravel())
-    return np.array(rows)
-
-
-def predict(arm: Arm, images: Images, indices: np.ndarray) -> np.ndarray:
-    """Class probabilities ``(len(indices), classes)`` in inference mode."""
-    return special.softmax(predict_split(make_predict(arm), images, indices).astype(np.float64), axis=1)
-
-
-def batch_statistics_accuracy(arm: Arm, images: Images) -> dict:
+def batch_statistics_accuracy(arm: Arm, images: Images) -> dict[str, float]:
     """Validation accuracy with the moving statistics and with each batch's own: far apart, batch norm was not ready."""
     labels = images.labels[images.validation]
-    moving = float((predict(arm, images, images.validation).argmax(axis=1) == labels).mean())
-    before = arm.backbone.get_weights()
-    set_batch_norm(arm.backbone, "train")
+    moving = float((model.predict(arm.network, images, images.validation).argmax(axis=1) == labels).mean())
+    weights = arm.backbone.get_weights()
+    arm.backbone.trainable = True  # batch norm that is frozen keeps to its moving statistics
     order = np.random.default_rng(0).permutation(len(images.validation))  # a batch of one class would be no fair batch
     predicted = np.empty(len(order), int)
     for rows in np.array_split(order, max(len(order) // 64, 1)):
         pixels = images.store.read(images.validation[rows]).astype(np.float32)
         predicted[rows] = np.asarray(arm.head(arm.backbone(pixels, training=True), training=False)).argmax(axis=1)
-    arm.backbone.set_weights(before)
+    arm.backbone.set_weights(weights)
     return {"moving_statistics": moving, "batch_statistics": float((predicted == labels).mean())}
+
+
+def verify(
+    process: saved_model.FreshProcess, folder: Path, network: Any, images: Images, probability: np.ndarray
+) -> dict[str, Any]:
+    """The published model, in a fresh process, on test images: as the run saw them, and from their own size.
+
+    Raises:
+        UserError: its probabilities are not those of ``network`` and of the run ``(test images, classes)``.
+    """
+    size, verified = images.store.size, images.test[:VERIFIED_ITEMS]
+    differences = []
+    for i, item in enumerate(images.source.items[j] for j in verified[:16]):
+        content = item if isinstance(item, np.ndarray) else data.read_bytes(item)
+        own_size = np.asarray(network(data.decode(content, None)[np.newaxis], training=False))[0]
+        differences.append(np.abs(own_size - probability[i]).max())
+    # Lossless files, so that a decoder's rounding is no difference: one opaque, one with an alpha channel.
+    pictures = [Image.fromarray(pixels) for pixels in images.store.read(verified[:2])]
+    files = [_png(picture.convert(mode)) for picture, mode in zip(pictures, ("RGB", "RGBA"), strict=False)]
+    inputs = [images.store.read(verified), *(np.frombuffer(content, np.uint8) for content in files)]
+    decoded = np.stack([data.decode(content, size) for content in files])
+    expected = [probability[: len(verified)], *np.asarray(network(decoded, training=False))[:, np.newaxis]]
+    check = process.verify(folder, inputs, expected, TOLERANCE)
+    return check | {"own_size_items": len(differences), "own_size_max_difference": float(max(differences))}
+
+
+def _png(picture: Image.Image) -> bytes:
+    if picture.mode == "RGBA":
+        picture.putalpha(Image.linear_gradient("L").resize(picture.size).point(lambda value: 255 * (value > 127)))
+    exif = picture.getexif()
+    exif[0x0112] = 6  # a quarter turn, to be undone
+    buffer = io.BytesIO()
+    picture.save(buffer, "PNG", exif=exif)
+    return buffer.getvalue()

@@ -93,14 +93,14 @@ class Classifier:
 
         def answer(images: np.ndarray) -> np.ndarray:
             nonlocal asserted
-            found = fast(images)
-            if not asserted and not np.abs(found - self.saved(images)).max() <= TOLERANCE:
+            answers = fast(images)
+            if not asserted and not np.abs(answers - self.saved(images)).max() <= TOLERANCE:
                 raise UserError(
                     f"{self.saved.folder}: model.keras and the SavedModel differ by more than {TOLERANCE}; "
                     "were they published together? Copy the whole folder again"
                 )
             asserted = True
-            return found
+            return answers
 
         return answer
 
@@ -151,16 +151,16 @@ def find_images(paths: Sequence[str | Path], left_out: LeftOut | None = None) ->
     Raises:
         UserError: a path that does not exist, or a folder without images.
     """
-    found: list[Path] = []
+    files: list[Path] = []
     left_out = left_out or LeftOut()
     for path in map(Path, paths):
         if path.is_dir():
             inside = images_below(path, left_out)
             if not inside:
                 raise UserError(f"{path} holds no image ({', '.join(sorted(EXTENSIONS))})")
-            found += inside
+            files += inside
         elif path.exists():
-            found.append(path)
+            files.append(path)
         else:
             raise UserError(f"no such file or folder: {path}")
-    return found
+    return files

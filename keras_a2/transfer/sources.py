@@ -40,7 +40,7 @@ class Source:
 
     name: str
     classes: list[str]
-    items: Sequence[Path | np.ndarray]
+    items: Sequence[Path | np.ndarray] | np.ndarray
     labels: np.ndarray
     item_names: list[str]
     strata: np.ndarray | None = None
@@ -206,9 +206,9 @@ def _split_folders(root: Path, inside: list[Path]) -> dict[str, Path]:
     if "train" not in splits:
         raise UserError(f"{root} has {names} but no train/; add it, or rename the folders if they are classes")
     if "test" not in splits:
-        held = splits["validation"].name
+        validation = splits["validation"].name
         raise UserError(
-            f"{root} has {names} but no test/; rename {held}/ to test/ (validation images are then taken from "
+            f"{root} has {names} but no test/; rename {validation}/ to test/ (validation images are then taken from "
             f"{splits['train'].name}/), or put the class folders side by side"
         )
     return splits

@@ -1,28 +1,52 @@
-"""The two phases, head and fine-tune, and the scratch control."""
+"""The mechanics of both phases and of the control: defaults, features, batches, optimizer, epochs, batch statistics."""
 
 from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
 from scipy import stats
 
-from keras_a2 import training
+from keras_a2 import runs, settings, training
+from keras_a2.averaging import Average
 from keras_a2.console import console
-from keras_a2.transfer import backbone as backbones
-from keras_a2.transfer import features, head, statistics
-from keras_a2.transfer.data import Images, batches
-from keras_a2.transfer.step import Settings, end_to_end, make_step
-from keras_a2.transfer.unfreeze import freeze_all_but
+from keras_a2.transfer import model as models
+from keras_a2.transfer.data import Images, batches, boxes
 
 HEAD_BATCH = 256
-EVALUATION_BATCH = 64
+FEATURE_BATCH = 64
+SMALL = 4000  # training images; below, an epoch has too few steps of 64
+IMAGENET_BLOCKS = 9  # of ImageNet's weights; the four before them cost most and need least change
+STATISTICS_BATCH, STATISTICS_IMAGES = 64, 512
+
+Report = Callable[[float], None]
+Batches = Callable[[int], tf.data.Dataset]  # of an epoch
+Epoch = Callable[[int, Report], float]
+Log = Callable[[str, dict], None]
+
+
+def resolve(config: Any, images: Images, weights: models.Weights) -> Any:
+    """The script's configuration with every default that depends on the data or the weights in place of None."""
+    small, bundled = len(images.train) < SMALL, weights.origin == "bundled"
+    return settings.fill(
+        config,
+        batch_size=32 if small else 64,
+        augment=images.source.augment,
+        # How high a rate the frozen statistics bear depends on the weights and the batch (cross-validated on elpv).
+        learning_rate=(2e-3 if bundled else 2e-4) if small else 3e-4,
+        # The bundled weights have seen 64 and 96 pixels only, so their first blocks have something to learn too.
+        unfreeze=models.BLOCKS if bundled or weights.path is None else IMAGENET_BLOCKS,
+        scratch_epochs=config.head.head_epochs + config.fine_tune.fine_tune_epochs,
+    )
 
 
 @dataclass
@@ -35,6 +59,7 @@ class Phase:
     note: str = ""
 
     def summary(self) -> dict:
+        """The phase as ``metrics.json`` has it."""
         return {
             "name": self.name,
             "epochs": self.history.epochs,
@@ -47,143 +72,257 @@ class Phase:
 
 @dataclass
 class Arm:
-    """A trained network: backbone, head, and how it came about."""
+    """A network in training, backbone and head: its data, how it came about, and the folder of its state."""
 
     name: str
-    weights: backbones.Weights
+    images: Images
+    weights: models.Weights
     backbone: keras.Model
     head: keras.Model
+    seed: int
+    folder: Path
+    log: Log | None = None  # called with the phase's name and each epoch's row
     phases: list[Phase] = field(default_factory=list)
+    _started: float = field(default_factory=time.perf_counter)
+
+    @cached_property
+    def network(self) -> keras.Model:
+        """Pixels 0-255 ``(batch, size, size, 3)`` to logits ``(batch, classes)``."""
+        return keras.Sequential([self.backbone, self.head])
 
     @property
     def seconds(self) -> float:
+        """Of all phases."""
         return sum(phase.seconds for phase in self.phases)
 
+    def state(self, stage: str) -> Path:
+        """The file of a phase's state."""
+        return runs.state_file(self.folder, f"seed{self.seed}-{stage}")
 
-def train_pretrained(
-    images: Images, weights: backbones.Weights, settings: Settings, state: Callable[[str], Path], log=None
-) -> Arm:
-    """Phase ``head`` on cached features, then phase ``fine_tune``; of the two the lower validation loss is kept."""
-    keras.utils.set_random_seed(settings.seed)
-    steps = max(len(images.train) // settings.batch_size, 1)
-    network = backbones.build(weights, momentum=backbones.momentum_for(steps))
-    if settings.batch_norm == "train":
-        # A head that is fitted under another data set's statistics would be thrown off by the first step.
-        backbones.set_batch_norm(network, "train")
-        statistics.estimate(network, images, settings.seed)
-    arm = Arm("pretrained", weights, network, _new_head(network, images, settings))
-    arm.phases.append(train_head(arm, images, settings, state("head"), log))
-    if settings.fine_tune_epochs:
-        arm.phases.append(fine_tune(arm, images, settings, state("fine_tune"), log))
-    return arm
+    def has_state(self, stage: str) -> bool:
+        """Whether an earlier process has begun the phase."""
+        return bool(training.read_state(self.state(stage)))
+
+    def fit(
+        self,
+        stage: str,
+        network: keras.Model,
+        epoch: Epoch,
+        epochs: int,
+        average: Average | None = None,
+        predict: Callable[[], np.ndarray] | None = None,
+    ) -> None:
+        """Train ``network`` and keep its best epoch by validation loss.
+
+        Epoch 0 is the state before: where no epoch has a lower loss, it is what is kept. Accuracy chooses nothing: a
+        few images more or less right are chance.
+
+        Args:
+            network: compiled, and shares its variables with the arm.
+            average: of the network's weights, measured and kept in their place.
+            predict: logits of the validation images ``(n, classes)``; by default those of the arm's network.
+        """
+        images, shown = self.images, average or Average(network, 0.0)
+        labels = images.labels[images.validation]
+        predict = predict or (lambda: models.predict(self.network, images, images.validation))
+        before = _losses(predict(), labels) if stage == "fine_tune" else None
+
+        def validate() -> dict[str, float]:
+            with shown.swapped_in():
+                logits = predict()
+            return {
+                "validation_loss": float(np.mean(_losses(logits, labels))),
+                "validation_accuracy": float(np.mean(logits.argmax(axis=1) == labels)),
+            }
+
+        history = training.fit(
+            stage,
+            train_epoch=epoch,
+            validate=validate,
+            score=lambda row: -row["validation_loss"],
+            weights=shown.shown,
+            state=[*network.weights, *network.optimizer.variables, *training.random_states(network), shown.count],
+            epochs=epochs,
+            path=self.state(stage),
+            on_epoch=self.log and functools.partial(self.log, stage),
+        )
+        shown.copy_to_model()
+        note = "" if before is None else _note(history, before, _losses(predict(), labels))
+        if note:
+            console.print(f"note: {note}")
+        ended = time.perf_counter()
+        self.phases.append(Phase(stage, history, history.earlier + ended - self._started, note))
+        self._started = ended
 
 
-def train_scratch(images: Images, alpha: float, settings: Settings, state: Callable[[str], Path], log=None) -> Arm:
-    """The same network from random initialisation: batch norm in training mode, its own learning rate."""
-    keras.utils.set_random_seed(settings.seed)  # whatever was trained before
-    weights = backbones.Weights("random", None, alpha)
-    steps = max(len(images.train) // settings.batch_size, 1)
-    network = backbones.build(weights, momentum=backbones.momentum_for(steps))
-    arm = Arm("scratch", weights, network, _new_head(network, images, settings))
-    started = time.perf_counter()
-    backbones.set_batch_norm(network, "train")
-    history = _train_network(
-        "scratch", arm, images, settings, settings.scratch_learning_rate, settings.scratch_epochs, 1.0, state, log,
-        make_predict(arm),
-    )  # fmt: skip
-    arm.phases.append(Phase("scratch", history, history.earlier + time.perf_counter() - started))
-    return arm
+@dataclass
+class Features:
+    """The frozen backbone's features, computed when they are first asked for.
 
-
-def _new_head(network: keras.Model, images: Images, settings: Settings) -> keras.Model:
-    return head.build(network.output_shape[-1], len(images.classes), settings.dropout)
-
-
-def train_head(arm: Arm, images: Images, settings: Settings, state: Path | None, log=None) -> Phase:
-    """Train the head on features computed once: first its convex optimum, then epochs over the augmented views.
-
-    A head whose state file says that it is finished costs no pass over the images.
+    Args:
+        make: backbone and shape of an image -> function of pixels; ``keras_features``, or a faster one.
+        views: so many views of each training image; view 0 is the plain image, the others are augmented.
     """
-    started = time.perf_counter()
 
-    @functools.cache
-    def cached() -> tuple[np.ndarray, np.ndarray]:
-        options = {"augment": settings.augment, "seed": settings.seed}
-        extractor = features.Extractor(arm.backbone, images.store.size)
-        views = features.extract(extractor, images, images.train, views=settings.views, **options)
-        return views, features.extract(extractor, images, images.validation)[0]
+    make: Callable[[keras.Model, tuple[int, ...]], Callable[[np.ndarray], np.ndarray]]
+    arm: Arm
+    views: int
+    augment: str
 
-    if not training.read_state(state):
-        _solve_head(arm.head, images, *cached())
-    history = _train_head_epochs(arm.head, images, cached, settings, state, log)
-    return Phase("head", history, history.earlier + time.perf_counter() - started)
+    @cached_property
+    def _compute(self) -> Callable[[np.ndarray], np.ndarray]:
+        size = self.arm.images.store.size
+        return self.make(self.arm.backbone, (size, size, 3))
 
+    @cached_property
+    def train(self) -> np.ndarray:
+        """Of the training images, ``(views, n, features)``."""
+        n = len(self.arm.images.train)
+        rngs = [np.random.default_rng([self.arm.seed, 3, view]) for view in range(self.views)]
+        crops = [boxes(self.augment, n, rng) if view else None for view, rng in enumerate(rngs)]
+        return np.stack([self._of(self.arm.images.train, part) for part in crops])
 
-def _solve_head(model: keras.Model, images: Images, views: np.ndarray, held: np.ndarray) -> None:
-    everything = views.reshape(-1, views.shape[-1])
-    head.standardise(model, everything)
-    scale = model.get_layer("standardise")
-    labels = np.tile(images.labels[images.train], len(views))
-    kernel, bias, _ = head.solve(
-        np.asarray(scale(everything)), labels, np.asarray(scale(held)), images.labels[images.validation]
-    )
-    model.get_layer("logits").set_weights([kernel, bias])
+    @cached_property
+    def validation(self) -> np.ndarray:
+        """Of the validation images, ``(n, features)``."""
+        return self._of(self.arm.images.validation, None)
 
+    def _of(self, indices: np.ndarray, crops: np.ndarray | None) -> np.ndarray:
+        stream = batches(self.arm.images, indices, FEATURE_BATCH, crops).as_numpy_iterator()
+        return np.concatenate([self._compute(pixels) for pixels, _ in stream])
 
-def _train_head_epochs(model, images, cached, settings, state, log) -> training.History:
-    labels, n = images.labels[images.train], len(images.train)
-    optimizer = keras.optimizers.Adam(settings.head_learning_rate)
-    optimizer.build(model.trainable_variables)
-    step = make_step(model, optimizer, settings.label_smoothing)
-
-    def train_epoch(epoch: int, report) -> float:
-        rng = np.random.default_rng([settings.seed, 4, epoch])
-        order, view = rng.permutation(n), rng.integers(settings.views, size=n)
-        views, losses = cached()[0], []
-        for start in range(0, n, HEAD_BATCH):
-            rows = order[start : start + HEAD_BATCH]
-            losses.append(float(step(views[view[rows], rows], labels[rows].astype(np.int32))))
-            report(min(start + HEAD_BATCH, n) / n)
-        return float(np.mean(losses))
-
-    return training.fit(
-        "head",
-        train_epoch=train_epoch,
-        validate=lambda: _measure(np.asarray(model(cached()[1], training=False)), images.labels[images.validation]),
-        score=lambda row: -row["validation_loss"],  # the head is convex: its loss says more than its accuracy
-        weights=model.weights,
-        state=[*optimizer.variables, *training.random_states(model)],
-        epochs=settings.head_epochs,
-        path=state,
-        on_epoch=log and (lambda row: log("head", row)),
-    )
+    def batches(self, epoch: int) -> tf.data.Dataset:
+        """A view of each training image, drawn anew for each epoch: features and labels."""
+        n = len(self.arm.images.train)
+        rng = np.random.default_rng([self.arm.seed, 4, epoch])
+        order, view = rng.permutation(n), rng.integers(self.views, size=n)
+        labels = self.arm.images.labels[self.arm.images.train][order].astype(np.int32)
+        return tf.data.Dataset.from_tensor_slices((self.train[view[order], order], labels)).batch(HEAD_BATCH)
 
 
-def fine_tune(arm: Arm, images: Images, settings: Settings, state: Path, log=None) -> Phase:
-    """Unfreeze the backbone at a low rate that warms up and decays, lower for earlier blocks.
+def keras_features(backbone: keras.Model, _item: tuple[int, ...]) -> Callable[[np.ndarray], np.ndarray]:
+    """Pixels to features by ``predict``."""
+    return lambda pixels: backbone.predict(pixels, verbose=0)
 
-    Epoch 0 of the history is the head-only model: when no epoch has a lower validation loss, it is what is kept.
-    """
-    started = time.perf_counter()
-    backbones.set_batch_norm(arm.backbone, settings.batch_norm)
-    freeze_all_but(arm.backbone, settings.unfreeze)
-    predict, labels = make_predict(arm), images.labels[images.validation]
-    before = _losses(predict_split(predict, images, images.validation), labels)
-    history = _train_network(
-        "fine_tune", arm, images, settings, settings.learning_rate, settings.fine_tune_epochs, settings.layer_decay,
-        lambda _: state, log, predict,
+
+def solve_head(head: keras.Model, features: Features) -> None:
+    """Fit the head's scaling, and its weights to the convex optimum on the features."""
+    train, labels = features.train, features.arm.images.labels
+    everything = train.reshape(-1, train.shape[-1])
+    models.standardise(head, everything)
+    scale = head.get_layer("standardise")
+    kernel, bias, _ = models.solve(
+        np.asarray(scale(everything)), np.tile(labels[features.arm.images.train], len(train)),
+        np.asarray(scale(features.validation)), labels[features.arm.images.validation],
     )  # fmt: skip
-    if history.best_epoch == 0:
-        note = "Validation loss rose after unfreezing; the head-only model was kept."
-    else:
-        note = _doubt(before, _losses(predict_split(predict, images, images.validation), labels))
-    if note:
-        console.print(f"note: {note}")
-    return Phase("fine_tune", history, history.earlier + time.perf_counter() - started, note)
+    head.get_layer("logits").set_weights([kernel, bias])
 
 
-def _doubt(before: np.ndarray, after: np.ndarray) -> str:
+def steps_per_epoch(images: Images, batch_size: int) -> int:
+    """Whole batches in an epoch, at least one."""
+    return max(len(images.train) // batch_size, 1)
+
+
+def augmented(images: Images, augment: str, batch_size: int, seed: int) -> Batches:
+    """The whole batches of an epoch, images in random order and cropped and flipped at random."""
+
+    def of_epoch(epoch: int) -> tf.data.Dataset:
+        rng = np.random.default_rng([seed, 5, epoch])
+        order = rng.permutation(images.train)
+        return batches(images, order, min(batch_size, len(order)), boxes(augment, len(order), rng), whole=True)
+
+    return of_epoch
+
+
+def cross_entropy(label_smoothing: float) -> Callable:
+    """Loss ``(labels (n,), logits (n, classes)) -> (n,)``, some probability spread over the other classes."""
+
+    def loss(labels: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
+        target = tf.one_hot(tf.cast(labels, tf.int32), logits.shape[-1])
+        target = target * (1 - label_smoothing) + label_smoothing / logits.shape[-1]
+        return tf.nn.softmax_cross_entropy_with_logits(target, logits)
+
+    return loss
+
+
+def warm_up_and_decay(learning_rate: float, epochs: int, steps: int) -> keras.optimizers.schedules.LearningRateSchedule:
+    """A rate that rises over the first epoch, of so many steps, and then falls to zero like a cosine."""
+    return keras.optimizers.schedules.CosineDecay(
+        0.0, max((epochs - 1) * steps, 1), warmup_target=learning_rate, warmup_steps=steps
+    )
+
+
+class LayerwiseAdamW(keras.optimizers.Adam):
+    """AdamW (Loshchilov & Hutter 2019) with one rate multiplier per variable, in the order it is built with.
+
+    The multiplier is part of the variable's rate, so it holds for the weight decay too; biases and batch norm's
+    scales and shifts do not decay.
+    """
+
+    def __init__(self, multipliers: Sequence[float], weight_decay: float, **options):
+        super().__init__(**options)  # Keras's own decay knows one rate only
+        self.multipliers, self.kernel_decay = multipliers, weight_decay
+        self.factors: dict = {}
+
+    def build(self, variables: list[keras.Variable]) -> None:
+        super().build(variables)
+        for variable, multiplier in zip(variables, self.multipliers, strict=True):
+            decay = 0.0 if variable.name in ("bias", "gamma", "beta") else self.kernel_decay
+            for part in tf.distribute.get_strategy().experimental_local_results(variable.value):  # of each device
+                self.factors[part.ref()] = multiplier, decay
+
+    def update_step(self, gradient: tf.Tensor, variable: tf.Variable, learning_rate: tf.Tensor) -> None:
+        multiplier, decay = self.factors[variable.ref()]
+        rate = tf.cast(learning_rate, tf.float32) * multiplier
+        if decay:
+            variable.assign_sub(variable * decay * rate)
+        super().update_step(gradient, variable, rate)
+
+
+def rate_multipliers(network: keras.Model, decay: float) -> list[float]:
+    """``decay ** (blocks from the head)`` of each trainable variable (Howard & Ruder 2018).
+
+    Args:
+        network: the unfrozen part of the backbone, then the head.
+    """
+    backbone, head = network.layers
+    of_layer = {v.path: layer for layer in backbone.layers for v in layer.trainable_variables}
+    depths = [models.BLOCKS - models.block_number(of_layer[v.path]) for v in backbone.trainable_variables]
+    return [decay**depth for depth in depths] + [1.0] * len(head.trainable_variables)
+
+
+def keras_epoch(network: keras.Model, batches: Batches, average: Average | None = None) -> Epoch:
+    """An epoch by ``fit``; ``average`` is updated after each batch."""
+    network.optimizer.build(network.trainable_variables)  # a resumed run restores its variables before the first epoch
+
+    def train_epoch(epoch: int, report: Report) -> float:
+        data = batches(epoch)
+        steps = int(data.cardinality())
+
+        def after_batch(batch: int, logs: dict | None = None) -> None:
+            if average is not None:
+                average.update()
+            report((batch + 1) / steps)
+
+        callback = keras.callbacks.LambdaCallback(on_train_batch_end=after_batch)
+        # The data set is in random order already.
+        history = network.fit(
+            data, initial_epoch=epoch - 1, epochs=epoch, callbacks=[callback], shuffle=False, verbose=0
+        )
+        return history.history["loss"][0]
+
+    return train_epoch
+
+
+def _losses(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Cross-entropy of each image ``(n,)``."""
+    return np.asarray(tf.nn.sparse_softmax_cross_entropy_with_logits(labels.astype(np.int32), logits))
+
+
+def _note(history: training.History, before: np.ndarray, after: np.ndarray) -> str:
     """A sentence where the paired losses of the validation images do not show that fine-tuning helped."""
+    if history.best_epoch == 0:
+        return "Validation loss rose after unfreezing; the head-only model was kept."
     if stats.ttest_rel(before, after).pvalue < 0.05:
         return ""
     return (
@@ -192,57 +331,66 @@ def _doubt(before: np.ndarray, after: np.ndarray) -> str:
     )
 
 
-def _train_network(stage, arm, images, settings, learning_rate, epochs, layer_decay, state, log, predict):
-    trained = end_to_end(arm.backbone, arm.head, images, settings, learning_rate, epochs, layer_decay)
-    held_labels = images.labels[images.validation]
+def average(arm: Arm, network: keras.Model, decay: float, batch_size: int) -> Average:
+    """A moving average of the network's weights.
 
-    lagging = statistics.lag(arm.backbone, len(images.train) // settings.batch_size, settings.ema)
-
-    def validate() -> dict:
-        with trained.average.swapped_in():
-            if lagging:
-                statistics.estimate(arm.backbone, images, settings.seed)
-                trained.average.keep(statistics.variables(arm.backbone))
-            return _measure(predict_split(predict, images, images.validation), held_labels)
-
-    history = training.fit(
-        stage,
-        train_epoch=trained.epoch,
-        validate=validate,
-        score=lambda row: -row["validation_loss"],  # a few images more or less right are chance
-        weights=trained.average.shown,
-        state=trained.state,
-        epochs=epochs,
-        path=state(stage),
-        on_epoch=log and (lambda row: log(stage, row)),
-    )
-    trained.average.copy_to_model()
-    return history
+    Batch norm's moving statistics trail it where an epoch is shorter than the average's memory; they are then estimated
+    again, for the averaged weights. Statistics of a moving average of weights are not the moving average of statistics
+    (Izmailov et al. 2018, arXiv 1803.05407, section 3.2); over a long epoch the two meet, over a few steps a
+    well-trained network scores at chance.
+    """
+    trails = steps_per_epoch(arm.images, batch_size) * (1 - decay) < 1
+    if trails and any(layer.trainable for layer in _batch_norm(arm.backbone)):
+        return _AverageWithStatistics(arm, network, decay)
+    return Average(network, decay)
 
 
-def make_predict(arm: Arm):
-    """Pixels ``(batch, size, size, 3)`` to logits ``(batch, classes)`` in inference mode, traced once."""
+class _AverageWithStatistics(Average):
+    def __init__(self, arm: Arm, network: keras.Model, decay: float):
+        super().__init__(network, decay)
+        self._arm = arm
 
-    @tf.function(input_signature=[tf.TensorSpec((None, None, None, 3), tf.uint8)])
-    def predict(pixels):
-        return arm.head(arm.backbone(tf.cast(pixels, tf.float32), training=False), training=False)
-
-    return predict
-
-
-def predict_split(predict, images: Images, indices: np.ndarray) -> np.ndarray:
-    """Logits ``(len(indices), classes)``."""
-    stream = batches(images.store, indices, images.labels, EVALUATION_BATCH)
-    return np.concatenate([np.asarray(predict(pixels)) for pixels, _ in stream])
+    @contextmanager
+    def swapped_in(self) -> Iterator[None]:
+        with super().swapped_in():
+            self.keep(estimate_statistics(self._arm.backbone, self._arm.images, self._arm.seed))
+            yield
 
 
-def _measure(logits: np.ndarray, labels: np.ndarray) -> dict:
-    return {
-        "validation_loss": float(np.mean(_losses(logits, labels))),
-        "validation_accuracy": float(np.mean(logits.argmax(axis=1) == labels)),
-    }
+def estimate_statistics(backbone: keras.Model, images: Images, seed: int) -> list[keras.Variable]:
+    """Set batch norm's mean and variance to those of training images under the present weights; return them.
+
+    Layers that are frozen keep theirs (AdaBN: arXiv 1603.04779).
+    """
+    layers = _batch_norm(backbone)
+    momenta = [layer.momentum for layer in layers]
+    rows = np.random.default_rng([seed, 6]).permutation(images.train)[:STATISTICS_IMAGES]
+    starts = range(0, max(len(rows) - STATISTICS_BATCH, 0) + 1, STATISTICS_BATCH)
+    for number, start in enumerate(starts):
+        for layer in layers:
+            layer.momentum = number / (number + 1)  # the plain mean over the batches
+        pixels = images.store.read(rows[start : start + STATISTICS_BATCH])
+        backbone(pixels.astype(np.float32), training=True)
+    for layer, momentum in zip(layers, momenta, strict=True):
+        layer.momentum = momentum
+    return [variable for layer in layers for variable in (layer.moving_mean, layer.moving_variance)]
 
 
-def _losses(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Cross-entropy of each image ``(n,)``."""
-    return np.asarray(tf.nn.sparse_softmax_cross_entropy_with_logits(labels.astype(np.int32), logits))
+def _batch_norm(backbone: keras.Model) -> list[keras.layers.BatchNormalization]:
+    return [layer for layer in backbone.layers if isinstance(layer, keras.layers.BatchNormalization)]
+
+
+def tensorboard(folder: Path, seed: int) -> Log:
+    """What writes each epoch of one seed's phases for TensorBoard, below ``folder``."""
+    writers: dict[str, tf.summary.SummaryWriter] = {}
+
+    def log(stage: str, row: dict) -> None:
+        if stage not in writers:
+            writers[stage] = tf.summary.create_file_writer(str(folder / f"seed{seed}-{stage}"))
+        with writers[stage].as_default(step=row["epoch"]):
+            for name, value in row.items():
+                if name != "epoch":
+                    tf.summary.scalar(name, value)
+        writers[stage].flush()
+
+    return log

@@ -1,0 +1,360 @@
+"""The network's parts: the backbone's weights and blocks, the head's convex solution; and the model that is saved."""
+
+from __future__ import annotations
+
+import hashlib
+import warnings
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import h5py
+import keras
+import numpy as np
+import tensorflow as tf
+from scipy import special
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import log_loss
+from threadpoolctl import threadpool_limits
+
+from keras_a2.downloads import connect_timeout, delete_wrong, keras_home, reason
+from keras_a2.errors import UserError
+from keras_a2.transfer.data import Images, batches
+
+ALPHAS = (0.75, 1.0)
+BUNDLED = Path(__file__).parent.parent / "weights" / "mobilenet_v3_small_tiny_imagenet.weights.h5"
+BUNDLED_ALPHA = 1.0
+# Name and MD5 as in keras/src/applications/mobilenet_v3.py (no top, version 2).
+IMAGENET_FILES = {
+    0.75: ("weights_mobilenet_v3_small_224_0.75_float_no_top_v2.h5", "ebdb5cc8e0b497cd13a7c275d475c819"),
+    1.0: ("weights_mobilenet_v3_small_224_1.0_float_no_top_v2.h5", "d3e8ec802a04aa4fc771ee12a9a9b836"),
+}
+BLOCKS = 13  # of the backbone: stem, eleven inverted residuals, last convolution
+STRENGTHS = (1e-1, 1e-2, 1e-3, 1e-4)  # L2 penalties of the head per image, from strong to weak
+ITERATIONS = 120
+VARIANCE_FLOOR = 0.05  # of the mean variance
+PREDICTED_BATCH = 64
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Which weights a backbone starts from: ``origin`` for people, ``path`` (None: random), ``alpha``."""
+
+    origin: str
+    path: Path | None
+    alpha: float
+    sha256: str | None = None
+
+    def summary(self) -> dict[str, str | float | None]:
+        """As ``metrics.json`` and the card have it."""
+        return {"origin": self.origin, "alpha": self.alpha, "sha256": self.sha256}
+
+
+def random_weights(alpha: float) -> Weights:
+    """No file: random initialisation."""
+    return Weights("random", None, alpha)
+
+
+def find_weights(choice: str, alpha: float | None, note: Callable[[str], None] = print) -> Weights:
+    """Resolve ``auto``, ``imagenet``, ``bundled``, ``random`` or a path, and check the file before any training.
+
+    Args:
+        alpha: width multiplier; None takes what the file has, or 1.0.
+        note: called with the one line that says so when ``auto`` falls back to the bundled weights.
+
+    Raises:
+        UserError: no such file, damaged, another architecture or alpha, or not to be downloaded.
+    """
+    if alpha is not None and alpha not in ALPHAS:
+        raise UserError(f"--alpha {alpha} is not offered; Keras has weights for 0.75 and 1.0")
+    if choice == "random":
+        return random_weights(alpha or 1.0)
+    if choice == "bundled":
+        return _bundled(alpha)
+    if choice not in ("auto", "imagenet"):
+        path = Path(choice)
+        return Weights(f"file {path.name}", path, check_file(path, alpha), sha256(path))
+    try:
+        path = _imagenet(alpha or 1.0)
+        return Weights("imagenet", path, alpha or 1.0, sha256(path))
+    except UserError as error:
+        if choice == "imagenet":
+            raise
+        note(f"{error}; going on with the bundled weights")
+        return _bundled(alpha)
+
+
+def _bundled(alpha: float | None) -> Weights:
+    if alpha not in (None, BUNDLED_ALPHA):
+        raise UserError(f"the bundled weights have alpha {BUNDLED_ALPHA}, not {alpha}; leave --alpha out")
+    if not BUNDLED.exists():
+        raise UserError(f"no bundled weights in {BUNDLED.parent}; give a file with --weights PATH")
+    return Weights("bundled", BUNDLED, BUNDLED_ALPHA, sha256(BUNDLED))
+
+
+def _imagenet(alpha: float) -> Path:
+    """Keras's ImageNet weights, from its cache or its download (which checks the MD5)."""
+    name, md5 = IMAGENET_FILES[alpha]
+    path = keras_home() / "models" / name
+    try:
+        with connect_timeout():
+            keras.applications.MobileNetV3Small(
+                alpha=alpha, include_top=False, weights="imagenet", input_shape=(224, 224, 3)
+            )
+    except Exception as error:  # urllib, ssl and Keras each have their own
+        wrong = delete_wrong(path, md5)
+        raise UserError(
+            f"ImageNet weights {name} (MD5 {md5}) are not in {path.parent} and cannot be downloaded "
+            f"({reason(error)}){wrong}"
+        ) from error
+    return path
+
+
+def check_file(path: Path, alpha: float | None = None) -> float:
+    """The alpha of the MobileNetV3Small weights in an HDF5 file, told by the shapes of its arrays.
+
+    Raises:
+        UserError: no such file, not HDF5, or arrays that are not those of the asked backbone.
+    """
+    if not path.is_file():
+        raise UserError(f"no such weights file: {path}")
+    try:
+        shapes = _shapes(path)
+    except Exception as error:  # h5py raises OSError, RuntimeError or KeyError, by where the damage is
+        raise UserError(f"{path} is not a readable HDF5 weights file (damaged or cut short?)") from error
+    for candidate in ALPHAS:
+        if shapes == Counter(tuple(w.shape) for w in plain_backbone(candidate).weights):
+            if alpha not in (None, candidate):
+                raise UserError(
+                    f"{path} holds MobileNetV3Small of alpha {candidate}, not {alpha}; set --alpha {candidate}"
+                )
+            return candidate
+    raise UserError(
+        f"{path} holds {sum(shapes.values())} arrays, not those of MobileNetV3Small without top, alpha 0.75 or 1.0"
+    )
+
+
+def _shapes(path: Path) -> Counter:
+    shapes: Counter = Counter()
+    with h5py.File(path, "r") as file:
+
+        def visit(_, node):
+            if isinstance(node, h5py.Dataset):
+                node[()]  # read it: a damaged chunk shows only then
+                shapes[node.shape] += 1
+
+        file.visititems(visit)
+    return shapes
+
+
+def sha256(path: Path) -> str:
+    """The file's SHA-256 in hexadecimal digits."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def plain_backbone(alpha: float) -> keras.Model:
+    """MobileNetV3Small without its top, pooled: pixels 0-255 ``(batch, h, w, 3)`` to ``(batch, features)``."""
+    return keras.applications.MobileNetV3Small(
+        alpha=alpha, include_top=False, weights=None, input_shape=(None, None, 3), pooling="avg", name="backbone"
+    )
+
+
+def load_weights(backbone: keras.Model, weights: Weights) -> None:
+    """Give the backbone its weights; random ones stay.
+
+    Raises:
+        UserError: the file's arrays are not the backbone's.
+    """
+    if weights.path is None:
+        return
+    try:
+        backbone.load_weights(weights.path)
+    except Exception as error:  # h5py and Keras each have their own
+        raise UserError(
+            f"{weights.path} cannot be loaded into MobileNetV3Small: {str(error).splitlines()[0]}"
+        ) from error
+
+
+def momentum_for(steps_per_epoch: int) -> float:
+    """max(1 - 10/s, 0.9): the moving statistics follow a tenth of an epoch (SimCLR, arXiv 2002.05709, appendix B.7).
+
+    Keras's own momentum of 0.999 leaves them near their initial values after a short training.
+    """
+    return max(1 - 10 / max(steps_per_epoch, 1), 0.9)
+
+
+def set_momentum(backbone: keras.Model, momentum: float) -> None:
+    """Give batch norm's moving statistics another momentum."""
+    for layer in backbone.layers:
+        if isinstance(layer, keras.layers.BatchNormalization):
+            layer.momentum = momentum
+
+
+def block_number(layer: keras.Layer) -> int:
+    """Position by Keras's layer names: stem 0, ``expanded_conv`` 1 to ``expanded_conv_10`` 11, last convolution 12."""
+    if layer.name.startswith("expanded_conv"):
+        number = layer.name.split("_")[2]
+        return int(number) + 1 if number.isdigit() else 1
+    return 12 if layer.name.startswith("conv_1") else 0
+
+
+def blocks(backbone: keras.Model) -> list[list[keras.Layer]]:
+    """The layers of each of the 13 blocks, from the pixels to the features; the last of each has its output."""
+    named = [layer for layer in backbone.layers if layer.name.startswith(("expanded_conv", "conv"))]
+    return [[layer for layer in named if block_number(layer) == number] for number in range(BLOCKS)]
+
+
+def standardise(head: keras.Model, features: np.ndarray) -> None:
+    """Fit the head's scaling on training features ``(n, features)``.
+
+    The variance has a floor: a feature that hardly varies on the training images would otherwise be blown up as soon as
+    fine-tuning shifts it.
+    """
+    variance = features.var(axis=0)
+    head.get_layer("standardise").set_weights(
+        [features.mean(axis=0), np.maximum(variance, VARIANCE_FLOOR * variance.mean())]
+    )
+
+
+def solve(
+    train: np.ndarray, train_labels: np.ndarray, validation: np.ndarray, validation_labels: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, float]:
+    """Multinomial logistic regression on standardised features, its L2 strength chosen on the validation split.
+
+    The optimum of a convex loss has no learning rate to tune, and a head that is already good keeps fine-tuning from
+    distorting the features (LP-FT: Kumar et al. 2022, arXiv 2202.10054, section 3).
+
+    Args:
+        train, validation: standardised features ``(n, features)``; every class occurs in ``train_labels``.
+
+    Returns:
+        kernel ``(features, classes)``, bias ``(classes,)`` and the chosen strength, per image.
+    """
+    model = LogisticRegression(warm_start=True, max_iter=ITERATIONS, tol=1e-3)
+    lowest, kernel, bias, chosen = np.inf, np.empty(0), np.empty(0), 0.0
+    # One thread: sums cut among several are rounded by how many there are, and figures would depend on the machine.
+    with warnings.catch_warnings(), threadpool_limits(1, user_api="blas"):
+        warnings.simplefilter("ignore", ConvergenceWarning)  # a bounded number of steps is also a regulariser
+        for strength in STRENGTHS:
+            model.set_params(C=1 / (strength * len(train)))
+            model.fit(train, train_labels)
+            loss = log_loss(validation_labels, model.predict_proba(validation), labels=model.classes_)
+            if loss >= lowest:
+                break
+            lowest, kernel, bias, chosen = loss, model.coef_.copy(), model.intercept_.copy(), strength
+    if len(model.classes_) == 2:  # scikit-learn keeps the log-odds of the second class only
+        kernel, bias = np.vstack([-kernel, kernel]) / 2, np.concatenate([-bias, bias]) / 2
+    return kernel.T.astype(np.float32), bias.astype(np.float32), chosen
+
+
+def predict(network: keras.Model, images: Images, indices: np.ndarray) -> np.ndarray:
+    """Logits ``(len(indices), classes)`` of images, in inference mode."""
+    return network.predict(batches(images, indices, PREDICTED_BATCH), verbose=0)
+
+
+def probabilities(network: keras.Model, images: Images, indices: np.ndarray) -> np.ndarray:
+    """Class probabilities ``(len(indices), classes)`` of images, float64."""
+    return special.softmax(predict(network, images, indices).astype(np.float64), axis=1)
+
+
+def assemble(backbone: keras.Model, head: keras.Model, size: int) -> keras.Model:
+    """One Keras model, nothing of this package inside: uint8 images of any size to probabilities ``(batch, classes)``.
+
+    Args:
+        size: pixels of the square that images ``(batch, height, width, 3)`` are resized to.
+    """
+    image = keras.Input((None, None, 3), dtype="uint8", name="images")
+    x = keras.layers.Resizing(size, size, antialias=True, name="resize")(image)
+    for part in (backbone, *head.layers):
+        copy = keras.models.clone_model(part) if part is backbone else part.__class__.from_config(part.get_config())
+        x = copy(x)
+        copy.set_weights(part.get_weights())
+        copy.trainable = part is backbone or part.trainable  # whoever goes on training it decides for himself
+    return keras.Model(image, keras.layers.Softmax(name="probabilities")(x), name="transfer")
+
+
+def signatures(model: keras.Model, size: int) -> dict:
+    """Of the SavedModel: ``serve`` takes pixels, ``serve_bytes`` the content of image files; function and input."""
+    resize = model.get_layer("resize")
+    rest = keras.Model(resize.output, model.output)
+
+    def serve(images):
+        return model(images, training=False)
+
+    def serve_bytes(contents):
+        def decode(content):
+            return resize(decode_upright(content)[tf.newaxis])[0]
+
+        return rest(tf.map_fn(decode, contents, fn_output_signature=tf.TensorSpec((size, size, 3))), training=False)
+
+    return {
+        "serve": (serve, [tf.TensorSpec((None, None, None, 3), tf.uint8, name="images")]),
+        "serve_bytes": (serve_bytes, [tf.TensorSpec((None,), tf.string, name="contents")]),
+    }
+
+
+# In the graph: the content of a JPEG or PNG file as predict.py reads it, in TensorFlow's operations alone.
+def decode_upright(content: tf.Tensor) -> tf.Tensor:
+    """Upright RGB pixels ``(height, width, 3)`` uint8 of a JPEG or PNG file's content; transparency becomes white.
+
+    Raises:
+        tf.errors.InvalidArgumentError: another format, or a rotation that only XMP records.
+    """
+    is_png = tf.strings.substr(content, 0, 8) == b"\x89PNG\r\n\x1a\n"
+    is_jpeg = tf.strings.substr(content, 0, 3) == b"\xff\xd8\xff"
+    rotation = _exif_orientation(content)
+    in_xmp = tf.strings.regex_full_match(content, r"\C*tiff:Orientation(=\"|>)[2-8]\C*")
+    checks = [
+        tf.debugging.Assert(is_png | is_jpeg, ["serve_bytes takes JPEG and PNG files; decode others and use serve"]),
+        tf.debugging.Assert((rotation > 0) | ~in_xmp, ["the image's rotation is in XMP only; turn it and use serve"]),
+    ]
+    with tf.control_dependencies(checks):
+        image = tf.cond(is_png, lambda: _png(content), lambda: _jpeg(content))
+    image = tf.cond(rotation >= 5, lambda: tf.transpose(image, (1, 0, 2)), lambda: image)
+    image = tf.cond(_one_of(rotation, (2, 3, 6, 7)), lambda: image[:, ::-1], lambda: image)
+    image = tf.cond(_one_of(rotation, (3, 4, 7, 8)), lambda: image[::-1], lambda: image)
+    return tf.ensure_shape(image, (None, None, 3))
+
+
+def _jpeg(content: tf.Tensor) -> tf.Tensor:
+    return tf.io.decode_jpeg(content, channels=3, dct_method="INTEGER_ACCURATE")
+
+
+def _png(content: tf.Tensor) -> tf.Tensor:
+    header = tf.io.decode_raw(tf.strings.substr(content, 24, 2), tf.uint8)
+    grey_of_few_bits = (header[0] < 8) & (header[1] == 0)  # TensorFlow scales it only where no alpha is wanted
+    return tf.cond(grey_of_few_bits, lambda: tf.io.decode_png(content, channels=3), lambda: _on_white(content))
+
+
+def _on_white(content: tf.Tensor) -> tf.Tensor:
+    pixels = tf.cast(tf.io.decode_png(content, channels=4), tf.float32)
+    opaque = pixels[..., 3:] / 255
+    return tf.cast(tf.round(pixels[..., :3] * opaque + 255 * (1 - opaque)), tf.uint8)
+
+
+def _exif_orientation(content: tf.Tensor) -> tf.Tensor:
+    """The number, 1 to 8, under tag 0x0112 of the first directory (CIPA DC-008, 4.6); 0 where there is none."""
+    before = tf.strings.regex_replace(content, r"(Exif\x00\x00|eXIf)(II\*\x00|MM\x00\*)\C*", "", replace_global=False)
+    start, end = tf.strings.length(before), tf.strings.length(content)
+    named = tf.where(tf.strings.substr(content, start, 4) == b"Exif", 6, 4)
+    exif = tf.strings.substr(content, tf.minimum(start + named, end), 65536)
+    # Zeros behind the end: whatever a damaged directory points to is there to be read.
+    octets = tf.cast(tf.io.decode_raw(exif + b"\x00" * 16, tf.uint8), tf.int32)
+    little = tf.strings.substr(exif, 0, 1) == b"I"
+
+    def number(at, size):
+        at = tf.clip_by_value(at, 0, tf.size(octets) - size)
+        digits = tf.gather(octets, at[..., tf.newaxis] + tf.range(size))
+        return tf.reduce_sum(tf.where(little, digits, digits[..., ::-1]) * 256 ** tf.range(size), axis=-1)
+
+    directory = number(tf.constant(4), 4)
+    entries = directory + 2 + 12 * tf.range(tf.minimum(number(directory, 2), 4096))
+    entries = tf.boolean_mask(entries, (number(entries, 2) == 0x0112) & (entries + 12 <= tf.strings.length(exif)))[:1]
+    value = tf.reduce_sum(tf.where(number(entries + 2, 2) == 3, number(entries + 8, 2), number(entries + 8, 4)))
+    return tf.where((start < end) & (value <= 8), tf.maximum(value, 0), 0)
+
+
+def _one_of(number: tf.Tensor, numbers: tuple[int, ...]) -> tf.Tensor:
+    return tf.reduce_any(number == tf.constant(numbers))
