@@ -20,7 +20,7 @@ from keras_a2 import page, runs
 from keras_a2.console import console
 from keras_a2.errors import UserError
 
-IMAGES, SERIES, PUBLISHED = (f"benchmarks.{name}" for name in ("images", "series", "published"))
+IMAGES, SERIES, TWINS, PUBLISHED = (f"benchmarks.{name}" for name in ("images", "series", "twins", "published"))
 GROUPS = {
     "features": f"{IMAGES}:rows_features",
     "head": f"{IMAGES}:rows_head",
@@ -30,12 +30,15 @@ GROUPS = {
     "segment": f"{SERIES}:rows_segment",
     "run-transfer": f"{IMAGES}:rows_transfer",
     "run-recurrent": f"{SERIES}:rows_run",
+    "plain-transfer": f"{TWINS}:rows_transfer",
+    "plain-recurrent": f"{TWINS}:rows_recurrent",
     "inference": f"{PUBLISHED}:rows_inference",
     "memory": f"{IMAGES}:rows_memory",
     "growth-images": f"{IMAGES}:rows_growth",
     "growth-windows": f"{SERIES}:rows_growth",
 }
-LONG = ("fine-tune", "run-transfer", "run-recurrent")  # even on little data, of tracing and importing
+# Even on little data, of tracing and importing.
+LONG = ("fine-tune", "run-transfer", "run-recurrent", "plain-transfer", "plain-recurrent")
 
 
 @dataclass(frozen=True)
@@ -43,8 +46,8 @@ class Config:
     """Measure every speed again, as ratios: machines differ, ratios hold."""
 
     only: str | None = None
-    """One group: features, head, fine-tune, first-step, recurrent, segment, run-transfer, run-recurrent, inference,
-    memory, growth-images or growth-windows."""
+    """One group: features, head, fine-tune, first-step, recurrent, segment, run-transfer, run-recurrent,
+    plain-transfer, plain-recurrent, inference, memory, growth-images or growth-windows."""
     quick: bool = False
     """Little data, one round, two groups at a time: shows that rows run; the figures are not to be quoted."""
     output: Path = Path("benchmark.json")

@@ -74,3 +74,25 @@ def test_only_public_modules_of_keras_and_tensorflow_are_imported(path):
     assert not {
         name for name in imports(path) if name.startswith(("keras.src", "tensorflow.python", "tensorflow.lite"))
     }
+
+
+@pytest.mark.parametrize(
+    ("script", "words"),
+    [
+        (
+            "transfer",
+            ["MobileNetV3Small(", ".trainable = False", ".trainable = True", "Sequential(", ".compile(", "export("],
+        ),
+        ("recurrent", ["Sequential(", "SimpleRNN", "LSTM", "GRU", "Dense(", ".compile(", "export("]),
+    ],
+)
+def test_a_script_shows_its_experiment(script, words):
+    source = (ROOT / "experiments" / f"{script}.py").read_text(encoding="utf-8")
+    assert [word for word in words if word not in source] == []
+
+
+def test_a_notebooks_drawing_backend_stays_as_it_is():
+    """Pictures are drawn by the object-oriented API, which needs no backend of the process."""
+    for path in PACKAGE.rglob("*.py"):
+        assert "matplotlib.use(" not in path.read_text(encoding="utf-8"), path.name
+        assert not imports(path) & {"matplotlib.pyplot", "pylab"}, path.name
