@@ -11,9 +11,10 @@ import numpy as np
 from PIL import Image
 
 from benchmarks.measure import rate, row
-from keras_a2 import deployment, inference, saved_model
+from keras_a2 import deployment, saved_model
 from keras_a2.transfer import model as models
 from keras_a2.transfer.decode import decode, read_bytes
+from keras_a2.transfer.predict import Classifier
 
 SIZE, PHOTO = 224, (640, 480)
 
@@ -25,7 +26,7 @@ def rows_inference(quick: bool) -> list[dict]:
         version = Path(temporary, "model", "1")
         _publish(version)
         started = time.perf_counter()
-        model = inference.load(version)
+        model = Classifier(saved_model.load(version))
         loading = time.perf_counter() - started
         files = _photos(Path(temporary, "photos"), n)
         pixels = np.stack([decode(read_bytes(path), SIZE) for path in files[:16]])
