@@ -8,7 +8,7 @@ import zipfile
 import keras
 import pytest
 
-from keras_a2 import downloads
+from keras_a2 import files
 from keras_a2.errors import UserError
 from keras_a2.recurrent import sources as series
 from keras_a2.transfer import model
@@ -73,11 +73,13 @@ def test_jena_s_rows_come_in_order_once_each_and_its_missing_wind_as_missing(tmp
     assert as_read.frame["T (degC)"].tolist() == [-8.0, -8.1, -8.2, -8.1, -8.3]
 
 
-def test_the_right_file_stays(tmp_path):
+@pytest.mark.parametrize("algorithm", ["md5", "sha256"])
+def test_the_right_file_stays(tmp_path, algorithm):
     path = tmp_path / "file"
     path.write_bytes(b"right")
-    assert downloads.delete_wrong(path, hashlib.md5(b"right").hexdigest()) == ""
-    assert downloads.delete_wrong(path, hashlib.sha256(b"right").hexdigest()) == ""
+    digest = hashlib.new(algorithm, b"right").hexdigest()
+    with pytest.raises(UserError, match="cannot be downloaded"), files.download("it", path, digest, ""):
+        raise OSError("no network")
     assert path.exists()
 
 
@@ -89,6 +91,8 @@ def test_the_right_file_stays(tmp_path):
         (TimeoutError(), "TimeoutError"),
     ],
 )
-def test_a_failed_download_says_why(error, words):
-    assert downloads.reason(error).startswith(words)
-    assert "\n" not in downloads.reason(error)
+def test_a_failed_download_says_why(tmp_path, error, words):
+    with pytest.raises(UserError) as failure, files.download("it", tmp_path / "file", "0" * 32, "; wait"):
+        raise error
+    assert f"cannot be downloaded ({words}" in str(failure.value)
+    assert str(failure.value).endswith("); wait")

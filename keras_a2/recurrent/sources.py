@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 
 from keras_a2.errors import UserError
+from keras_a2.files import download, keras_cache
 from keras_a2.machine import silence
 from keras_a2.recurrent import times
 
@@ -145,19 +146,11 @@ def jena(as_read: bool = False) -> Table:
     with silence():
         import keras
 
-    from keras_a2.downloads import connect_timeout, delete_wrong, keras_home, reason
-
-    try:
-        with connect_timeout():
-            path = Path(keras.utils.get_file(JENA_FILE, JENA_URL, file_hash=JENA_MD5))
+    cached = keras_cache() / "datasets" / JENA_FILE
+    with download(JENA_FILE, cached, JENA_MD5, "; connect once, or use --data nyc_weather or a CSV file"):
+        path = Path(keras.utils.get_file(JENA_FILE, JENA_URL, file_hash=JENA_MD5))
         with zipfile.ZipFile(path) as archive, archive.open("jena_climate_2009_2016.csv") as file:
             frame = pd.read_csv(file)
-    except Exception as error:  # urllib, ssl, zipfile and Keras each have their own
-        wrong = delete_wrong(keras_home() / "datasets" / JENA_FILE, JENA_MD5)
-        raise UserError(
-            f"the Jena data are neither in {keras_home() / 'datasets'} nor could they be downloaded "
-            f"({reason(error)}){wrong}; connect once, or use --data nyc_weather or a CSV file"
-        ) from error
     time = pd.DatetimeIndex(pd.to_datetime(frame.pop("Date Time"), format="%d.%m.%Y %H:%M:%S"))
     notes = []
     if not as_read:

@@ -19,8 +19,8 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss
 from threadpoolctl import threadpool_limits
 
-from keras_a2.downloads import connect_timeout, delete_wrong, keras_home, reason
 from keras_a2.errors import UserError
+from keras_a2.files import download, keras_cache
 from keras_a2.transfer.data import Images, batches
 
 ALPHAS = (0.75, 1.0)
@@ -97,18 +97,11 @@ def _bundled(alpha: float | None) -> Weights:
 def _imagenet(alpha: float) -> Path:
     """Keras's ImageNet weights, from its cache or its download (which checks the MD5)."""
     name, md5 = IMAGENET_FILES[alpha]
-    path = keras_home() / "models" / name
-    try:
-        with connect_timeout():
-            keras.applications.MobileNetV3Small(
-                alpha=alpha, include_top=False, weights="imagenet", input_shape=(224, 224, 3)
-            )
-    except Exception as error:  # urllib, ssl and Keras each have their own
-        wrong = delete_wrong(path, md5)
-        raise UserError(
-            f"ImageNet weights {name} (MD5 {md5}) are not in {path.parent} and cannot be downloaded "
-            f"({reason(error)}){wrong}"
-        ) from error
+    path = keras_cache() / "models" / name
+    with download(f"{name} (ImageNet weights, MD5 {md5})", path, md5, ""):
+        keras.applications.MobileNetV3Small(
+            alpha=alpha, include_top=False, weights="imagenet", input_shape=(224, 224, 3)
+        )
     return path
 
 

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
-from keras_a2.downloads import connect_timeout, delete_wrong, keras_home, reason
 from keras_a2.errors import UserError
+from keras_a2.files import download, keras_cache
 from keras_a2.machine import silence
 from keras_a2.transfer.decode import EXTENSIONS
 
@@ -113,15 +113,10 @@ def cifar100() -> Source:
     with silence():
         import keras
 
-    try:
-        with connect_timeout():
-            (x, y), (x_test, y_test) = keras.datasets.cifar100.load_data()
-    except Exception as error:  # urllib, ssl, zlib and Keras each have their own
-        wrong = delete_wrong(keras_home() / "datasets" / CIFAR100_ARCHIVE, CIFAR100_SHA256)
-        raise UserError(
-            f"CIFAR-100 is neither in {keras_home() / 'datasets'} nor could it be downloaded "
-            f"({reason(error)}){wrong}; connect once, or use --data elpv, digits or a folder"
-        ) from error
+    path = keras_cache() / "datasets" / CIFAR100_ARCHIVE
+    advice = "; connect once, or use --data elpv, digits or a folder"
+    with download("CIFAR-100", path, CIFAR100_SHA256, advice):
+        (x, y), (x_test, y_test) = keras.datasets.cifar100.load_data()
     return Source(
         name="cifar100",
         classes=CIFAR100,
