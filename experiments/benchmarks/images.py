@@ -132,31 +132,17 @@ def rows_transfer(quick: bool) -> list[dict]:
     """The default run, from the times of its parts: two epochs of each unfrozen phase, the rest whole."""
     few = 30 if quick else None
     ours, theirs = our_run(few), in_process(f"{HERE}:plain_run", per_class=few)
-    ours_plain = our_run(few, "--plain")
     note = "two epochs of each unfrozen phase run (theirs: one and 16 batches), the others added at the later's length"
-    return [
-        row("transfer.py, default run", "the same job with fit", "s", [ours], [theirs], 3, note),
-        row("the same", "transfer.py --plain", "s", [ours], [ours_plain], None, "Keras's own layers, fit and predict"),
-    ]
+    return [row("transfer.py, default run", "the same job with fit", "s", [ours], [theirs], 3, note)]
 
 
-def our_run(per_class: int | None, *more: str) -> float:
+def our_run(per_class: int | None) -> float:
     """Seconds of ``transfer.py`` with its default epochs, of which two of each kind are run."""
     import pandas as pd
 
     script = Path(__file__).parents[1] / "transfer.py"
     with tempfile.TemporaryDirectory() as folder:
-        options = [
-            *more,
-            "--weights",
-            "bundled",
-            "--fine-tune-epochs",
-            "2",
-            "--scratch-epochs",
-            "2",
-            "--output",
-            folder,
-        ]
+        options = ["--weights", "bundled", "--fine-tune-epochs", "2", "--scratch-epochs", "2", "--output", folder]
         options += ["--train-per-class", str(per_class)] if per_class else []
         whole = seconds(lambda: subprocess.run([sys.executable, script, *options], check=True, capture_output=True))
         history = pd.read_csv(next(Path(folder).glob("*/*/history.csv")))
