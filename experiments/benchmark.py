@@ -80,6 +80,7 @@ def main(config: Config) -> None:
 
 
 def show(rows: list[measure.Row]) -> None:
+    """Print the rows as a table."""
     table = Table("what", "against", "ours", "theirs", "unit", "ratio", "at least", "note")
     for row in rows:
         bar = "" if row.bar is None else f"{row.bar:g}"

@@ -54,6 +54,7 @@ def label(name: str) -> str:
 
 
 def percent(value: float) -> str:
+    """A share as people read it: 0.123 is 12.3 %."""
     return f"{_tenths(100 * value)} %"
 
 
@@ -96,6 +97,7 @@ def decimals(value: float, digits: int) -> int:
 
 
 def interval(ends: list[float], scale: float = 100, unit: str = " %") -> str:
+    """Both ends with one decimal: [0.123, 0.2] is 12.3 to 20.0 %."""
     return f"{_tenths(scale * ends[0])} to {_tenths(scale * ends[1])}{unit}"
 
 
@@ -118,6 +120,7 @@ def verdict(interval: list[float] | None, p_value: float | None) -> str:
 
 
 def p_text(p: float | None) -> str:
+    """A p-value with four decimals; empty where there is none."""
     if p is None:
         return ""
     return "< 0.0001" if p < 1e-4 else f"{p:.4f}"

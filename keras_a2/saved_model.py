@@ -161,6 +161,7 @@ class SavedModel:
 
     @property
     def version(self) -> int:
+        """Its number."""
         return self.card["version"]
 
     def __call__(self, batch: np.ndarray) -> np.ndarray:

@@ -37,10 +37,12 @@ class History:
 
     @property
     def best(self) -> dict:
+        """The row of the best epoch."""
         return self.rows[self.best_epoch]
 
     @property
     def epochs(self) -> int:
+        """Epochs that were trained."""
         return len(self.rows) - 1
 
     def table(self) -> list[dict]:

@@ -96,3 +96,10 @@ def test_a_notebooks_drawing_backend_stays_as_it_is():
     for path in PACKAGE.rglob("*.py"):
         assert "matplotlib.use(" not in path.read_text(encoding="utf-8"), path.name
         assert not imports(path) & {"matplotlib.pyplot", "pylab"}, path.name
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_nobody_reaches_into_what_others_keep_private(path):
+    attributes = (node for node in ast.walk(ast.parse(path.read_text("utf-8"))) if isinstance(node, ast.Attribute))
+    private = {ast.unparse(node) for node in attributes if node.attr.startswith("_") and node.attr[:2] != "__"}
+    assert not {name for name in private if name.split(".")[0] not in ("self", "os")}

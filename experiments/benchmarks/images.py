@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import keras
@@ -33,7 +34,7 @@ FEW_IMAGES = 500  # the smallest number that growth is measured from
 def rows_features(quick: bool) -> list[dict]:
     """Frozen features: our extractor against ``model.predict`` of the same backbone."""
     n, rounds = (64, 1) if quick else (256, 3)
-    found = []
+    rows = []
     for size in (96, 224):
         images = _elpv(size, n, whole=False)
         network = _backbone()
@@ -47,8 +48,8 @@ def rows_features(quick: bool) -> list[dict]:
             rounds,
         )
         note = f"largest difference {error:.0e} of the largest feature"
-        found.append(row(f"features, {size} px", "model.predict", "images/s", *times, 2.5, note))
-    return found
+        rows.append(row(f"features, {size} px", "model.predict", "images/s", *times, 2.5, note))
+    return rows
 
 
 def rows_head(quick: bool) -> list[dict]:
@@ -116,6 +117,7 @@ def rows_first_step(quick: bool) -> list[dict]:
 
 
 def first_step(ours: bool) -> float:
+    """Seconds until one step is done, ours or that of ``compile`` and ``fit``."""
     images = _elpv(64, BATCH, whole=False)
     started = time.perf_counter()
     if ours:
@@ -163,12 +165,12 @@ def plain_run(per_class: int | None) -> float:
     return whole + (FINE_TUNE_EPOCHS - 1) * tune + (SCRATCH_EPOCHS - 1) * control
 
 
-def _plain_epoch(model, folder: Path) -> float:
+def _plain_epoch(classifier: keras.Model, folder: Path) -> float:
     """Seconds of an epoch of ``fit`` with its validation, from at most 16 batches; all is traced by now."""
-    fit, held = (plain.images_from(folder / name, SIZE) for name in ("train", "validation"))
-    few = min(16, len(fit))
-    part = seconds(lambda: model.fit(fit.take(few), verbose=0))
-    return part * len(fit) / few + seconds(lambda: model.evaluate(held, verbose=0))
+    train_set, validation = (plain.images_from(folder / name, SIZE) for name in ("train", "validation"))
+    few = min(16, len(train_set))
+    part = seconds(lambda: classifier.fit(train_set.take(few), verbose=0))
+    return part * len(train_set) / few + seconds(lambda: classifier.evaluate(validation, verbose=0))
 
 
 def rows_memory(quick: bool) -> list[dict]:
@@ -181,6 +183,7 @@ def rows_memory(quick: bool) -> list[dict]:
 
 
 def streamed(n: int) -> tuple[int, int]:
+    """Peak memory of streaming ``n`` images at 224 px, and bytes of them decoded."""
     with tempfile.TemporaryDirectory() as folder:
         rng = np.random.default_rng(0)
         for i in range(n):
@@ -199,6 +202,7 @@ def rows_growth(quick: bool) -> list[dict]:
 
 
 def extracted(n: int) -> tuple[float, int]:
+    """Seconds and peak memory of decoding ``n`` images to 64 px and extracting their features."""
     rng = np.random.default_rng(0)
     items = [rng.integers(0, 255, (40, 40, 3), np.uint8) for _ in range(n)]
     labels = np.arange(n) % 2
@@ -249,7 +253,7 @@ def _options(images: data.Images, *arguments: str) -> transfer.Config:
     return train.resolve(config, images, model.find_weights("bundled", None))
 
 
-def _our_epoch(images: data.Images, weights: model.Weights, blocks: int):
+def _our_epoch(images: data.Images, weights: model.Weights, blocks: int) -> Callable[[], float]:
     """A training epoch of the experiment's own step, the last ``blocks`` blocks of the backbone unfrozen."""
     config = _options(images, "--unfreeze", str(blocks))
     arm = transfer.build_arm("pretrained", images, weights, config, 0, Path())

@@ -15,6 +15,7 @@ from concurrent.futures import ProcessPoolExecutor
 from contextlib import redirect_stdout
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -40,10 +41,13 @@ class Row:
 
     @property
     def verdict(self) -> str:
+        """Whether the ratio is what was aimed at; empty where nothing was."""
         return "" if self.bar is None else "reached" if self.ratio >= self.bar else "short"
 
 
-def row(what: str, against: str, unit: str, ours: list[float], theirs: list[float], bar: float | None, note: str = ""):
+def row(
+    what: str, against: str, unit: str, ours: list[float], theirs: list[float], bar: float | None, note: str = ""
+) -> dict:
     """A row from paired measurements; in seconds or bytes less is better, in a rate (``.../s``) more."""
     pairs = np.array(ours) / np.array(theirs)
     ratio = float(np.median(pairs if unit.endswith("/s") else 1 / pairs))
@@ -62,12 +66,13 @@ def rate(n: int, work: Callable[[], object]) -> Callable[[], float]:
 
 
 def seconds(work: Callable[[], object]) -> float:
+    """Seconds that ``work`` takes."""
     started = time.perf_counter()
     work()
     return time.perf_counter() - started
 
 
-def in_process(function: str, **arguments):
+def in_process(function: str, **arguments: Any) -> Any:
     """What ``module:function`` answers in a process of its own, forked from one that has imported TensorFlow.
 
     Raises:
@@ -86,10 +91,10 @@ def in_process(function: str, **arguments):
             ) from error
 
 
-def _call(function: str, arguments: dict):
+def _call(function: str, arguments: dict) -> Any:
     machine.configure_tensorflow(0)
     module, name = function.split(":")
-    with Path(os.devnull).open("w") as nowhere, redirect_stdout(nowhere):  # progress of what is measured
+    with Path(os.devnull).open("w") as null, redirect_stdout(null):  # progress of what is measured
         return getattr(importlib.import_module(module), name)(**arguments)
 
 
@@ -101,9 +106,9 @@ def growth(function: str, base: int, noun: str) -> dict:
         noun: what one item is.
     """
     sizes = [base * factor for factor in (1, 4, 16)]
-    found = [in_process(function, n=n) for n in sizes]
-    each = ", ".join(f"{1000 * time / n:.2f} ms" for (time, _), n in zip(found, sizes, strict=True))
-    (one, small), *_, (sixteen, large) = found
+    measured = [in_process(function, n=n) for n in sizes]
+    each = ", ".join(f"{1000 * time / n:.2f} ms" for (time, _), n in zip(measured, sizes, strict=True))
+    (one, small), *_, (sixteen, large) = measured
     note = f"{sizes[0]} to {sizes[-1]} {noun}s: {each} a {noun}"
     note += f"; peak memory {small / 2**30:.2f} to {large / 2**30:.2f} GB"
     return row(f"16 times the {noun}s", "16 times the time", "s", [sixteen], [16 * one], 1, note)

@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
+import keras
 import numpy as np
+import tensorflow as tf
 
 
-def images_from(folder: Path, size: int, batch_size: int = 32):
+def images_from(folder: Path, size: int, batch_size: int = 32) -> tf.data.Dataset:
     """As in keras.io, "Image classification from scratch": decoded from the files in every epoch, read ahead."""
-    import keras
-    import tensorflow as tf
-
     dataset = keras.utils.image_dataset_from_directory(
         folder, image_size=(size, size), batch_size=batch_size, verbose=False
     )
     return dataset.prefetch(tf.data.AUTOTUNE)
 
 
-def transfer_model(size: int, classes: int, weights: Path | None, dropout: float = 0.2):
+def transfer_model(
+    size: int, classes: int, weights: Path | None, dropout: float = 0.2
+) -> tuple[keras.Model, keras.Model]:
     """As in keras.io, "Transfer learning & fine-tuning": a frozen base, called in inference mode, and a dense layer."""
-    import keras
-
     base = keras.applications.MobileNetV3Small(
         include_top=False, weights=None, input_shape=(size, size, 3), pooling="avg"
     )
@@ -35,10 +35,8 @@ def transfer_model(size: int, classes: int, weights: Path | None, dropout: float
     return base, keras.Model(inputs, keras.layers.Dense(classes)(x))
 
 
-def scratch_model(size: int, classes: int):
+def scratch_model(size: int, classes: int) -> keras.Sequential:
     """Keras Applications' network from random initialisation, trained as a whole."""
-    import keras
-
     base = keras.applications.MobileNetV3Small(
         include_top=False, weights=None, input_shape=(size, size, 3), pooling="avg"
     )
@@ -46,14 +44,15 @@ def scratch_model(size: int, classes: int):
     return keras.Sequential([keras.Input((size, size, 3)), flip, base, dense])
 
 
-def compile_classifier(model, learning_rate: float) -> None:
-    import keras
-
+def compile_classifier(model: keras.Model, learning_rate: float) -> None:
+    """Adam on the cross-entropy of logits."""
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     model.compile(keras.optimizers.Adam(learning_rate), loss, metrics=["accuracy"])
 
 
-def transfer(folder: Path, size: int, weights: Path, head_epochs: int, fine_tune_epochs: int, scratch_epochs: int):
+def transfer(
+    folder: Path, size: int, weights: Path, head_epochs: int, fine_tune_epochs: int, scratch_epochs: int
+) -> tuple[keras.Model, keras.Model]:
     """The whole of experiment 1: frozen, then unfrozen, then from scratch; both models.
 
     ``folder`` holds ``train``, ``validation`` and ``test``.
@@ -73,11 +72,10 @@ def transfer(folder: Path, size: int, weights: Path, head_epochs: int, fine_tune
     return model, control
 
 
-def windows_from(values: np.ndarray, target: np.ndarray, look_back: int, horizon: int, batch_size: int):
+def windows_from(
+    values: np.ndarray, target: np.ndarray, look_back: int, horizon: int, batch_size: int
+) -> tf.data.Dataset:
     """As in keras.io, "Timeseries forecasting for weather prediction": ``timeseries_dataset_from_array``."""
-    import keras
-    import tensorflow as tf
-
     ahead = np.lib.stride_tricks.sliding_window_view(target[look_back:], horizon)
     dataset = keras.utils.timeseries_dataset_from_array(
         values[: len(ahead) + look_back - 1], ahead, look_back, batch_size=batch_size, shuffle=True
@@ -85,17 +83,15 @@ def windows_from(values: np.ndarray, target: np.ndarray, look_back: int, horizon
     return dataset.prefetch(tf.data.AUTOTUNE)
 
 
-def forecaster(cell: str, look_back: int, inputs: int, horizon: int, units: int):
+def forecaster(cell: str, look_back: int, inputs: int, horizon: int, units: int) -> keras.Sequential:
     """The example's network: one recurrent layer and a dense one, mean absolute error."""
-    import keras
-
     layer = {"simple_rnn": keras.layers.SimpleRNN, "lstm": keras.layers.LSTM, "gru": keras.layers.GRU}[cell]
     model = keras.Sequential([keras.Input((look_back, inputs)), layer(units), keras.layers.Dense(horizon)])
     model.compile(keras.optimizers.Adam(1e-3), "mae")
     return model
 
 
-def torch_step(cell: str, inputs: int, horizon: int, units: int):
+def torch_step(cell: str, inputs: int, horizon: int, units: int) -> Callable[[np.ndarray, np.ndarray], float]:
     """One training step of the same network in PyTorch: windows ``(batch, time, inputs)`` and targets as arrays."""
     import torch
 

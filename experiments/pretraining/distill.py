@@ -238,7 +238,7 @@ def _make_functions(
     mean = held_out.astype(np.float32).mean(axis=0)
     scale = held_out.astype(np.float32).std(axis=0) + 1e-3
 
-    def compare(pixels, features, train: bool):
+    def compare(pixels: tf.Tensor, features: tf.Tensor, train: bool) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         features = tf.cast(features, tf.float32)
         feature, logits = model(pixels, training=train)
         target = tf.matmul(features, teacher.kernel) + teacher.bias
@@ -248,7 +248,7 @@ def _make_functions(
         return error, divergence, tf.cast(tf.argmax(target, 1) == tf.argmax(logits, 1), tf.float32)
 
     @tf.function
-    def step(pixels, features):
+    def step(pixels: tf.Tensor, features: tf.Tensor) -> tf.Tensor:
         with tf.GradientTape() as tape:
             error, divergence, _ = compare(pixels, features, True)
             loss = tf.reduce_mean(settings.feature_weight * error + settings.class_weight * divergence)
@@ -257,7 +257,7 @@ def _make_functions(
         return loss
 
     @tf.function
-    def measure(pixels, features):
+    def measure(pixels: tf.Tensor, features: tf.Tensor) -> tf.Tensor:
         return tf.reduce_sum(tf.stack(compare(pixels, features, False)), axis=1)
 
     return step, measure

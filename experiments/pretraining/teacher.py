@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
@@ -89,7 +90,7 @@ def build_lite2() -> keras.Model:
     return keras.Model(inputs, keras.layers.Dense(1000, name="_fc")(keras.layers.GlobalAveragePooling2D()(x)))
 
 
-def _block(x, prefix: str, kernel: int, stride: int, expansion: int, filters: int):
+def _block(x: Any, prefix: str, kernel: int, stride: int, expansion: int, filters: int) -> Any:
     inputs, channels = x, x.shape[-1]
     if expansion != 1:
         x = _convolution(x, prefix + "_expand_conv", prefix + "_bn0", filters=channels * expansion, kernel_size=1)
@@ -101,7 +102,7 @@ def _block(x, prefix: str, kernel: int, stride: int, expansion: int, filters: in
     return keras.layers.Add()([x, inputs]) if stride == 1 and channels == filters else x
 
 
-def _convolution(x, name: str, norm: str, **options):
+def _convolution(x: Any, name: str, norm: str, **options: Any) -> Any:
     x = keras.layers.Conv2D(padding="same", use_bias=False, name=name, **options)(x)
     return keras.layers.ReLU(6)(keras.layers.BatchNormalization(epsilon=1e-3, name=norm)(x))
 
