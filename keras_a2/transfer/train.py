@@ -177,19 +177,25 @@ class Features:
     @cached_property
     def train(self) -> np.ndarray:
         """Of the training images, ``(views, n, features)``."""
-        n = len(self.arm.images.train)
-        rngs = [np.random.default_rng([self.arm.seed, 3, view]) for view in range(self.views)]
-        crops = [boxes(self.augment, n, rng) if view else None for view, rng in enumerate(rngs)]
-        return np.stack([self._of(self.arm.images.train, part) for part in crops])
+        indices = self.arm.images.train
+        features = np.empty((self.views, len(indices), self.arm.backbone.output_shape[-1]), np.float32)
+        for view, out in enumerate(features):
+            rng = np.random.default_rng([self.arm.seed, 3, view])
+            self._compute_into(out, indices, boxes(self.augment, len(indices), rng) if view else None)
+        return features
 
     @cached_property
     def validation(self) -> np.ndarray:
         """Of the validation images, ``(n, features)``."""
-        return self._of(self.arm.images.validation, None)
+        indices = self.arm.images.validation
+        features = np.empty((len(indices), self.arm.backbone.output_shape[-1]), np.float32)
+        self._compute_into(features, indices, None)
+        return features
 
-    def _of(self, indices: np.ndarray, crops: np.ndarray | None) -> np.ndarray:
+    def _compute_into(self, out: np.ndarray, indices: np.ndarray, crops: np.ndarray | None) -> None:
         stream = batches(self.arm.images, indices, FEATURE_BATCH, crops).as_numpy_iterator()
-        return np.concatenate([self._compute(pixels) for pixels, _ in stream])
+        for start, (pixels, _) in zip(range(0, len(out), FEATURE_BATCH), stream, strict=True):
+            out[start : start + FEATURE_BATCH] = self._compute(pixels)
 
     def batches(self, epoch: int) -> tf.data.Dataset:
         """A view of each training image, drawn anew for each epoch: features and labels."""
