@@ -65,17 +65,17 @@ def rows_head(quick: bool) -> list[dict]:
     accuracy = float((model.predict(arm.network, images, images.validation).argmax(axis=1) == truth).mean())
     with tempfile.TemporaryDirectory() as folder:
         _write(images, Path(folder))
-        fit, held = (plain.images_from(Path(folder, name), 224) for name in ("train", "validation"))
+        train_set, validation = (plain.images_from(Path(folder, name), 224) for name in ("train", "validation"))
         _, classifier = plain.transfer_model(224, 2, weights.path)
         plain.compile_classifier(classifier, 1e-3)
-        history = []
-        theirs = seconds(
-            lambda: history.append(
-                classifier.fit(fit, epochs=10, validation_data=held, verbose=0).history["val_accuracy"]
-            )
-        )
-    theirs_accuracy = history[0].history["val_accuracy"][-1]
-    note = f"{n} images; validation accuracy {accuracy:.3f} against {theirs_accuracy:.3f} ({len(truth)} images)"
+        accuracies: list[float] = []
+
+        def frozen_in_every_step() -> None:
+            history = classifier.fit(train_set, epochs=10, validation_data=validation, verbose=0).history
+            accuracies.append(history["val_accuracy"][-1])
+
+        theirs = seconds(frozen_in_every_step)
+    note = f"{n} images; validation accuracy {accuracy:.3f} against {accuracies[0]:.3f} ({len(truth)} images)"
     return [row("head phase, 10 epochs, 224 px", "frozen backbone in every step", "s", [ours], [theirs], 10, note)]
 
 
