@@ -6,6 +6,7 @@ python experiments/transfer.py --data ~/photos      your photos, one folder per 
 
 from __future__ import annotations
 
+import importlib.util
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -319,6 +320,8 @@ def check(config: Config) -> None:
     weights, options = config.network.weights, config.run
     if weights not in WEIGHTS and not Path(weights).is_file():
         raise UserError(f"no such weights file: {weights}; --weights takes {', '.join(WEIGHTS)} or a file")
+    if options.tensorboard and importlib.util.find_spec("tensorboard") is None:
+        raise UserError("--tensorboard needs the package tensorboard; pip install tensorboard")
     if options.tensorboard and options.jobs != 1:
         raise UserError("--tensorboard follows one training after the other; leave out --jobs")
     if options.strategy != "none" and (options.jobs != 1 or options.plain):

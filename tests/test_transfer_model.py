@@ -399,3 +399,9 @@ def test_the_bundled_features_of_a_fixed_image_have_not_changed():
     assert features.shape == (576,)
     np.testing.assert_allclose(features[:6], FEATURES, atol=2e-3)
     assert float(np.abs(features).mean()) == pytest.approx(MEAN_FEATURE, abs=1e-3)
+
+
+def test_tensorboard_is_asked_for_before_anything_is_loaded(monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(UserError, match="needs the package tensorboard"):
+        transfer.check(options("--tensorboard"))
