@@ -44,6 +44,7 @@ def test_the_plain_forecaster_learns_from_numbers():
     assert np.isfinite(series._target(windows)).all()
 
 
+@pytest.mark.slow
 def test_a_failed_row_is_one_line():
     with pytest.raises(UserError, match=r"benchmark alternate failed: .*TypeError"):
         measure.in_process("benchmarks.measure:alternate")

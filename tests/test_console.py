@@ -46,6 +46,7 @@ def test_an_error_is_one_printable_line():
     assert str(UserError("no column 'a\x1b]0;x\x07\nb'")) == r"no column 'a\x1b]0;x\x07 b'"
 
 
+@pytest.mark.slow
 def test_a_terminal_without_the_letters_shows_question_marks(tmp_path, monkeypatch):
     monkeypatch.setenv("PYTHONIOENCODING", "ascii")
     version = tmp_path / "weather" / "1"

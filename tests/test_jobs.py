@@ -59,6 +59,7 @@ def test_a_failure_is_the_tasks_own_line_and_ends_the_others(tmp_path):
     assert time.monotonic() - started < 30
 
 
+@pytest.mark.slow
 def test_a_killed_task_is_run_once_more_and_the_others_are_not(tmp_path, capsys):
     jobs.spread(die, [{"number": k, "times": 1} for k in range(3)], 2, tmp_path)
     assert sorted(f.name for f in tmp_path.glob("*.npz")) == ["0.npz", "1.npz", "2.npz"]
@@ -67,12 +68,14 @@ def test_a_killed_task_is_run_once_more_and_the_others_are_not(tmp_path, capsys)
     assert "1 of 1 trained: 0" in said
 
 
+@pytest.mark.slow
 def test_a_task_killed_twice_is_an_error_that_leaves_what_others_trained(tmp_path):
     with pytest.raises(UserError, match="the training 0 5 was killed twice"):
         jobs.spread(die, [{"number": k, "times": 5} for k in range(2)], 2, tmp_path)
     assert [f.name for f in tmp_path.glob("*.npz")] == ["1.npz"]
 
 
+@pytest.mark.slow
 def test_finished_tasks_are_not_run_again(tmp_path, capsys):
     (tmp_path / "1.npz").write_text("finished")
     jobs.spread(touch, [{"number": k} for k in range(2)], 2, tmp_path, is_touched)
@@ -86,6 +89,7 @@ def is_touched(number: int, folder: Path) -> bool:
     return (folder / f"{number}.npz").exists()
 
 
+@pytest.mark.slow
 def test_divergence_in_a_process_is_told_from_other_failures(tmp_path):
     with pytest.raises(Diverged, match="no number"):
         jobs.spread(diverge, [{"number": 0}], 2, tmp_path)
@@ -137,6 +141,7 @@ def start_script(folder: Path, seconds: int) -> subprocess.Popen:
     return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
 
 
+@pytest.mark.slow
 def test_a_scripts_own_functions_and_configuration_reach_its_workers(tmp_path):
     said, _ = start_script(tmp_path, 0).communicate(timeout=60)
     assert "2 of 2 trained" in said
@@ -144,6 +149,7 @@ def test_a_scripts_own_functions_and_configuration_reach_its_workers(tmp_path):
     assert len(list(tmp_path.glob("*.pid"))) == 2
 
 
+@pytest.mark.slow
 def test_workers_end_with_the_run_that_started_them(tmp_path):
     process = start_script(tmp_path, 60)
     wait_for(lambda: len(list(tmp_path.glob("*.pid"))) == 2)

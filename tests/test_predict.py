@@ -57,6 +57,7 @@ def rows(tmp_path) -> Path:
     return tmp_path / "rows.csv"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("model", "arguments", "message"),
     [

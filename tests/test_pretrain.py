@@ -38,6 +38,7 @@ def test_pretrained_weights_are_found_usable(photos, tmp_path):
     assert not (tmp_path / "work").exists()
 
 
+@pytest.mark.slow
 def test_a_teacher_that_is_no_classifier_ends_in_one_line(photos, tmp_path):
     (tmp_path / "out").mkdir()
     answer = run_script(

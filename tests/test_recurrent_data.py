@@ -81,6 +81,7 @@ def test_the_preset_has_the_windows_and_the_naive_error_of_the_book_s_own_code(t
         data.split_bounds(data.BOOK, 6000, 715, 144)
 
 
+@pytest.mark.slow
 def test_the_preset_is_for_the_book_s_data_only():
     answer = run_script("recurrent", "--preset", "chollet")
     assert answer.returncode == 2
