@@ -50,10 +50,29 @@ def series(tmp_path: Path) -> Path:
     return tmp_path / "series.csv"
 
 
-def run_script(name: str, *arguments, cwd: Path | None = None, timeout: float = 280) -> subprocess.CompletedProcess:
+def run_script(name: str, *arguments, **options) -> subprocess.CompletedProcess:
     """Run one of the experiments as a person would."""
-    command = [sys.executable, str(ROOT / "experiments" / f"{name}.py"), *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, timeout=timeout)
+    return run_scripts([name, *arguments], **options)[0]
+
+
+def run_scripts(*commands: list, timeout: float = 280, **options) -> list[subprocess.CompletedProcess]:
+    """Run several side by side; ``options`` are those of ``Popen``."""
+    started: list[subprocess.Popen] = []
+    try:
+        for name, *arguments in commands:
+            command = [sys.executable, str(ROOT / "experiments" / f"{name}.py"), *map(str, arguments)]
+            started.append(
+                subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options)
+            )
+        answers = [process.communicate(timeout=timeout) for process in started]
+    finally:
+        for process in started:
+            process.kill()
+            process.wait()
+    return [
+        subprocess.CompletedProcess(process.args, process.returncode, *answer)
+        for process, answer in zip(started, answers, strict=True)
+    ]
 
 
 @functools.cache

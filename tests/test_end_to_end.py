@@ -17,7 +17,7 @@ import tensorflow as tf
 from PIL import Image
 
 import keras_a2
-from conftest import ROOT, run_script
+from conftest import ROOT, run_scripts
 from keras_a2 import inference
 
 pytestmark = pytest.mark.slow
@@ -40,7 +40,7 @@ assert not [m for m in sys.modules if m.startswith("keras_a2")]
 
 @pytest.fixture(scope="module")
 def published(tmp_path_factory) -> Path:
-    """One transfer run and one recurrent run with the real scripts."""
+    """One transfer run, fast and plain, and one recurrent run with the real scripts."""
     root = tmp_path_factory.mktemp("published")
     rng = np.random.default_rng(0)
     for name, side in (("left", slice(0, 20)), ("right", slice(30, 50))):
@@ -52,20 +52,21 @@ def published(tmp_path_factory) -> Path:
     when = pd.date_range("2024-01-01", periods=480, freq="h")
     wave = 10 + 5 * np.sin(2 * np.pi * np.arange(480) / 24) + rng.normal(0, 0.4, 480)
     pd.DataFrame({"date": when, "load": wave, "other": -wave}).to_csv(root / "series.csv", index=False)
-    runs = [
-        ("transfer", "--data", root / "photos", "--weights", "bundled", *TRANSFER),
-        ("recurrent", "--data", root / "series.csv", "--cell", "gru", *RECURRENT),
-    ]
-    for script, *arguments in runs:
-        answer = run_script(script, *arguments, "--output", "models", cwd=root)  # relative, as the default is
+    transfer = ["transfer", "--data", root / "photos", "--weights", "bundled", *TRANSFER]
+    recurrent = ["recurrent", "--data", root / "series.csv", "--cell", "gru", *RECURRENT]
+    for answer in run_scripts(  # relative outputs, as the default is
+        [*transfer, "--output", "models"],
+        [*recurrent, "--output", "models"],
+        [*transfer, "--plain", "--output", "plain"],
+        cwd=root,
+    ):
         assert answer.returncode == 0, answer.stderr
     return root
 
 
-def recurrent_command(published: Path, *more) -> list[str]:
+def recurrent_command(data: Path, *more) -> list[str]:
     script = ROOT / "experiments" / "recurrent.py"
-    arguments = ["--data", published / "series.csv", "--cell", "gru", *RECURRENT, *more]
-    return [sys.executable, *map(str, [script, *arguments])]
+    return [sys.executable, *map(str, [script, "--data", data, "--cell", "gru", *RECURRENT, *more])]
 
 
 @pytest.mark.parametrize("name", ["transfer-photos", "recurrent-series-gru"])
@@ -102,13 +103,10 @@ def test_transfer_metrics_are_those_of_the_predictions(published):
     assert metrics["arms"]["pretrained"]["weights"]["origin"] == "bundled"
 
 
-def test_plain_keras_ends_with_figures_that_agree(published, tmp_path):
-    options = ["--data", published / "photos", "--weights", "bundled", "--plain", *TRANSFER]
-    answer = run_script("transfer", *options, "--output", tmp_path)
-    assert answer.returncode == 0, answer.stderr
+def test_plain_keras_ends_with_figures_that_agree(published):
     plain, fast = (
-        json.loads((root / "transfer-photos" / "1" / "metrics.json").read_text())
-        for root in (tmp_path, published / "models")
+        json.loads((published / folder / "transfer-photos" / "1" / "metrics.json").read_text())
+        for folder in ("plain", "models")
     )
     assert plain["config"]["plain"]
     for arm, figures in plain["arms"].items():
@@ -250,14 +248,14 @@ def test_many_files_through_litert_are_predicted_as_by_the_saved_model(published
 
 
 def test_predict_and_list_from_the_command_line(published, tmp_path):
-    answer = run_script(
-        "predict", published / "models" / "recurrent-series-gru", published / "series.csv",
-        "--output", tmp_path / "f.csv", "--figure", tmp_path / "f.png",
-    )  # fmt: skip
+    model = [published / "models" / "recurrent-series-gru", published / "series.csv"]
+    answer, listed = run_scripts(
+        ["predict", *model, "--output", tmp_path / "f.csv", "--figure", tmp_path / "f.png"],
+        ["predict", "--list", "--models", published / "models"],
+    )
     assert answer.returncode == 0, answer.stderr
     assert len(pd.read_csv(tmp_path / "f.csv")) == 6
     assert Image.open(tmp_path / "f.png").width > 100
-    listed = run_script("predict", "--list", "--models", published / "models")
     assert "transfer-photos" in listed.stdout
     assert "recurrent-series-gru" in listed.stdout
 
@@ -284,24 +282,32 @@ def test_damaged_models_are_one_clear_error(published, tmp_path, damage):
 
 
 def test_killed_and_resumed_gives_the_uninterrupted_figures(published, tmp_path):
-    command = recurrent_command(published, "--epochs", 40, "--patience", 40, "--resume", "--output")
-    process = subprocess.Popen([*command, tmp_path / "killed"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 60
-    while not list(tmp_path.glob("killed/*/.work-*/*.npz")) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    assert not list(tmp_path.glob("killed/*/[0-9]*"))
-    original = (published / "series.csv").read_bytes()
-    (published / "series.csv").write_bytes(original.replace(b"\n2024-01-02 00:00:00,", b"\n2024-01-02 00:00:00,9", 1))
-    answer = subprocess.run([*command, tmp_path / "killed"], capture_output=True, text=True)
-    (published / "series.csv").write_bytes(original)
-    assert answer.returncode == 2
-    assert answer.stderr.startswith("error: the data changed since the run was interrupted")
+    series, original = tmp_path / "series.csv", (published / "series.csv").read_bytes()
+    series.write_bytes(original)
+    options = ["--epochs", 40, "--patience", 40, "--resume", "--output"]
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    command = recurrent_command(series, *options, tmp_path / "killed")
+    with (
+        subprocess.Popen(recurrent_command(published / "series.csv", *options, tmp_path / "whole"), **quiet) as whole,
+        subprocess.Popen(command, **quiet) as killed,
+    ):
+        deadline = time.monotonic() + 60
+        while not list(tmp_path.glob("killed/*/.work-*/*.npz")) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        killed.send_signal(signal.SIGKILL)
+        killed.wait()
+        assert not list(tmp_path.glob("killed/*/[0-9]*"))
+        series.write_bytes(original.replace(b"\n2024-01-02 00:00:00,", b"\n2024-01-02 00:00:00,9", 1))
+        refused = subprocess.run(command, capture_output=True, text=True)
+        assert refused.returncode == 2
+        assert refused.stderr.startswith("error: the data changed since the run was interrupted")
+        series.write_bytes(original)
+        resumed = subprocess.run(command, capture_output=True, text=True)
+        assert resumed.returncode == 0, resumed.stderr
+        assert "a new run starts" not in resumed.stdout
+    assert whole.returncode == 0
     figures = []
     for folder in ("killed", "whole"):
-        answer = subprocess.run([*command, tmp_path / folder], capture_output=True, text=True)
-        assert answer.returncode == 0, answer.stderr
         metrics = json.loads((tmp_path / folder / "recurrent-series-gru" / "1" / "metrics.json").read_text())
         figures.append({name: found["test"] for name, found in metrics["models"].items()})
     assert figures[0] == figures[1]
@@ -309,7 +315,9 @@ def test_killed_and_resumed_gives_the_uninterrupted_figures(published, tmp_path)
 
 
 def test_ctrl_c_stops_within_two_seconds_and_says_how_to_go_on(published, tmp_path):
-    command = recurrent_command(published, "--epochs", 500, "--patience", 500, "--output", tmp_path / "models")
+    command = recurrent_command(
+        published / "series.csv", "--epochs", 500, "--patience", 500, "--output", tmp_path / "models"
+    )
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 60
     while not list(tmp_path.glob("models/*/.work-*/run")) and time.monotonic() < deadline:
@@ -323,35 +331,39 @@ def test_ctrl_c_stops_within_two_seconds_and_says_how_to_go_on(published, tmp_pa
     assert message.strip() == "interrupted; to resume, repeat the command with --resume"
 
 
-def test_a_full_disk_is_one_line_and_publishes_nothing(published, tmp_path):
+@pytest.fixture(scope="module")
+def failed(published, tmp_path_factory) -> dict[str, tuple[str, Path]]:
+    """What three runs that fail say, and their output folders: two diverge, one meets a full disk."""
     import resource
 
     def small_disk():  # a limit on the size of files fails where a full disk would
         resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, 30_000))
 
-    command = recurrent_command(published, "--units", 64, "--output", tmp_path / "models")
-    answer = subprocess.run(command, capture_output=True, text=True, preexec_fn=small_disk)
-    assert answer.returncode == 2, answer.stderr
-    assert answer.stderr.startswith("error: File too large")
-    assert len(answer.stderr.strip().splitlines()) == 1
-    assert not list(tmp_path.glob("models/*/[0-9]*"))
+    root = tmp_path_factory.mktemp("failed")
+    diverging = ["--data", published / "series.csv", "--cell", "simple_rnn", *RECURRENT, "--loss", "mse"]
+    full_disk = recurrent_command(published / "series.csv", "--units", 64, "--output", root / "full disk")
+    pipes = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(full_disk, preexec_fn=small_disk, **pipes) as process:
+        answers = run_scripts(
+            ["recurrent", *diverging, "--learning-rate", 1e6, "--output", root / "large loss"],
+            ["recurrent", *diverging, "--learning-rate", 1e30, "--output", root / "no number"],
+        )
+        message = process.communicate()[1]
+    assert [process.returncode, *(answer.returncode for answer in answers)] == [2, 2, 2]
+    messages = {"large loss": answers[0].stderr, "no number": answers[1].stderr, "full disk": message}
+    return {name: (message, root / name) for name, message in messages.items()}
 
 
-def test_an_output_that_cannot_be_written_is_refused_before_training():
-    started = time.monotonic()
-    answer = run_script("transfer", "--data", "digits", "--output", "/proc/models")
-    assert answer.returncode == 2
-    assert "cannot write to /proc/models" in answer.stderr
-    assert time.monotonic() - started < 30
+def test_a_full_disk_is_one_line_and_publishes_nothing(failed):
+    message, output = failed["full disk"]
+    assert message.startswith("error: File too large")
+    assert len(message.strip().splitlines()) == 1
+    assert not list(output.glob("*/[0-9]*"))
 
 
-@pytest.mark.parametrize("rate", [1e6, 1e30])  # a loss in the thousands, and one that is no number
-def test_divergence_is_one_line_and_leaves_nothing(published, tmp_path, rate):
-    answer = run_script(
-        "recurrent", "--data", published / "series.csv", "--cell", "simple_rnn", *RECURRENT, "--loss", "mse",
-        "--learning-rate", rate, "--output", tmp_path / "models",
-    )  # fmt: skip
-    assert answer.returncode == 2
-    assert "diverged in epoch" in answer.stderr
-    assert len(answer.stderr.strip().splitlines()) == 1
-    assert not (tmp_path / "models").exists()
+@pytest.mark.parametrize("how", ["large loss", "no number"])
+def test_divergence_is_one_line_and_leaves_nothing(failed, how):
+    message, output = failed[how]
+    assert "diverged in epoch" in message
+    assert len(message.strip().splitlines()) == 1
+    assert not output.exists()
