@@ -130,22 +130,23 @@ def test_an_untrained_forecaster_is_persistence(windows, cell):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("ridge_columns", [None, 24, baselines.RIDGE_COLUMNS])
 @pytest.mark.parametrize(("shared", "segment", "layers"), [(False, 0, 1), (True, 6, 1), (False, 6, 2)])
-def test_the_exported_model_gives_the_forecasts_in_units(series, shared, segment, layers, ridge_columns, monkeypatch):
+def test_the_exported_model_gives_the_forecasts_in_units(series, shared, segment, layers, monkeypatch):
     windows = data.prepare(sources.find(str(series), "load,other", None, None), look_back=24, horizon=6)
     options = f"--epochs 1 --segment {segment} --layers {layers} --{'' if shared else 'no-'}channel-independent"
-    forecaster, ridge = trained("gru", windows, options), None
+    forecaster = trained("gru", windows, options)
     some = windows.origins["test"][:7]
-    expected = forecaster.forecast(windows, some)
-    if ridge_columns is not None:  # with ridge regression, on all inputs or (24) the targets' own past
-        monkeypatch.setattr(baselines, "RIDGE_COLUMNS", ridge_columns)
-        ridge = baselines.Ridge(shared)
-        ridge.fit(windows)
-        expected = baselines.combine(expected, ridge.forecast(windows, some))
-    exported = model.assemble(forecaster.network, windows, shared, ridge)
-    expected = windows.to_unit(expected)
-    np.testing.assert_allclose(exported(windows.raw(some), training=False), expected, rtol=1e-4, atol=1e-4)
+    alone = forecaster.forecast(windows, some)
+    for ridge_columns in (None, 24, baselines.RIDGE_COLUMNS):
+        ridge, expected = None, alone
+        if ridge_columns is not None:  # with ridge regression, on all inputs or (24) the targets' own past
+            monkeypatch.setattr(baselines, "RIDGE_COLUMNS", ridge_columns)
+            ridge = baselines.Ridge(shared)
+            ridge.fit(windows)
+            expected = baselines.combine(alone, ridge.forecast(windows, some))
+        exported = model.assemble(forecaster.network, windows, shared, ridge)
+        answer = exported(windows.raw(some), training=False)
+        np.testing.assert_allclose(answer, windows.to_unit(expected), rtol=1e-4, atol=1e-4, err_msg=str(ridge_columns))
 
 
 @pytest.fixture
@@ -189,6 +190,7 @@ def test_predictions_have_the_digits_that_their_errors_need(meter):
     assert len(rows["truth_1"].astype(str)[0]) == len("120000123.456")
 
 
+@pytest.mark.slow
 def test_a_forecast_beside_ridge_regression_is_the_mean_of_both(windows):
     ridge = baselines.Ridge()
     ridge.fit(windows)

@@ -28,7 +28,7 @@ transfer = load_script("transfer")
 options = (
     "--batch-size 8 --learning-rate 1e-4 --head-learning-rate 1e-3 --scratch-learning-rate 1e-3 --head-epochs 1 "
     "--fine-tune-epochs 1 --scratch-epochs 1 --views 1 --augment shift --dropout 0 --layer-decay 0.9 --ema 0.9 "
-    "--weight-decay 0.01 --unfreeze 9"
+    "--weight-decay 0.01 --unfreeze 2"
 )
 config = settings.parse(transfer.Config, options.split())
 weights = model.find_weights("bundled", None)
