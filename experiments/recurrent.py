@@ -6,17 +6,16 @@ python experiments/recurrent.py --data sales.csv --target revenue   your own ser
 
 from __future__ import annotations
 
-import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from tyro.conf import DisallowNone
 
 from keras_a2 import jobs, machine, runs, settings, training
 from keras_a2.console import console
 from keras_a2.errors import UserError
-from keras_a2.settings import Count, CountOrZero, Positive, Seed, Share
+from keras_a2.settings import Count, CountOrZero, Positive, Share
 
 if TYPE_CHECKING:  # TensorFlow takes seconds to import: functions import what they need, so that --help is quick
     import keras
@@ -34,8 +33,7 @@ class SeriesOptions:
     target: str | None = None
     """COLUMN[,COLUMN...] to forecast, or all; needed for a file."""
     time: str | None = None
-    """Column with the times; by default detected. none: leave times out and count rows, for months, business days and
-    other uneven steps."""
+    """Column with the times; by default detected. none: count rows, for months and other uneven steps."""
     inputs: str | None = None
     """COLUMN[,COLUMN...] to learn from in addition to the targets; by default every column."""
     preset: Literal["none", "chollet"] = "none"
@@ -72,8 +70,7 @@ class NetworkOptions:
     dropout: Share = 0.3
     """Share of the recurrent layer's outputs dropped while training."""
     input_dropout: Share | None = None
-    """Share of the inputs dropped while training, each for a whole window; by default 0.4, or 0.2 of fewer than 8
-    inputs, or 0 where channels are independent (there is one)."""
+    """Share of inputs dropped, each for a whole window; by default 0.4, 0.2 of fewer than 8, 0 where independent."""
     segment: CountOrZero | None = None
     """Feed the recurrent layer so many steps at a time (SegRNN), a divisor of the look-back; 0 is step by step. By
     default one season where channels are independent, else 0."""
@@ -99,32 +96,7 @@ class TrainingOptions:
     ema: Share = 0.98
     """Decay of the moving average of the weights that is evaluated and published; 0 turns it off."""
     combine: DisallowNone[bool | None] = None
-    """Publish the mean of the network's and ridge regression's forecasts, or the network's alone; by default whichever
-    has the lower validation error."""
-
-
-@dataclass(frozen=True)
-class RunOptions:
-    """The run, and what it writes."""
-
-    seed: Seed = 0
-    """Seed of the initialisation and of the order of windows."""
-    seeds: Count = 1
-    """Repeat training with so many seeds and report the mean and every value."""
-    jobs: Count | Literal["ray"] = 1
-    """Train so many cells and seeds at once, each on its own cores; ray: on the cluster of RAY_ADDRESS ([cluster])."""
-    plain: bool = False
-    """Train and forecast with Keras's own layers, fit and predict only: slower, the same experiment."""
-    deterministic: bool = False
-    """Ask TensorFlow for deterministic kernels, where the machine's are not already."""
-    litert: bool = False
-    """Also write model.tflite and model.int8.tflite, measured against the SavedModel on test items."""
-    name: str | None = None
-    """Name to publish under; by default recurrent-<data>-<cell>."""
-    output: Path = Path("saved_models")
-    """Folder of published models."""
-    resume: bool = False
-    """Resume a run of the same options and data that was interrupted or failed."""
+    """Publish the mean of network and ridge regression, or the network alone; by default what validation prefers."""
 
 
 @dataclass(frozen=True)
@@ -134,7 +106,7 @@ class Config:
     series: SeriesOptions = SeriesOptions()
     network: NetworkOptions = NetworkOptions()
     training: TrainingOptions = TrainingOptions()
-    run: RunOptions = RunOptions()
+    run: runs.Options = field(default_factory=runs.Options)
 
 
 def build_network(cell: str, windows: Windows, options: NetworkOptions) -> keras.Sequential:
@@ -159,16 +131,15 @@ def build_network(cell: str, windows: Windows, options: NetworkOptions) -> keras
     return network
 
 
-def train_network(cell: str, windows: Windows, config: Config, seed: int, state: Path | None = None) -> Forecaster:
+def train_network(cell: str, windows: Windows, config: Any, seed: int, folder: Path | None = None) -> Forecaster:
     """Train one cell with early stopping and restore the epoch with the lowest validation error."""
     import keras
 
     from keras_a2.averaging import Average
-    from keras_a2.fast.loops import compiled_loops
-    from keras_a2.fast.windows import compiled_epoch, compiled_predict
+    from keras_a2.fast.windows import compiled
     from keras_a2.recurrent import train
 
-    started, options, shared = time.perf_counter(), config.training, bool(config.network.channel_independent)
+    options, shared = config.training, config.network.channel_independent
     keras.utils.set_random_seed(seed)
     network = build_network(cell, windows, config.network)
     batches = train.Batches(windows, shared, options.batch_size, seed)
@@ -178,15 +149,13 @@ def train_network(cell: str, windows: Windows, config: Config, seed: int, state:
     )
     network.compile(keras.optimizers.Adam(rate, clipnorm=1.0), loss=options.loss)
     average = Average(network, options.ema)  # of the weights: it is what is validated and published
-    train_epoch, predict = train.keras_epoch(network, batches, average), train.keras_predict(network, batches)
-    if not config.run.plain:  # the same, faster: a twin with compiled loops shares the network's variables
-        twin = compiled_loops(network, constant_features=0 if shared else len(windows.inputs))
-        train_epoch = compiled_epoch(twin, network.optimizer, options.loss, batches.order, batches.gather, average)
-        predict = compiled_predict(twin, batches.gather)
+    epoch, predict = train.keras_epoch(network, batches, average), train.keras_predict(network, batches)
+    if not config.run.plain:  # the same, faster: a twin of the network with compiled loops shares its variables
+        epoch, predict = compiled(network, options.loss, batches.order, batches.gather, average)
     forecaster = train.Forecaster(cell, network, shared, predict)
     forecaster.history = training.fit(
         cell,
-        train_epoch=train_epoch,
+        train_epoch=epoch,
         validate=lambda: forecaster.validate(windows, average),
         score=lambda row: -row[f"validation_{options.loss}"],
         epochs=options.epochs,
@@ -194,10 +163,9 @@ def train_network(cell: str, windows: Windows, config: Config, seed: int, state:
         ceiling=train.CEILING[options.loss],
         weights=average.shown,
         state=train.state_of(network, average),
-        path=state,
+        path=folder and runs.state_file(folder, f"seed{seed}-{cell}"),
     )
     average.copy_to_model()
-    forecaster.seconds = forecaster.history.earlier + time.perf_counter() - started
     return forecaster
 
 
@@ -214,32 +182,29 @@ def main(config: Config) -> None:
         from keras_a2.recurrent import evaluate, model, report, train
 
         report.describe(windows)
-        config = train.resolve(config, windows)  # defaults that depend on the data
-        run.check_inputs(data=windows.summary(), network=config.network, training=config.training)
-        naive = [baselines.Persistence(), baselines.SeasonalNaive(config.series.season)]
-        references = [*naive, baselines.Ridge(config.network.channel_independent)]
+        resolved = train.resolve(config, windows)  # the defaults that depend on the data
+        shared, options = resolved.network.channel_independent, resolved.training
+        run.check_inputs(data=windows.summary(), network=resolved.network, training=options)
+        naive = baselines.SeasonalNaive(resolved.series.season)
+        references: list[baselines.Baseline] = [baselines.Persistence(), naive, baselines.Ridge(shared)]
         for reference in references:
             reference.fit(windows)
 
         cells = ["simple_rnn", "lstm", "gru"] if config.network.cell == "all" else [config.network.cell]
         seeds = range(config.run.seed, config.run.seed + config.run.seeds)
         if config.run.jobs != 1:
-            tasks = [{"config": config, "cell": cell, "seed": seed} for seed in seeds for cell in cells]
+            tasks = [{"config": resolved, "cell": cell, "seed": seed} for seed in seeds for cell in cells]
             jobs.spread(train_in_process, tasks, config.run.jobs, run.work, is_trained)
-        trained = {cell: [] for cell in cells}
-        for cell in cells:
-            for seed in seeds:
-                trained[cell].append(train_network(cell, windows, config, seed, state_file(run.work, cell, seed)))
-        choices = evaluate.on_validation(config.training.combine, config.training.loss, windows, references, trained)
+        trained = {cell: [train_network(cell, windows, resolved, seed, run.work) for seed in seeds] for cell in cells}
+        choices = evaluate.on_validation(options.combine, options.loss, windows, references, trained)
 
         # Every choice is made: the test split is read here, once.
-        metrics, winners = evaluate.on_test(settings.flat(config), windows, references, trained, choices)
+        metrics, winners = evaluate.on_test(settings.flat(resolved), windows, references, trained, choices)
         report.show(metrics)
         for winner in winners:
             home = config.run.output / published_name(config, windows, winner.cell)
             with run.publishing(home.name) as folder:
                 # Raw windows in, forecasts in the targets' units out: scaling and ridge regression are inside.
-                shared = config.network.channel_independent
                 saved = model.assemble(winner.forecaster.network, windows, shared, winner.ridge)
                 checked = metrics | {"saved_model_check": model.export(saved, windows, winner.forecast, folder)}
                 litert = deployment.export_litert(folder, model.example(windows)) if config.run.litert else None
@@ -260,17 +225,12 @@ def train_in_process(config: Config, cell: str, seed: int, folder: Path) -> None
     machine.configure_tensorflow(config.run.seed, config.run.deterministic)
     from keras_a2.recurrent import data
 
-    train_network(cell, data.load(config.series), config, seed, state_file(folder, cell, seed))
+    train_network(cell, data.load(config.series), config, seed, folder)
 
 
 def is_trained(config: Config, cell: str, seed: int, folder: Path) -> bool:
     """Whether ``folder`` holds what ``train_in_process`` would leave there."""
-    return training.is_finished(state_file(folder, cell, seed))
-
-
-def state_file(folder: Path, cell: str, seed: int) -> Path:
-    """The file of a training's state."""
-    return runs.state_file(folder, f"seed{seed}-{cell}")
+    return training.is_finished(runs.state_file(folder, f"seed{seed}-{cell}"))
 
 
 def check(config: Config) -> None:

@@ -126,6 +126,16 @@ def test_recurrent_metrics_are_those_of_the_predictions(published):
     assert set(metrics["baselines"]) == {"persistence", "seasonal_naive", "ridge"}
 
 
+def test_a_forecaster_of_plain_keras_errs_as_much(published, tmp_path):
+    answer = subprocess.run(recurrent_command(published, "--plain", "--output", tmp_path), capture_output=True)
+    assert answer.returncode == 0, answer.stderr
+    folders = (published / "models", tmp_path)
+    fast, plain = (json.loads((f / "recurrent-series-gru/1/metrics.json").read_text()) for f in folders)
+    assert plain["baselines"] == fast["baselines"]
+    errors = [metrics["models"]["gru"]["test"]["mae"] for metrics in (fast, plain)]
+    assert errors[0] == pytest.approx(errors[1], rel=0.1)  # dropout draws differ
+
+
 def test_the_classifier_needs_tensorflow_only(published):
     version = published / "models" / "transfer-photos" / "1"
     picture = published / "photos" / "left" / "0.png"

@@ -19,8 +19,7 @@ from benchmarks import plain
 from benchmarks.measure import alternate, growth, importing, in_process, peak_bytes, rate, row, seconds
 from keras_a2 import settings
 from keras_a2.averaging import Average
-from keras_a2.fast.loops import compiled_loops
-from keras_a2.fast.windows import compiled_epoch
+from keras_a2.fast.windows import compiled
 from keras_a2.recurrent import data, evaluate, sources, train
 
 HERE = __name__
@@ -82,8 +81,7 @@ def _our_epoch(cell: str, windows: data.Windows, samples: np.ndarray, segment: i
     if plain:
         epoch = train.keras_epoch(network, batches, average)
     else:
-        twin = compiled_loops(network, len(windows.inputs))
-        epoch = compiled_epoch(twin, network.optimizer, "mae", batches.order, batches.gather, average)
+        epoch, _ = compiled(network, "mae", batches.order, batches.gather, average)
     return lambda: epoch(1, lambda share: None)
 
 
@@ -127,7 +125,7 @@ def rows_run(quick: bool) -> list[dict]:
     epochs = 2 if quick else 16
     script = Path(__file__).parents[1] / "recurrent.py"
     with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, script, "--cell", "gru", "--epochs", str(epochs), "--output", folder]
+        command = [sys.executable, str(script), "--cell", "gru", "--epochs", str(epochs), "--output", folder]
         ours = seconds(lambda: subprocess.run(command, check=True, capture_output=True))
         metrics = json.loads(next(Path(folder).glob("*/*/metrics.json")).read_text())
     error = metrics["models"]["gru"]["test"]["mae_standardized"]

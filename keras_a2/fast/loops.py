@@ -21,7 +21,7 @@ State = tuple[tf.Tensor, ...]
 LEAST_STEPS = 8  # a shorter loop is as fast in Keras's own layers
 
 
-def compiled_loops(network: keras.Sequential, constant_features: int = 0) -> keras.Sequential:
+def compiled_loops(network: keras.Sequential) -> keras.Sequential:
     """A twin of ``network`` that shares its layers and variables, its recurrent layers' loops compiled.
 
     Train the twin, and ``network`` is trained. It is ``network`` itself where that is faster: on a GPU, whose own
@@ -29,8 +29,6 @@ def compiled_loops(network: keras.Sequential, constant_features: int = 0) -> ker
 
     Args:
         network: takes ``(batch, time, features)``.
-        constant_features: the last so many features are the same at every step of a window; if the first layer after
-            dropout is recurrent, their products are computed once.
 
     Raises:
         ValueError: a recurrent layer has an option that the compiled loops do not honour.
@@ -38,10 +36,7 @@ def compiled_loops(network: keras.Sequential, constant_features: int = 0) -> ker
     recurrent = [layer for layer in network.layers if type(layer) in GATES]
     if not recurrent or tf.config.list_physical_devices("GPU") or _steps(recurrent[0]) < LEAST_STEPS:
         return network
-    layers = [
-        CompiledLoop(layer, constant_features if layer is recurrent[0] else 0) if layer in recurrent else layer
-        for layer in network.layers
-    ]
+    layers = [CompiledLoop(layer) if layer in recurrent else layer for layer in network.layers]
     return keras.Sequential([keras.Input(network.input_shape[1:]), *layers], name=network.name)
 
 
@@ -62,7 +57,7 @@ class CompiledLoop(keras.layers.Layer):
         ValueError: the layer has an option, or is called with an argument, that the loop does not honour.
     """
 
-    def __init__(self, layer: keras.layers.RNN, constant_features: int = 0):
+    def __init__(self, layer: keras.layers.RNN):
         super().__init__(name=f"compiled_{layer.name}")
         defaults = type(layer)(1).get_config()
         free = {"name", "units", "return_sequences", "seed", "dtype", "trainable", "zero_output_for_mask"}
@@ -73,7 +68,7 @@ class CompiledLoop(keras.layers.Layer):
         ]
         if changed:
             raise ValueError(f"the compiled loop of layer {layer.name!r} does not honour {', '.join(changed)}")
-        self.layer, self.gates, self.constant_features = layer, GATES[type(layer)], constant_features
+        self.layer, self.gates = layer, GATES[type(layer)]
         self.built = True
 
     def call(self, sequences: tf.Tensor, mask: Any = None, initial_state: Any = None) -> tf.Tensor:
@@ -85,7 +80,7 @@ class CompiledLoop(keras.layers.Layer):
         bias, recurrent_bias = tf.unstack(bias) if len(bias.shape) == 2 else (bias, tf.zeros_like(bias))
         kernels = [tf.convert_to_tensor(kernel) for kernel in (cell.kernel, cell.recurrent_kernel)]
         inputs = tf.transpose(sequences, (1, 0, 2))
-        hidden, last = scan(self.gates, inputs, *kernels, bias, recurrent_bias, self.constant_features)
+        hidden, last = scan(self.gates, inputs, *kernels, bias, recurrent_bias)
         return tf.transpose(hidden, (1, 0, 2)) if self.layer.return_sequences else last
 
     def compute_output_shape(self, shape: tuple) -> tuple:
@@ -161,24 +156,33 @@ class GRUGates:
 GATES = {keras.layers.SimpleRNN: SimpleRNNGates, keras.layers.LSTM: LSTMGates, keras.layers.GRU: GRUGates}
 
 
-def scan(gates, inputs, kernel, recurrent_kernel, bias, recurrent_bias, constant=0):
-    """Hidden states ``(time, batch, units)`` of inputs ``(time, batch, inputs)`` from a zero state; the last too.
+def scan(gates: Any, *operands: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """Hidden states ``(time, batch, units)`` of sequences from a zero state; the last one ``(batch, units)`` too.
 
-    The last ``constant`` inputs must be the same at every step.
+    Args:
+        gates: one of ``GATES``.
+        operands: inputs ``(time, batch, features)``, kernel, recurrent kernel, bias and recurrent bias, as Keras's.
     """
 
     @tf.custom_gradient
-    def differentiable(*operands):
-        hidden, last, befores, stores = _forward(gates, constant, *operands)
-        return (hidden, last), lambda *gradients: _backward(gates, constant, *gradients, *operands[:3], befores, stores)
+    def differentiable(*operands: tf.Tensor) -> tuple:
+        hidden, last, befores, stores = _forward(gates, *operands)
+        return (hidden, last), lambda *gradients: _backward(gates, gradients, operands, befores, stores)
 
-    return differentiable(inputs, kernel, recurrent_kernel, bias, recurrent_bias)
+    return differentiable(*operands)
 
 
-def _forward(gates, constant, inputs, kernel, recurrent_kernel, bias, recurrent_bias):
+def _forward(
+    gates: Any,
+    inputs: tf.Tensor,
+    kernel: tf.Tensor,
+    recurrent_kernel: tf.Tensor,
+    bias: tf.Tensor,
+    recurrent_bias: tf.Tensor,
+) -> tuple[tf.Tensor, tf.Tensor, list, list]:
     """Time-major hidden states, and per step the states before it and what its gradient needs."""
     time, units = inputs.shape[0], recurrent_kernel.shape[0]
-    projected = _array(_project(inputs, kernel, constant) + bias)
+    projected = _array(_over_steps(inputs, kernel) + bias)
     state = tuple(tf.zeros((tf.shape(inputs)[1], units)) for _ in range(gates.states))
     _, stored = gates.forward(projected.read(0), tf.matmul(state[0], recurrent_kernel), state)  # only to count them
 
@@ -195,10 +199,11 @@ def _forward(gates, constant, inputs, kernel, recurrent_kernel, bias, recurrent_
     return hidden, last[0], befores, [array.stack() for array in stores]
 
 
-def _backward(gates, constant, gradient, of_last, inputs, kernel, recurrent_kernel, befores, stores):
+def _backward(gates: Any, gradients: State, operands: State, befores: list, stores: list) -> State:
     """Gradients of inputs, kernel, recurrent kernel, bias and recurrent bias, of that of all hidden states."""
-    time = inputs.shape[0]
-    gradient, states, stored = _array(gradient), [_array(s) for s in befores], [_array(k) for k in stores]
+    inputs, kernel, recurrent_kernel, *_ = operands
+    time, of_last = inputs.shape[0], gradients[1]
+    gradient, states, stored = _array(gradients[0]), [_array(s) for s in befores], [_array(k) for k in stores]
 
     def body(t, later, of_sums):
         here = (later[0] + gradient.read(t), *later[1:])
@@ -213,34 +218,21 @@ def _backward(gates, constant, gradient, of_last, inputs, kernel, recurrent_kern
     (da,) = rest or [dx]
     return (
         _over_steps(dx, tf.transpose(kernel)),
-        _kernel_gradient(inputs, dx, constant),
+        tf.matmul(_flat(inputs), _flat(dx), transpose_a=True),
         tf.matmul(_flat(befores[0]), _flat(da), transpose_a=True),
         tf.reduce_sum(dx, axis=(0, 1)),
         tf.reduce_sum(da, axis=(0, 1)),
     )
 
 
-def _project(inputs, kernel, constant: int):
-    """The inputs' part of each step's sums ``(time, batch, width)``; that of the constant ones is computed once."""
-    moving = kernel.shape[0] - constant
-    return _over_steps(inputs[:, :, :moving], kernel[:moving]) + tf.matmul(inputs[0, :, moving:], kernel[moving:])
-
-
-def _kernel_gradient(inputs, dx, constant: int):
-    moving = inputs.shape[2] - constant
-    of_moving = tf.matmul(_flat(inputs[:, :, :moving]), _flat(dx), transpose_a=True)
-    of_constant = tf.matmul(inputs[0, :, moving:], tf.reduce_sum(dx, axis=0), transpose_a=True)
-    return tf.concat([of_moving, of_constant], axis=0)
-
-
-def _flat(values):
+def _flat(values: tf.Tensor) -> tf.Tensor:
     return tf.reshape(values, (-1, values.shape[-1]))
 
 
-def _over_steps(inputs, kernel):
+def _over_steps(inputs: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
     """One product for all steps: ``(time, batch, inputs)`` to ``(time, batch, width)``."""
     return tf.reshape(tf.matmul(_flat(inputs), kernel), (inputs.shape[0], -1, kernel.shape[1]))
 
 
-def _array(values):
+def _array(values: tf.Tensor) -> tf.TensorArray:
     return tf.TensorArray(tf.float32, values.shape[0]).unstack(values)

@@ -9,12 +9,26 @@ import numpy as np
 import tensorflow as tf
 
 from keras_a2.averaging import Average
-from keras_a2.fast.loops import is_compiled
+from keras_a2.fast.loops import compiled_loops, is_compiled
 
+Epoch = Callable[[int, Callable[[float], None]], float]
 Gather = Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor]]
 PREDICTED = 1024  # samples at once
 PARTS = 4  # of a batch: a fixed number, not the cores', so that sums do not depend on the machine
 LEAST_PART = 32  # samples
+
+
+def compiled(
+    network: keras.Sequential, loss: str, order: Callable[[int], np.ndarray], gather: Gather, average: Average
+) -> tuple[Epoch, Callable[[np.ndarray], np.ndarray]]:
+    """An epoch of training and the forecasts of a network that Keras has compiled; arguments as ``compiled_epoch``.
+
+    Returns:
+        what ``compiled_epoch`` and ``compiled_predict`` return, of a twin that shares the network's variables.
+    """
+    twin = compiled_loops(network)
+    epoch = compiled_epoch(twin, network.optimizer, loss, order, gather, average)
+    return epoch, compiled_predict(twin, gather)
 
 
 def compiled_epoch(
@@ -24,7 +38,7 @@ def compiled_epoch(
     order: Callable[[int], np.ndarray],
     gather: Gather,
     average: Average,
-) -> Callable[[int, Callable[[float], None]], float]:
+) -> Epoch:
     """An epoch of training ``network``, as Keras's ``fit`` on the same batches but for dropout's draws.
 
     Args:

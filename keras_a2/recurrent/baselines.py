@@ -90,8 +90,8 @@ class Ridge:
     def __init__(self, channel_independent: bool = False):
         self.channel_independent = channel_independent
         self.strength: float | None = None
-        self.columns: np.ndarray | None = None  # of the inputs, that it sees
-        self._kernel: np.ndarray | None = None
+        self.columns = np.zeros(0, int)  # of the inputs, that it sees
+        self._kernel = np.zeros((0, 0))
 
     def fit(self, windows: Windows) -> None:
         wide = windows.look_back * len(windows.inputs) > RIDGE_COLUMNS
@@ -132,8 +132,7 @@ class Ridge:
         return [self._kernel] if self.channel_independent else [self._kernel[:-1], self._kernel[-1]]
 
     def _sums(self, windows: Windows, origins: np.ndarray) -> tuple[np.ndarray, np.ndarray, int]:
-        gram = cross = 0.0
-        n = 0
+        gram, cross, n = np.zeros(()), np.zeros(()), 0
         for part in _chunks(origins):
             x, y, _ = self._design(windows, part)
             gram, cross, n = gram + x.T @ x, cross + x.T @ y, n + len(x)

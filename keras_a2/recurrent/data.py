@@ -186,7 +186,7 @@ def prepare(
         )
     reach = sees, ahead, every * first_lead
     candidates = candidate_origins(split, bounds, *reach)
-    unmeasured = np.isnan(truth).any(axis=1)
+    unmeasured = np.asarray(np.isnan(truth).any(axis=1))
     origins = {name: whole_origins(absent, unmeasured, rows, *reach) for name, rows in candidates.items()}
     for name, rows in origins.items():
         if len(rows) == 0:

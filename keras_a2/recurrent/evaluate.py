@@ -12,7 +12,7 @@ from scipy import fft, stats
 
 from keras_a2 import runs, training
 from keras_a2.page import verdict
-from keras_a2.recurrent.baselines import Baseline, Ridge, combine
+from keras_a2.recurrent.baselines import Baseline, combine
 from keras_a2.recurrent.data import Windows
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ class Published:
     name: str  # as in the table: gru or gru+ridge
     seed: int
     forecaster: Forecaster
-    ridge: Ridge | None
+    ridge: Baseline | None
     forecast: np.ndarray  # of the test split, standardised (n, horizon, targets)
 
 

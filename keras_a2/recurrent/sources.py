@@ -8,6 +8,7 @@ import re
 import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -244,9 +245,10 @@ def read(path: Path) -> tuple[pd.DataFrame, list[str]]:
 def _read_csv(path: Path, encoding: str) -> tuple[pd.DataFrame, list[str]]:
     first = pd.read_csv(path, sep="\x1f", header=None, nrows=1, quoting=3, encoding=encoding, dtype=str)
     header = re.sub(r'"[^"]*"', "", str(first.iat[0, 0]))
-    options = {"sep": max(SEPARATORS, key=header.count), "encoding": encoding, "skipinitialspace": True}
+    separator = max(SEPARATORS, key=header.count)
+    options: dict[str, Any] = {"sep": separator, "encoding": encoding, "skipinitialspace": True}
     frame = pd.read_csv(path, low_memory=False, **options)
-    decimal = _decimal_mark(frame, path, options["sep"])
+    decimal = _decimal_mark(frame, path, separator)
     notes = []
     if decimal is not None:
         frame = pd.read_csv(path, dtype=str, **options).apply(_numbers, decimal=decimal)

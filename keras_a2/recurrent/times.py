@@ -116,7 +116,7 @@ def _parse(values: pd.Series, where: str) -> tuple[pd.DatetimeIndex, list[str]]:
         return _by_the_clock(pd.DatetimeIndex(values), pd.DatetimeIndex(values).tz_localize(None), [])
     if pd.api.types.is_numeric_dtype(values):
         return _from_numbers(values, where)
-    texts, notes = values.astype(str).str.strip(), []
+    texts, notes = values.astype(str).str.strip(), list[str]()
     parts = texts.str.extract(NUMERIC_DATE)
     if parts[0].notna().all():
         day_first, notes = _day_first(parts, texts, where)

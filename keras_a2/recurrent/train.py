@@ -10,7 +10,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_a2 import training
+from keras_a2 import settings, training
 from keras_a2.averaging import Average
 from keras_a2.recurrent import baselines
 from keras_a2.recurrent.data import Windows
@@ -37,22 +37,16 @@ def resolve(config: Any, windows: Windows) -> Any:
     whole_seasons = shared and windows.look_back % season == 0 and windows.look_back >= 2 * season
     batch_size, epochs = _effort(samples, 512 if shared else 128, 10 if shared else 16)
     epochs = epochs if fit.epochs is None else fit.epochs
-    return dataclasses.replace(
+    return settings.fill(
         config,
-        series=_filled(config.series, season=season),
-        network=_filled(
-            network,
-            channel_independent=shared,
-            segment=season if whole_seasons and season > 1 else 0,
-            input_dropout=0.0 if shared else 0.4 if len(windows.inputs) >= FEW_INPUTS else 0.2,
-        ),
-        training=_filled(fit, epochs=epochs, patience=max(epochs // 4, 4), batch_size=batch_size),
+        season=season,
+        channel_independent=shared,
+        segment=season if whole_seasons and season > 1 else 0,
+        input_dropout=0.0 if shared else 0.4 if len(windows.inputs) >= FEW_INPUTS else 0.2,
+        epochs=epochs,
+        patience=max(epochs // 4, 4),
+        batch_size=batch_size,
     )
-
-
-def _filled(group: Any, **defaults: Any) -> Any:
-    missing = {name: value for name, value in defaults.items() if getattr(group, name) is None}
-    return dataclasses.replace(group, **missing)
 
 
 def _effort(samples: int, batch_size: int, epochs: int) -> tuple[int, int]:
@@ -125,7 +119,11 @@ class Forecaster:
     channel_independent: bool
     predict: Callable[[np.ndarray], np.ndarray]
     history: training.History = dataclasses.field(default_factory=training.History)
-    seconds: float = 0.0
+
+    @property
+    def seconds(self) -> float:
+        """How long it was trained."""
+        return sum(self.history.seconds)
 
     @property
     def parameters(self) -> int:
