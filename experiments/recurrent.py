@@ -135,9 +135,9 @@ def train_network(cell: str, windows: Windows, config: Any, seed: int, folder: P
     """Train one cell with early stopping and restore the epoch with the lowest validation error."""
     import keras
 
-    from keras_a2.averaging import Average
     from keras_a2.fast.windows import compiled
     from keras_a2.recurrent import train
+    from keras_a2.training import Average
 
     options, shared = config.training, config.network.channel_independent
     keras.utils.set_random_seed(seed)
@@ -161,7 +161,7 @@ def train_network(cell: str, windows: Windows, config: Any, seed: int, folder: P
         epochs=options.epochs,
         patience=options.patience,
         ceiling=train.CEILING[options.loss],
-        weights=average.shown,
+        weights=average.averaged,
         state=train.state_of(network, average),
         path=folder and runs.state_file(folder, f"seed{seed}-{cell}"),
     )

@@ -21,7 +21,7 @@ from keras_a2.transfer import sources
 if TYPE_CHECKING:
     import keras
 
-    from keras_a2.averaging import Average
+    from keras_a2.training import Average
     from keras_a2.transfer.data import Images
     from keras_a2.transfer.model import Weights
     from keras_a2.transfer.train import Arm, Epoch

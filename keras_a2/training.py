@@ -1,4 +1,4 @@
-"""The epoch loop that both experiments share: best weights, early stopping, resume, progress, divergence."""
+"""The epoch loop that both experiments share: best weights, early stopping, resume, progress, divergence; averages."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ import math
 import time
 import zipfile
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -117,6 +118,62 @@ def fit(
     for variable, value in zip(weights, best, strict=True):
         variable.assign(value)
     return history
+
+
+class Average:
+    """Exponential moving average of a model's weights, batch-norm statistics included.
+
+    The effective decay grows from 0.1 to ``decay`` (``(1 + t) / (10 + t)``), so that a short training is not held at
+    its start. ``decay`` 0 turns it off: the weights themselves stand for it.
+    """
+
+    def __init__(self, model: Any, decay: float):
+        import keras
+
+        self._live = list(model.weights)
+        self._decay = decay
+        self.count = keras.Variable(0.0, trainable=False)
+        copies = (keras.Variable(np.array(w), dtype=w.dtype, trainable=False) for w in self._live)
+        self.averaged = self._live if not decay else list(copies)
+
+    def update(self) -> None:
+        """Take a step's weights into the average."""
+        import tensorflow as tf
+
+        if self.averaged is self._live:
+            return
+        self.count.assign_add(1.0)
+        decay = tf.minimum(self._decay, (1 + self.count) / (10 + self.count))
+        for averaged, live in zip(self.averaged, self._live, strict=True):
+            if live.dtype.startswith("float"):
+                averaged.assign_sub((averaged - live) * (1 - decay))
+
+    @contextmanager
+    def swapped_in(self) -> Iterator[None]:
+        """Inside the block the model has the averaged weights."""
+        if self.averaged is self._live:
+            yield
+            return
+        live = [np.array(w) for w in self._live]
+        self.copy_to_model()
+        try:
+            yield
+        finally:
+            for variable, value in zip(self._live, live, strict=True):
+                variable.assign(value)
+
+    def include(self, variables: list) -> None:
+        """Inside ``swapped_in``: make what the model has in ``variables`` part of the average."""
+        included = {id(v) for v in variables}
+        for live, averaged in zip(self._live, self.averaged, strict=True):
+            if id(live) in included and live is not averaged:
+                averaged.assign(live)
+
+    def copy_to_model(self) -> None:
+        """Give the model the averaged weights."""
+        for live, averaged in zip(self._live, self.averaged, strict=True):
+            if live is not averaged:
+                live.assign(averaged)
 
 
 def random_states(model: Any) -> list:

@@ -16,10 +16,10 @@ from matplotlib.figure import Figure
 
 import recurrent
 from keras_a2 import inference, saved_model, settings, training
-from keras_a2.averaging import Average
 from keras_a2.fast.loops import CompiledLoop, compiled_loops, is_compiled
 from keras_a2.fast.windows import compiled
 from keras_a2.recurrent import baselines, data, evaluate, model, predict, report, sources, train
+from keras_a2.training import Average
 
 SMALL = "--units 8 --dropout 0.1 --input-dropout 0.1 --segment 0 --no-channel-independent --epochs 2 --patience 5"
 SMALL += " --batch-size 32 --learning-rate 0.01 --ema 0.9"

@@ -121,13 +121,13 @@ def test_over_seeds_keeps_every_value():
 def test_average_of_constant_weights_is_the_constant_and_follows_a_change():
     import keras
 
-    from keras_a2.averaging import Average
+    from keras_a2.training import Average
 
     model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
     average = Average(model, 0.9)
     before = np.array(model.weights[0])
     average.update()
-    np.testing.assert_allclose(np.array(average.shown[0]), before, rtol=1e-6)
+    np.testing.assert_allclose(np.array(average.averaged[0]), before, rtol=1e-6)
     model.weights[0].assign(before + 1)
     for _ in range(200):
         average.update()

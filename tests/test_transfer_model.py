@@ -15,10 +15,10 @@ from threadpoolctl import threadpool_limits
 
 from conftest import load_script
 from keras_a2 import settings, training
-from keras_a2.averaging import Average
 from keras_a2.errors import UserError
 from keras_a2.fast import images as fast
 from keras_a2.fast import litert
+from keras_a2.training import Average
 from keras_a2.transfer import data, evaluate, model, sources, train
 
 transfer = load_script("transfer")

@@ -18,9 +18,9 @@ import recurrent
 from benchmarks import plain
 from benchmarks.measure import alternate, growth, importing, in_process, peak_bytes, rate, row, seconds
 from keras_a2 import settings
-from keras_a2.averaging import Average
 from keras_a2.fast.windows import compiled
 from keras_a2.recurrent import data, evaluate, sources, train
+from keras_a2.training import Average
 
 HERE = __name__
 LOOK_BACK, HORIZON, UNITS, BATCH = 72, 24, 64, 128

@@ -12,12 +12,12 @@ import numpy as np
 import tensorflow as tf
 
 from keras_a2 import training
-from keras_a2.averaging import Average
 from keras_a2.console import console
 from keras_a2.errors import UserError
 from keras_a2.fast import images as fast
 from keras_a2.fast import litert
 from keras_a2.files import whole
+from keras_a2.training import Average
 from keras_a2.transfer import model as models
 from keras_a2.transfer.data import PixelStore, boxes, crop, decode_all
 from keras_a2.transfer.sources import Source
@@ -216,7 +216,7 @@ def pretrain(pool: Pool, teacher: Teacher, settings: Settings, folder: Path) -> 
         train_epoch=train_epoch,
         validate=validate,
         score=lambda row: row["epoch"],  # the last epoch: with a rate that decays to zero there is nothing to choose
-        weights=average.shown,
+        weights=average.averaged,
         state=[*model.weights, *optimizer.variables, *training.random_states(model), average.count],
         epochs=len(settings.sizes),
         path=folder / "pretrain.npz",

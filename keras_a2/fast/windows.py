@@ -8,8 +8,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_a2.averaging import Average
 from keras_a2.fast.loops import compiled_loops, is_compiled
+from keras_a2.training import Average
 
 Epoch = Callable[[int, Callable[[float], None]], float]
 Gather = Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor]]

@@ -11,10 +11,10 @@ import numpy as np
 import tensorflow as tf
 
 from keras_a2 import settings, training
-from keras_a2.averaging import Average
 from keras_a2.recurrent import baselines
 from keras_a2.recurrent.data import Windows
 from keras_a2.recurrent.model import relative
+from keras_a2.training import Average
 
 EPOCH_STEPS = 32  # a series with fewer full batches is short: it gets smaller ones and more epochs
 LEAST_BATCH = 16

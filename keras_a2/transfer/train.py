@@ -17,8 +17,8 @@ import tensorflow as tf
 from scipy import stats
 
 from keras_a2 import runs, settings, training
-from keras_a2.averaging import Average
 from keras_a2.console import console
+from keras_a2.training import Average
 from keras_a2.transfer import model as models
 from keras_a2.transfer.data import Images, batches, boxes
 
@@ -140,7 +140,7 @@ class Arm:
             train_epoch=epoch,
             validate=validate,
             score=lambda row: -row["validation_loss"],
-            weights=shown.shown,
+            weights=shown.averaged,
             state=[*network.weights, *network.optimizer.variables, *training.random_states(network), shown.count],
             epochs=epochs,
             path=self.state(stage),
@@ -359,7 +359,7 @@ class _AverageWithStatistics(Average):
     @contextmanager
     def swapped_in(self) -> Iterator[None]:
         with super().swapped_in():
-            self.keep(estimate_statistics(self._arm.backbone, self._arm.images, self._arm.seed))
+            self.include(estimate_statistics(self._arm.backbone, self._arm.images, self._arm.seed))
             yield
 
 
