@@ -127,7 +127,9 @@ def test_recurrent_metrics_are_those_of_the_predictions(published):
 
 
 def test_a_forecaster_of_plain_keras_errs_as_much(published, tmp_path):
-    answer = subprocess.run(recurrent_command(published, "--plain", "--output", tmp_path), capture_output=True)
+    answer = subprocess.run(
+        recurrent_command(published / "series.csv", "--plain", "--output", tmp_path), capture_output=True
+    )
     assert answer.returncode == 0, answer.stderr
     folders = (published / "models", tmp_path)
     fast, plain = (json.loads((f / "recurrent-series-gru/1/metrics.json").read_text()) for f in folders)
