@@ -429,7 +429,7 @@ def _remedy(
         return (
             f"the target {worst!r} has no value in {missing[worst].sum()} of {rows} rows: fill it or shorten --horizon"
         )
-    gaps = {name: missing[name].groupby((~missing[name]).cumsum()).sum().max() for name in frame.columns}
+    gaps = {name: int(missing[name].groupby((~missing[name]).cumsum()).sum().max()) for name in frame.columns}
     worst = max(gaps, key=lambda name: gaps[name])
     if helps(fill(frame, gaps[worst]).isna().any(axis=1).to_numpy(), unmeasured):
         return f"column {worst!r} has {gaps[worst]} in a row: raise --max-gap to {gaps[worst]}" + (
