@@ -141,7 +141,7 @@ def result_rows(metrics: dict) -> tuple[list[str], list[list[str]]]:
             f"{test['mse_standardized']:.4f}",
         ]
         comparisons = [test if key == "skill" else test.get(key, {}) for key in columns]
-        row += [f"{_skill(each)}, {each['verdict']}" if "verdict" in each else "" for each in comparisons]
+        row += [f"{_skill(each)}\n{each['verdict']}" if "verdict" in each else "" for each in comparisons]
         rows.append([*row, f"{model['seconds']:.0f}" if "seconds" in model else ""])
     return header, rows
 

@@ -229,7 +229,7 @@ def figures(
     pictures = [
         ("Test accuracy of both arms and the baselines", folder / "comparison.png"),
         (
-            f"Validation accuracy by epoch{seed}; the dotted line is where the backbone thaws",
+            f"Validation accuracy by epoch{seed}; the dotted line is where the backbone is unfrozen",
             folder / "learning_curves.png",
         ),
         (f"{matrix} of the pretrained arm{seed} on the test split", folder / "confusion.png"),
