@@ -22,7 +22,7 @@ from keras_a2 import inference
 
 pytestmark = pytest.mark.slow
 
-TRANSFER = ["--image-size", 32, "--head-epochs", 2, "--fine-tune-epochs", 1, "--views", 2, "--batch-size", 8]
+TRANSFER = "--image-size 32 --head-epochs 2 --fine-tune-epochs 1 --unfreeze 3 --views 2 --batch-size 8".split()
 RECURRENT = ["--target", "load", "--look-back", 24, "--horizon", 6, "--units", 8, "--epochs", 2]
 FILES = ["saved_model.pb", "model.keras", "model.json", "metrics.json", "report.html", "predictions.csv", "history.csv"]
 
