@@ -9,18 +9,19 @@ from __future__ import annotations
 import dataclasses
 import multiprocessing
 import os
-import sys
 import tempfile
 import threading
+import time
 import traceback
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from multiprocessing.connection import Connection, wait
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
 
 from keras_a2.console import console
-from keras_a2.errors import Diverged, UserError
+from keras_a2.errors import UserError
 from keras_a2.files import whole
 from keras_a2.machine import cores
 
@@ -69,42 +70,42 @@ def spread(
 
 
 def _in_processes(function: Callable[..., None], tasks: list[Task], jobs: int, folder: Path) -> list[Task]:
-    """Run the tasks in processes and return those whose process was killed."""
-    context = multiprocessing.get_context("spawn")
-    waiting, free, killed, trained = tasks[::-1], core_groups(jobs), [], 0
-    running: dict[int, tuple] = {}  # a process's sentinel -> it, its task, its cores, and where its error comes from
-    try:
-        while waiting or running:
-            while waiting and free:
-                task, group = waiting.pop(), free.pop()
-                receiver, sender = context.Pipe(duplex=False)
-                process = context.Process(target=_work, args=(function, task, folder, _threads(), sender), daemon=True)
-                with _on_cores(group):
-                    process.start()
-                sender.close()
-                running[process.sentinel] = process, task, group, receiver
-            for sentinel in wait(list(running)):
-                process, task, group, receiver = running.pop(sentinel)  # type: ignore[arg-type]
-                process.join()
-                free.append(group)
-                if process.exitcode < 0:
+    """Run each task in a process of its own, ``jobs`` at once, and return the tasks whose process was killed."""
+    context, environment, groups = multiprocessing.get_context("spawn"), _environment(), core_groups(jobs)
+
+    def take_cores() -> None:
+        if group := groups.pop():
+            os.sched_setaffinity(0, group)  # of this thread and of every process that it starts
+
+    def train(task: Task) -> None:
+        with ProcessPoolExecutor(1, context, _start_worker, (environment,)) as process:
+            process.submit(_train, function, task, folder).result()
+
+    killed: list[Task] = []
+    trained = 0
+    with ThreadPoolExecutor(jobs, initializer=take_cores) as threads:
+        futures = {threads.submit(train, task): task for task in tasks}
+        try:
+            for future in as_completed(futures):
+                task = futures[future]
+                if isinstance(error := future.exception(), BrokenProcessPool):
                     killed.append(task)
-                elif process.exitcode:
-                    raise _error(receiver, f"the training {_name(task)} ended with exit code {process.exitcode}")
+                elif error:
+                    raise error
                 else:
                     trained += 1
                     console.print(f"{trained} of {len(tasks)} trained: {_name(task)}")
-    finally:
-        for process, *_ in running.values():
-            process.kill()
-            process.join()
+        finally:
+            threads.shutdown(wait=False, cancel_futures=True)
+            while not all(future.done() for future in futures):
+                for process in multiprocessing.active_children():
+                    process.kill()
+                time.sleep(0.05)
     return killed
 
 
-def _work(
-    function: Callable[..., None], task: Task, folder: Path, environment: dict[str, str], errors: Connection
-) -> None:
-    """In the process of a task: be quiet, end with the run that started it, and send it the error."""
+def _start_worker(environment: dict[str, str]) -> None:
+    """In the process of a task: be quiet, and end with the run that started it."""
     parent = multiprocessing.parent_process()
     assert parent is not None
     threading.Thread(target=lambda: (wait([parent.sentinel]), os._exit(1)), daemon=True).start()
@@ -112,35 +113,16 @@ def _work(
     null = os.open(os.devnull, os.O_WRONLY)
     os.dup2(null, 1)
     os.dup2(null, 2)
+
+
+def _train(function: Callable[..., None], task: Task, folder: Path) -> None:
+    """Run a task; whatever stops it is a ``UserError``, which every process can read."""
     try:
         function(**task, folder=folder)
-    except UserError as error:
-        errors.send(error)
-        sys.exit(2)
+    except UserError:
+        raise
     except Exception as error:
-        errors.send(UserError(traceback.format_exception_only(error)[-1]))
-        sys.exit(1)
-
-
-def _error(receiver: Connection, otherwise: str) -> UserError:
-    try:
-        return receiver.recv()
-    except EOFError:
-        return UserError(otherwise)
-
-
-@contextmanager
-def _on_cores(group: list[int]) -> Iterator[None]:
-    """A process that starts in this block keeps to the cores of ``group``, all of its threads from the first on."""
-    if not group:
-        yield
-        return
-    mine = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, group)
-    try:
-        yield
-    finally:
-        os.sched_setaffinity(0, mine)
+        raise UserError(f"{_name(task)}: {traceback.format_exception_only(error)[-1]}") from error
 
 
 def core_groups(jobs: int) -> list[list[int]]:
@@ -149,7 +131,7 @@ def core_groups(jobs: int) -> list[list[int]]:
     return [mine[k % max(len(mine), 1) :: jobs] for k in range(jobs)]
 
 
-def _threads() -> dict[str, str]:
+def _environment() -> dict[str, str]:
     """As many threads in a worker as here: sums are then cut, and rounded, in the same places."""
     return {"TF_NUM_INTRAOP_THREADS": str(cores()), "TF_CPP_MIN_LOG_LEVEL": "3"}
 
@@ -162,37 +144,30 @@ def _on_ray(function: Callable[..., None], tasks: list[Task], folder: Path) -> N
 
     if not ray.is_initialized():
         ray.init(log_to_driver=False, logging_level="error")  # RAY_ADDRESS names a cluster; without it, this machine
+    # Cores of this machine, as far as the smallest node of the cluster has them.
+    nodes = (int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"])
+    cpus = min([cores(), *filter(None, nodes)])
     # A process of its own for every task: TensorFlow's state does not pass from one to the next.
-    remote = ray.remote(num_cpus=_cpus_of_a_task(ray), max_retries=RETRIES, max_calls=1)(_ray_task)
-    waiting = {remote.remote(function, task, _threads()): task for task in tasks}
-    trained = 0
-    while waiting:
-        (done,), _ = ray.wait(list(waiting), num_returns=1)
+    remote = ray.remote(num_cpus=cpus, max_retries=RETRIES, max_calls=1)(_train_on_node)
+    futures = {remote.remote(function, task, _environment()).future(): task for task in tasks}
+    for trained, future in enumerate(as_completed(futures), start=1):
         try:
-            files = ray.get(done)
+            files = future.result()
+        except ray.exceptions.RayTaskError as error:
+            raise error.cause from error  # of ``_train``
         except ray.exceptions.RayError as error:
-            cause = getattr(error, "cause", error)
-            last = (str(cause).strip().splitlines() or [str(error)])[-1]
-            kind = Diverged if isinstance(cause, Diverged) else UserError
-            raise kind(f"{_name(waiting[done])}: {last}") from error
+            raise UserError(f"{_name(futures[future])}: {error}") from error
         for name, content in files.items():
             with whole(folder / name) as temporary:
                 temporary.write_bytes(content)
-        trained += 1
-        console.print(f"{trained} of {len(tasks)} trained: {_name(waiting.pop(done))}")
+        console.print(f"{trained} of {len(tasks)} trained: {_name(futures[future])}")
 
 
-def _cpus_of_a_task(ray: Any) -> int:
-    """Cores of the driver, as far as the smallest node of the cluster has them."""
-    nodes = [int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"]]
-    return max(min([cores(), *(n for n in nodes if n)]), 1)
-
-
-def _ray_task(function: Callable[..., None], task: Task, environment: dict[str, str]) -> dict[str, bytes]:
+def _train_on_node(function: Callable[..., None], task: Task, environment: dict[str, str]) -> dict[str, bytes]:
     """On a node of the cluster: a folder of its own, its files as the answer."""
     os.environ |= environment
     with tempfile.TemporaryDirectory() as folder:
-        function(**task, folder=Path(folder))
+        _train(function, task, Path(folder))
         return {path.name: path.read_bytes() for path in Path(folder).iterdir()}
 
 
