@@ -213,12 +213,10 @@ def train_scratch(images: Images, weights: Weights, config: Config, seed: int, f
     """The control: the same network from random initialisation, batch norm in training mode, its own rate."""
     import keras
 
-    from keras_a2.fast import images as fast
     from keras_a2.transfer import model
 
     arm = build_arm("scratch", images, model.random_weights(weights.alpha), config, seed, folder)
-    backbone = arm.backbone if config.run.plain else fast.fused_batch_norm(arm.backbone)
-    network = keras.Sequential([backbone, arm.head])
+    network = keras.Sequential([arm.backbone, arm.head])
     epochs, rate = config.control.scratch_epochs, config.control.scratch_learning_rate
     epoch, average = compile_network(arm, network, config, epochs, rate)
     arm.fit("scratch", network, epoch, epochs, average)

@@ -14,7 +14,6 @@ import tensorflow as tf
 from keras_a2 import training
 from keras_a2.console import console
 from keras_a2.errors import UserError
-from keras_a2.fast import images as fast
 from keras_a2.fast import litert
 from keras_a2.files import whole
 from keras_a2.training import Average
@@ -173,10 +172,9 @@ def pretrain(pool: Pool, teacher: Teacher, settings: Settings, folder: Path) -> 
     keras.utils.set_random_seed(settings.seed)
     backbone = models.plain_backbone(models.BUNDLED_ALPHA)
     models.set_momentum(backbone, MOMENTUM)
-    network = fast.fused_batch_norm(backbone)
     features, classes = teacher.kernel.shape
     maps = [keras.layers.Dense(features, name="feature"), keras.layers.Dense(classes, name="class")]
-    model = keras.Model(network.input, [layer(network.output) for layer in maps])
+    model = keras.Model(backbone.input, [layer(backbone.output) for layer in maps])
     steps = len(pool.train) // settings.batch_size
     schedule = keras.optimizers.schedules.CosineDecay(
         0.0, max(steps * (len(settings.sizes) - 1), 1), warmup_target=settings.learning_rate, warmup_steps=steps

@@ -1,4 +1,4 @@
-"""The image network faster on a CPU: frozen blocks outside the step, fused batch norm, a step written by hand."""
+"""The image network faster on a CPU: frozen blocks outside the step, a step written by hand."""
 
 from __future__ import annotations
 
@@ -29,40 +29,6 @@ def split(backbone: keras.Model, blocks: list[list[keras.Layer]]) -> tuple[keras
         return None, backbone
     border = blocks[first - 1][-1].output
     return keras.Model(backbone.input, border), keras.Model(border, backbone.output)
-
-
-class FusedBatchNormalization(keras.layers.Layer):
-    """A twin of Keras's batch norm, on its variables, whose training mode is TensorFlow's fused kernel."""
-
-    def __init__(self, layer: keras.layers.BatchNormalization):
-        super().__init__(name=layer.name)
-        self.layer = layer
-
-    def call(self, inputs: tf.Tensor, training: bool | None = None, mask: None = None) -> tf.Tensor:
-        layer = self.layer
-        if not training or not layer.trainable:
-            return layer(inputs, training=False)
-        outputs, mean, variance, *_ = tf.raw_ops.FusedBatchNormV3(
-            x=inputs, scale=layer.gamma, offset=layer.beta, mean=tf.zeros([0]), variance=tf.zeros([0]),
-            epsilon=layer.epsilon, is_training=True,
-        )  # fmt: skip
-        context = tf.distribute.get_replica_context()
-        if context.num_replicas_in_sync > 1:  # devices that work on parts of a batch agree on the mean of theirs
-            mean, variance = context.all_reduce("MEAN", [mean, variance])
-        for moving, value in ((layer.moving_mean, mean), (layer.moving_variance, variance)):
-            value = moving * layer.momentum + value * (1 - layer.momentum)
-            # By its handle: each device assigns its own copy.
-            tf.raw_ops.AssignVariableOp(resource=moving.value.handle, value=value)
-        return outputs
-
-
-def fused_batch_norm(backbone: keras.Model) -> keras.Model:
-    """The same network on the same variables, batch norm in training mode by TensorFlow's fused kernel."""
-
-    def twin(layer: keras.Layer) -> keras.Layer:
-        return FusedBatchNormalization(layer) if isinstance(layer, keras.layers.BatchNormalization) else layer
-
-    return keras.models.clone_model(backbone, clone_function=twin)
 
 
 def compiled_epoch(
