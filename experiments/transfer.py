@@ -162,7 +162,7 @@ def train_pretrained(images: Images, weights: Weights, config: Config, seed: int
 
     from keras_a2.fast import images as fast
     from keras_a2.fast import litert
-    from keras_a2.transfer import model, train
+    from keras_a2.transfer import train
 
     arm = build_arm("pretrained", images, weights, config, seed, folder)
     backbone, head, plain = arm.backbone, arm.head, config.run.plain
@@ -184,11 +184,9 @@ def train_pretrained(images: Images, weights: Weights, config: Config, seed: int
     options = config.fine_tune
     if options.fine_tune_epochs:
         unfreeze(backbone, options)
-        frozen, trained = (None, backbone) if plain else fast.split(backbone, model.blocks(backbone))
-        network = keras.Sequential([trained, head])
         epochs, rate = options.fine_tune_epochs, options.learning_rate
-        epoch, average = compile_network(arm, network, config, epochs, rate, options.layer_decay, frozen)
-        arm.fit("fine_tune", network, epoch, epochs, average)
+        epoch, average = compile_network(arm, config, epochs, rate, options.layer_decay)
+        arm.fit("fine_tune", arm.network, epoch, epochs, average)
     return arm
 
 
@@ -211,32 +209,23 @@ def unfreeze(backbone: keras.Model, options: FineTuneOptions) -> None:
 
 def train_scratch(images: Images, weights: Weights, config: Config, seed: int, folder: Path) -> Arm:
     """The control: the same network from random initialisation, batch norm in training mode, its own rate."""
-    import keras
-
     from keras_a2.transfer import model
 
     arm = build_arm("scratch", images, model.random_weights(weights.alpha), config, seed, folder)
-    network = keras.Sequential([arm.backbone, arm.head])
     epochs, rate = config.control.scratch_epochs, config.control.scratch_learning_rate
-    epoch, average = compile_network(arm, network, config, epochs, rate)
-    arm.fit("scratch", network, epoch, epochs, average)
+    epoch, average = compile_network(arm, config, epochs, rate)
+    arm.fit("scratch", arm.network, epoch, epochs, average)
     return arm
 
 
 def compile_network(
-    arm: Arm,
-    network: keras.Model,
-    config: Config,
-    epochs: int,
-    rate: float,
-    layer_decay: float = 1.0,
-    frozen: keras.Model | None = None,
+    arm: Arm, config: Config, epochs: int, rate: float, layer_decay: float = 1.0
 ) -> tuple[Epoch, Average]:
     """For training on augmented images: AdamW, a rate that warms up and decays, a moving average of the weights."""
     from keras_a2.fast import images as fast
     from keras_a2.transfer import train
 
-    options = config.network
+    options, network = config.network, arm.network
     schedule = train.warm_up_and_decay(rate, epochs, train.steps_per_epoch(arm.images, options.batch_size))
     rates = train.rate_multipliers(network, layer_decay)
     optimizer = train.LayerwiseAdamW(rates, options.weight_decay, learning_rate=schedule)
@@ -245,7 +234,7 @@ def compile_network(
     batches = train.augmented(arm.images, options.augment, options.batch_size, arm.seed)
     if config.run.plain:
         return train.keras_epoch(network, batches, average), average
-    return fast.compiled_epoch(network, batches, average, frozen), average
+    return fast.compiled_epoch(network, batches, average), average
 
 
 TRAININGS = {"pretrained": train_pretrained, "scratch": train_scratch}

@@ -19,7 +19,6 @@ import transfer
 from benchmarks import plain
 from benchmarks.measure import alternate, growth, importing, in_process, peak_bytes, rate, row, seconds
 from keras_a2 import settings
-from keras_a2.fast import images as fast
 from keras_a2.fast import litert
 from keras_a2.transfer import data, model, sources, train
 from keras_a2.transfer.model import BLOCKS
@@ -258,7 +257,5 @@ def _our_epoch(images: data.Images, weights: model.Weights, blocks: int) -> Call
     config = _options(images, "--unfreeze", str(blocks))
     arm = transfer.build_arm("pretrained", images, weights, config, 0, Path())
     transfer.unfreeze(arm.backbone, config.fine_tune)
-    frozen, trained = fast.split(arm.backbone, model.blocks(arm.backbone))
-    network = keras.Sequential([trained, arm.head])
-    epoch, _ = transfer.compile_network(arm, network, config, 8, 1e-4, config.fine_tune.layer_decay, frozen)
+    epoch, _ = transfer.compile_network(arm, config, 8, 1e-4, config.fine_tune.layer_decay)
     return lambda: epoch(1, lambda part: None)

@@ -289,7 +289,7 @@ def rate_multipliers(network: keras.Model, decay: float) -> list[float]:
     """``decay ** (blocks from the head)`` of each trainable variable (Howard & Ruder 2018).
 
     Args:
-        network: the unfrozen part of the backbone, then the head.
+        network: the backbone, then the head.
     """
     backbone, head = network.layers
     of_layer = {v.path: layer for layer in backbone.layers for v in layer.trainable_variables}
