@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from tyro.conf import DisallowNone
 
@@ -131,7 +131,7 @@ def build_network(cell: str, windows: Windows, options: NetworkOptions) -> keras
     return network
 
 
-def train_network(cell: str, windows: Windows, config: Any, seed: int, folder: Path | None = None) -> Forecaster:
+def train_network(cell: str, windows: Windows, config: Config, seed: int, folder: Path | None = None) -> Forecaster:
     """Train one cell with early stopping and restore the epoch with the lowest validation error."""
     import keras
 
@@ -140,6 +140,9 @@ def train_network(cell: str, windows: Windows, config: Any, seed: int, folder: P
     from keras_a2.training import Average
 
     options, shared = config.training, config.network.channel_independent
+    assert shared is not None  # train.resolve has put numbers in place of None
+    assert options.epochs is not None
+    assert options.batch_size is not None
     keras.utils.set_random_seed(seed)
     network = build_network(cell, windows, config.network)
     batches = train.Batches(windows, shared, options.batch_size, seed)
@@ -185,10 +188,13 @@ def main(config: Config) -> None:
         resolved = train.resolve(config, windows)  # the defaults that depend on the data
         shared, options = resolved.network.channel_independent, resolved.training
         run.check_inputs(data=windows.summary(), network=resolved.network, training=options)
-        naive = baselines.SeasonalNaive(resolved.series.season)
-        references: list[baselines.Baseline] = [baselines.Persistence(), naive, baselines.Ridge(shared)]
-        for reference in references:
-            reference.fit(windows)
+        ridge = baselines.Ridge(shared)
+        ridge.fit(windows)
+        references: list[baselines.Baseline] = [
+            baselines.Persistence(),
+            baselines.SeasonalNaive(resolved.series.season),
+            ridge,
+        ]
 
         cells = ["simple_rnn", "lstm", "gru"] if config.network.cell == "all" else [config.network.cell]
         seeds = range(config.run.seed, config.run.seed + config.run.seeds)
@@ -205,7 +211,7 @@ def main(config: Config) -> None:
             home = config.run.output / published_name(config, windows, winner.cell)
             with run.publishing(home.name) as folder:
                 # Raw windows in, forecasts in the targets' units out: scaling and ridge regression are inside.
-                saved = model.assemble(winner.forecaster.network, windows, shared, winner.ridge)
+                saved = model.assemble(winner.forecaster.network, windows, shared, ridge if winner.combined else None)
                 checked = metrics | {"saved_model_check": model.export(saved, windows, winner.forecast, folder)}
                 litert = deployment.export_litert(folder, model.example(windows)) if config.run.litert else None
                 histories = {seed: each.history for seed, each in zip(seeds, trained[winner.cell], strict=True)}

@@ -15,6 +15,7 @@ import pytest
 from PIL import Image
 
 from keras_a2 import machine
+from keras_a2.recurrent import data, sources
 
 ROOT = Path(__file__).parent.parent
 
@@ -48,6 +49,21 @@ def series(tmp_path: Path) -> Path:
     frame = pd.DataFrame({"date": time, "load": wave, "other": wave + rng.normal(0, 1, 480), "fixed": 3.0})
     frame.to_csv(tmp_path / "series.csv", index=False)
     return tmp_path / "series.csv"
+
+
+@pytest.fixture
+def meter():
+    """A meter near 1.2e8 that rises by about 1 an hour, more by day: float32 there knows multiples of 8."""
+    rng = np.random.default_rng(0)
+    hours = np.arange(700)
+    use = np.maximum(1 + np.sin(2 * np.pi * hours / 24) + rng.normal(0, 0.3, len(hours)), 0)
+    frame = pd.DataFrame({"reading": 1.2e8 + use.cumsum()})
+    return sources.Table("meter", frame, pd.date_range("2024-01-01", periods=len(frame), freq="h"), ["reading"])
+
+
+@pytest.fixture
+def windows(series):
+    return data.prepare(sources.find(str(series), "load", None, None), look_back=24, horizon=6)
 
 
 def run_script(name: str, *arguments, **options) -> subprocess.CompletedProcess:

@@ -1,4 +1,4 @@
-"""The verdict on a forecaster, against SciPy and simulations whose truth is known."""
+"""Choices and verdicts, against SciPy, simulations whose truth is known, and cases worked by hand."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from scipy import signal, stats
 
-from keras_a2.recurrent import evaluate
+from keras_a2 import training
+from keras_a2.recurrent import evaluate, report
 
 REPEATS = 300
 FALSE_REPEATS = 1000
@@ -95,3 +96,98 @@ def test_seeds_give_one_interval_and_one_p_value_from_the_mean_loss():
     assert together.pop("skill_seeds") == pytest.approx(alone)
     assert together == mean
     assert together["skill"] == pytest.approx(np.mean(alone))
+
+
+class Off:
+    """Forecasts that miss by so much, in standard deviations."""
+
+    def __init__(self, name: str, off: float):
+        self.name, self.off = name, off
+
+    def forecast(self, windows, origins):
+        return windows.actual(origins) + np.asarray(self.off, np.float32)
+
+
+@pytest.mark.parametrize("loss", ["mae", "mse"])
+@pytest.mark.parametrize(
+    ("combine", "network", "published"),
+    [(None, -0.2, "gru+ridge"), (None, 0.2, "gru"), (True, 0.2, "gru+ridge"), (False, -0.2, "gru")],
+)
+def test_validation_chooses_what_is_published_unless_told(windows, loss, combine, network, published):
+    naive = [Off("persistence", 2), Off("seasonal_naive", 1)]
+    choices = evaluate.on_validation(
+        combine, loss, windows, [*naive, Off("ridge", 0.3)], {"gru": [Off("gru", network)]}
+    )
+    assert choices.published == {"gru": published}
+    assert (choices.best_naive, choices.best_naive_by_lead) == ("seasonal_naive", ["seasonal_naive"] * 6)
+    assert choices.metrics["gru+ridge"]["mae_standardized"] == pytest.approx(abs(network + 0.3) / 2, rel=1e-4)
+
+
+class Seed(Off):
+    """A trained network of one seed; ``off`` may differ by window."""
+
+    seconds, parameters = 1.0, 7
+    history = training.History([{"epoch": 0}])
+
+
+def test_each_model_has_its_best_seed_by_the_loss_of_training(windows):
+    n = len(windows.origins["validation"])
+    steady, rare = np.full((n, 1, 1), 0.5), np.zeros((n, 1, 1))
+    rare[: n // 4] = 1.2  # lower mean, higher mean square
+    naive = [Off("persistence", 2), Off("seasonal_naive", 1)]
+    for loss, best in (("mae", 1), ("mse", 0)):
+        trained = {"gru": [Seed("gru", steady), Seed("gru", rare)]}
+        choices = evaluate.on_validation(False, loss, windows, [*naive, Off("ridge", 0.3)], trained)
+        assert choices.best_seed["gru"] == best
+    trained = {"gru": [Seed("gru", 0.1), Seed("gru", -0.3)]}  # the second errs against ridge regression's error
+    choices = evaluate.on_validation(None, "mae", windows, [*naive, Off("ridge", 0.3)], trained)
+    assert [choices.best_seed[name] for name in ("gru", "gru+ridge")] == [0, 1]
+    assert choices.published == {"gru": "gru+ridge"}
+    metrics, (published,) = evaluate.on_test({"seed": 5}, windows, [*naive, Off("ridge", 0.3)], trained, choices)
+    assert [metrics["models"][name]["best_seed"] for name in ("gru", "gru+ridge")] == [5, 6]
+    assert (published.name, published.seed, published.combined) == ("gru+ridge", 6, True)
+    assert np.abs(evaluate.errors(windows, published.forecast, "test")).max() < 1e-5
+    test = metrics["models"]["gru"]["test"]
+    assert test["mae_standardized_seeds"] == pytest.approx([0.1, 0.3], rel=1e-4)
+    assert test["skill"] == pytest.approx(0.8, rel=1e-4)
+    assert test["skill_seeds"] == pytest.approx([0.9, 0.7], rel=1e-4)
+    assert not [key for key in test if key.endswith(("ci95_seeds", "p_value_seeds"))]
+
+
+def test_metrics_by_hand(windows):
+    error = np.zeros((4, 6, 1))
+    error[:, 0] = 2.0
+    result = evaluate.metrics(windows, error)
+    scale = windows.target_scale[0]
+    assert result["mae_standardized"] == pytest.approx(2 / 6)
+    assert result["mse"] == pytest.approx(4 / 6 * scale**2)
+    assert result["mae_by_lead"] == pytest.approx([2 * scale, 0, 0, 0, 0, 0])
+
+
+def test_the_best_naive_is_chosen_per_lead():
+    near, far = np.ones((5, 2, 1)), np.ones((5, 2, 1))
+    near[:, 1], far[:, 0] = 3, 3
+    errors = {"persistence": near, "seasonal_naive": far}
+    best = evaluate.best_by_lead(errors)
+    assert best == ["persistence", "seasonal_naive"]
+    assert (evaluate.merge_by_lead(errors, best) == 1).all()
+
+
+def test_the_hardest_naive_on_the_test_split_is_quoted(windows):
+    """Validation prefers the seasonal naive, the test split persistence."""
+
+    class Turning(Off):
+        def forecast(self, windows, origins):
+            off = 3 - self.off if origins[0] == windows.origins["test"][0] else self.off
+            return windows.actual(origins) + np.float32(off)
+
+    references = [Turning("persistence", 2), Turning("seasonal_naive", 1), Off("ridge", 0.3)]
+    trained = {"gru": [Seed("gru", 0.2)]}
+    choices = evaluate.on_validation(False, "mae", windows, references, trained)
+    metrics, _ = evaluate.on_test({"seed": 5}, windows, references, trained, choices)
+    assert metrics["best_naive"] == "seasonal_naive"
+    assert metrics["hardest_naive"] == "persistence"
+    text = report.headline(metrics, "gru")
+    assert text.index("persistence") < text.index("the naive chosen on validation")
+    assert "persistence" in report.card_headline(metrics, "gru")
+    assert "against persistence" in report.result_rows(metrics)[0]

@@ -7,6 +7,7 @@ from typing import Protocol
 
 import numpy as np
 import pandas as pd
+from scipy import signal
 from scipy.linalg import eigh
 from statsmodels.tsa.stattools import acf
 
@@ -26,9 +27,6 @@ class Baseline(Protocol):
 
     name: str
 
-    def fit(self, windows: Windows) -> None:
-        """Learn from the training rows; choose by validation."""
-
     def forecast(self, windows: Windows, origins: np.ndarray) -> np.ndarray:
         """Standardised forecasts ``(n, horizon, targets)`` of the windows with these origins ``(n,)``."""
 
@@ -38,10 +36,8 @@ class Persistence:
 
     name = "persistence"
 
-    def fit(self, windows: Windows) -> None:
-        """Nothing is learnt."""
-
     def forecast(self, windows: Windows, origins: np.ndarray) -> np.ndarray:
+        """Standardised forecasts ``(n, horizon, targets)``."""
         last = windows.values[origins][:, windows.target_columns]
         return np.repeat(last[:, np.newaxis], windows.horizon, axis=1)
 
@@ -59,22 +55,14 @@ class SeasonalNaive:
     def __init__(self, season: int):
         self.season = season
 
-    def fit(self, windows: Windows) -> None:
-        """Nothing is learnt."""
-
     def forecast(self, windows: Windows, origins: np.ndarray) -> np.ndarray:
+        """Standardised forecasts ``(n, horizon, targets)``."""
+        phase = np.arange(len(windows.truth)) % self.season
+        measured = pd.DataFrame(windows.truth).groupby(phase).ffill().to_numpy()  # the last of its phase, at each row
         back = windows.future - self.season * np.ceil(windows.future / self.season).astype(int)
         rows = origins[:, np.newaxis] + back
-        forecast = Persistence().forecast(windows, origins)
-        for k in range(len(windows.targets)):
-            truth, answer, source = windows.truth[:, k], forecast[..., k], rows.copy()
-            pending = source >= 0
-            while pending.any():
-                values = truth[source[pending]]
-                answer[pending] = np.where(np.isnan(values), answer[pending], values)
-                source[pending] -= np.where(np.isnan(values), self.season, source[pending] + 1)
-                pending &= source >= 0
-        return forecast
+        seasonal = np.where(rows[..., np.newaxis] < 0, np.nan, measured[np.maximum(rows, 0)])
+        return np.where(np.isnan(seasonal), Persistence().forecast(windows, origins), seasonal)
 
 
 class Ridge:
@@ -94,60 +82,53 @@ class Ridge:
         self._kernel = np.zeros((0, 0))
 
     def fit(self, windows: Windows) -> None:
+        """Learn from the training windows and choose the strength by the validation windows."""
         wide = windows.look_back * len(windows.inputs) > RIDGE_COLUMNS
         own_past = self.channel_independent or wide
         self.columns = windows.target_columns if own_past else np.arange(len(windows.inputs))
-        gram, cross, n = self._sums(windows, windows.origins["train"])
+        gram, cross, n = np.zeros(()), np.zeros(()), 0
+        for x, y in self._designs(windows, windows.origins["train"]):
+            gram, cross, n = gram + x.T @ x, cross + x.T @ y, n + len(x)
         gram, cross = gram / n, cross / n
         if not self.channel_independent:  # the intercept, whose regressor is the last, is not penalised
             mean, level = gram[-1, :-1], cross[-1]
             gram, cross = gram[:-1, :-1] - np.outer(mean, mean), cross[:-1] - np.outer(mean, level)
         values, vectors = eigh(gram)
         projected = vectors.T @ cross
-        validation = windows.origins["validation"]
         kernels = [vectors @ (projected / (values + strength)[:, np.newaxis]) for strength in RIDGE_STRENGTHS]
         if not self.channel_independent:
             kernels = [np.vstack([kernel, level - mean @ kernel]) for kernel in kernels]
         errors = np.zeros(len(kernels))
-        for part in _chunks(validation):
-            x, y, _ = self._design(windows, part)
+        for x, y in self._designs(windows, windows.origins["validation"]):
             errors += [((x @ kernel - y) ** 2).sum() for kernel in kernels]
         best = int(np.argmin(errors))
         self.strength, self._kernel = RIDGE_STRENGTHS[best], kernels[best]
 
     def forecast(self, windows: Windows, origins: np.ndarray) -> np.ndarray:
-        parts = []
-        for part in _chunks(origins):
-            x, _, last = self._design(windows, part)
-            change = x @ self._kernel
-            if self.channel_independent:
-                change = change.reshape(len(part), len(windows.targets), windows.horizon).transpose(0, 2, 1)
-            else:
-                change = change.reshape(len(part), windows.horizon, len(windows.targets))
-            parts.append(last[:, np.newaxis] + change)
-        return np.concatenate(parts).astype(np.float32)
+        """Standardised forecasts ``(n, horizon, targets)``."""
+        change = np.concatenate([x @ self._kernel for x, _ in self._designs(windows, origins)])
+        if self.channel_independent:
+            change = change.reshape(-1, len(windows.targets), windows.horizon).transpose(0, 2, 1)
+        last = windows.values[origins][:, np.newaxis, windows.target_columns]
+        return (last + change.reshape(len(origins), windows.horizon, -1)).astype(np.float32)
 
     def weights(self) -> list[np.ndarray]:
         """Kernel and, unless channels are independent, bias of a dense layer from the flattened ``columns``."""
         return [self._kernel] if self.channel_independent else [self._kernel[:-1], self._kernel[-1]]
 
-    def _sums(self, windows: Windows, origins: np.ndarray) -> tuple[np.ndarray, np.ndarray, int]:
-        gram, cross, n = np.zeros(()), np.zeros(()), 0
-        for part in _chunks(origins):
-            x, y, _ = self._design(windows, part)
-            gram, cross, n = gram + x.T @ x, cross + x.T @ y, n + len(x)
-        return gram, cross, n
-
-    def _design(self, windows: Windows, origins: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Regressors, changes from the last value, and the last values ``(n, targets)``."""
-        seen = windows.seen(origins).astype(np.float64)
-        last = seen[:, -1, windows.target_columns]
-        change = windows.actual(origins) - last[:, np.newaxis]
-        if self.channel_independent:
-            own = (seen[..., windows.target_columns] - last[:, np.newaxis]).transpose(0, 2, 1)
-            return own.reshape(-1, windows.look_back), change.transpose(0, 2, 1).reshape(-1, windows.horizon), last
-        x = np.hstack([seen[..., self.columns].reshape(len(seen), -1), np.ones((len(seen), 1))])
-        return x, change.reshape(len(seen), -1), last
+    def _designs(self, windows: Windows, origins: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Regressors and changes from the last value, ``CHUNK`` windows at a time."""
+        for start in range(0, len(origins), CHUNK):
+            part = origins[start : start + CHUNK]
+            seen = windows.seen(part).astype(np.float64)
+            last = seen[:, -1:, windows.target_columns]
+            change = windows.actual(part) - last
+            if self.channel_independent:
+                own = (seen[..., windows.target_columns] - last).transpose(0, 2, 1)
+                yield own.reshape(-1, windows.look_back), change.transpose(0, 2, 1).reshape(-1, windows.horizon)
+            else:
+                x = seen[..., self.columns].reshape(len(part), -1)
+                yield np.hstack([x, np.ones((len(part), 1))]), change.reshape(len(part), -1)
 
 
 def combine(own: np.ndarray, linear: np.ndarray) -> np.ndarray:
@@ -157,11 +138,6 @@ def combine(own: np.ndarray, linear: np.ndarray) -> np.ndarray:
     Forecasts); equal weights are hard to beat (Clemen 1989, Combining forecasts: A review).
     """
     return (own + linear) / 2
-
-
-def _chunks(origins: np.ndarray) -> Iterator[np.ndarray]:
-    for start in range(0, len(origins), CHUNK):
-        yield origins[start : start + CHUNK]
 
 
 def find_season(windows: Windows) -> int:
@@ -180,12 +156,11 @@ def find_season(windows: Windows) -> int:
     if limit < 4 or np.ptp(series) == 0:
         return 1
     correlation = acf(np.diff(series), nlags=limit, fft=True)
-    start = int(np.argmax(correlation < 0))
-    peaks = [k for k in range(max(start, 2), limit) if correlation[k] > max(correlation[k - 1], correlation[k + 1], 0)]
-    if not peaks:
+    peaks, _ = signal.find_peaks(correlation, height=0)
+    peaks = peaks[peaks >= np.argmax(correlation < 0)]
+    if len(peaks) == 0:
         return 1
-    highest = max(correlation[k] for k in peaks)
-    shortest = min(k for k in peaks if correlation[k] >= SEASON_PEAK * highest)
+    shortest = int(peaks[correlation[peaks] >= SEASON_PEAK * correlation[peaks].max()][0])
     usual = _usual_season(windows.step)
     if usual is not None and usual < limit and correlation[usual] >= 0.9 * correlation[shortest]:
         return usual

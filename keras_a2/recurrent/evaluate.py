@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +18,7 @@ from keras_a2.recurrent.data import Windows
 if TYPE_CHECKING:
     from keras_a2.recurrent.train import Forecaster
 
-WITH_RIDGE = "+ridge"
+RIDGE, WITH_RIDGE = "ridge", "+ridge"
 LEAST_INDEPENDENT = 10  # stretches of windows; fewer cannot tell
 CORRELATION_TIMES = 3
 
@@ -31,7 +31,7 @@ class Choices:
     best_naive: str
     best_naive_by_lead: list[str]
     metrics: dict[str, dict]  # every model and baseline -> its figures on validation
-    best_seed: dict[str, int]  # every model -> position of its seed with the lowest loss
+    best_seed: dict[str, int]  # every model and baseline -> position of its seed with the lowest loss
 
 
 @dataclass
@@ -42,7 +42,7 @@ class Published:
     name: str  # as in the table: gru or gru+ridge
     seed: int
     forecaster: Forecaster
-    ridge: Baseline | None
+    combined: bool  # with ridge regression
     forecast: np.ndarray  # of the test split, standardised (n, horizon, targets)
 
 
@@ -61,13 +61,15 @@ def on_validation(
         baselines: fitted; the naive ones among them compete for being the reference.
         trained: cell -> one forecaster per seed.
     """
-    linear, baseline_errors = _of_baselines(windows, "validation", baselines)
-    figures, best_seed = {name: metrics(windows, error) for name, error in baseline_errors.items()}, {}
-    for name, _, forecasts in _of_networks(windows, "validation", trained, linear):
-        by_seed = [metrics(windows, errors(windows, forecast, "validation")) for forecast in forecasts]
-        figures[name] = training.over_seeds(by_seed)
-        best_seed[name] = int(np.argmin([each[f"{loss}_standardized"] for each in by_seed]))
-    naive = {name: error for name, error in baseline_errors.items() if name != "ridge"}
+    references = {baseline.name for baseline in baselines}
+    figures, best_seed, naive = {}, {}, {}
+    for name, by_seed in forecasts(windows, "validation", baselines, trained).items():
+        error = [errors(windows, forecast, "validation") for forecast in by_seed]
+        measured = [metrics(windows, each) for each in error]
+        figures[name] = training.over_seeds(measured)
+        best_seed[name] = int(np.argmin([each[f"{loss}_standardized"] for each in measured]))
+        if name in references and name != RIDGE:
+            naive[name] = error[0]
     published = {}
     for cell in trained:
         pair = (cell, cell + WITH_RIDGE)
@@ -92,90 +94,66 @@ def on_test(
     Returns:
         the content of ``metrics.json``, and what is to be published, one per cell.
     """
-    linear, references = _of_baselines(windows, "test", baselines)
+    predicted = forecasts(windows, "test", baselines, trained)
+    error = {name: [errors(windows, each, "test") for each in by_seed] for name, by_seed in predicted.items()}
+    references = {baseline.name: error[baseline.name][0] for baseline in baselines}
+    naive = [name for name in references if name != RIDGE]
     best_naive = merge_by_lead(references, choices.best_naive_by_lead)
-    lines = {
-        name: {"validation": choices.metrics[name], "test": metrics(windows, error)}
-        for name, error in references.items()
-    }
-    naive = {name: error for name, error in references.items() if name != "ridge"}
-    lines["ridge"]["test"] |= _comparisons(windows, [references["ridge"]], best_naive, naive)
-    ridge = next(baseline for baseline in baselines if baseline.name == "ridge")
-    published, models = [], {}
-    for name, seeds, forecasts in _of_networks(windows, "test", trained, linear):
-        by_seed = [errors(windows, forecast, "test") for forecast in forecasts]
-        best = choices.best_seed[name]
-        cell = name.removesuffix(WITH_RIDGE)
-        if choices.published[cell] == name:
-            combined = None if name == cell else ridge
-            published.append(Published(cell, name, config["seed"] + best, seeds[best], combined, forecasts[best]))
-        models[name] = {
-            "seconds": sum(f.seconds for f in seeds),
-            "best_seed": config["seed"] + best,  # of this seed: what follows up to validation, and what is published
-            "epochs": seeds[best].history.epochs,
-            "best_epoch": seeds[best].history.best_epoch,
-            "parameters": seeds[best].parameters,
-            "mae_by_hour": by_time(windows, by_seed[best], "hour"),
-            "mae_by_month": by_time(windows, by_seed[best], "month"),
-            "validation": choices.metrics[name],
-            "test": training.over_seeds([metrics(windows, error) for error in by_seed])
-            | _comparisons(windows, by_seed, best_naive, references),
-        }
+    lines: dict[str, dict] = {}
+    for name, by_seed in error.items():
+        test = training.over_seeds([metrics(windows, each) for each in by_seed])
+        if name not in naive:
+            others = {f"against_{other}": each for other, each in references.items() if other != name}
+            test |= compare_errors(windows, by_seed, best_naive)
+            test |= {key: compare_errors(windows, by_seed, each) for key, each in others.items()}
+        lines[name] = {"validation": choices.metrics[name], "test": test}
+    published = []
+    for cell, seeds in trained.items():
+        for name in (cell, cell + WITH_RIDGE):
+            best = choices.best_seed[name]
+            lines[name] = {
+                "seconds": sum(forecaster.seconds for forecaster in seeds),
+                "best_seed": config["seed"]
+                + best,  # of this seed: what follows up to validation, and what is published
+                "epochs": seeds[best].history.epochs,
+                "best_epoch": seeds[best].history.best_epoch,
+                "parameters": seeds[best].parameters,
+                "mae_by_hour": by_time(windows, error[name][best], "hour"),
+                "mae_by_month": by_time(windows, error[name][best], "month"),
+            } | lines[name]
+            if choices.published[cell] == name:
+                forecast = predicted[name][best]
+                published.append(Published(cell, name, config["seed"] + best, seeds[best], name != cell, forecast))
+    # Validation chose the best naive of each lead. Where the test split turns the order, a single naive is harder.
     of_best_naive = metrics(windows, best_naive)
+    single = {name: lines[name]["test"]["mae_standardized"] for name in naive}
+    hardest = min(naive, key=single.__getitem__)
     summary = {
         "experiment": "recurrent",
         "config": config,
         "environment": runs.environment(),
         "data": windows.summary(),
-        "baselines": lines,
+        "baselines": {name: lines[name] for name in references},
         "best_naive": choices.best_naive,
         "best_naive_by_lead": choices.best_naive_by_lead,
         "best_naive_test": of_best_naive,
-        "hardest_naive": _hardest(lines, of_best_naive),
+        "hardest_naive": hardest if single[hardest] <= of_best_naive["mae_standardized"] else "best_naive",
         "published": choices.published,
-        "models": models,
+        "models": {name: line for name, line in lines.items() if name not in references},
     }
     return summary, published
 
 
-def _of_baselines(
-    windows: Windows, split: str, baselines: Sequence[Baseline]
-) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """Ridge regression's standardised forecasts, and the errors of every baseline by name."""
-    forecasts = {b.name: b.forecast(windows, windows.origins[split]) for b in baselines}
-    return forecasts["ridge"], {name: errors(windows, f, split) for name, f in forecasts.items()}
-
-
-def _of_networks(
-    windows: Windows, split: str, trained: dict[str, list[Forecaster]], linear: np.ndarray
-) -> Iterator[tuple[str, list[Forecaster], list[np.ndarray]]]:
-    """Each network alone and with ridge regression: name, its seeds, and their standardised forecasts.
-
-    Args:
-        linear: ridge regression's forecasts of the split.
-    """
+def forecasts(
+    windows: Windows, split: str, baselines: Sequence[Baseline], trained: dict[str, list[Forecaster]]
+) -> dict[str, list[np.ndarray]]:
+    """Standardised forecasts of each baseline, each network, and each network with ridge regression, one per seed."""
+    origins = windows.origins[split]
+    answers = {baseline.name: [baseline.forecast(windows, origins)] for baseline in baselines}
     for cell, seeds in trained.items():
-        own = [forecaster.forecast(windows, windows.origins[split]) for forecaster in seeds]
-        yield cell, seeds, own
-        yield cell + WITH_RIDGE, seeds, [combine(forecast, linear) for forecast in own]
-
-
-def _comparisons(
-    windows: Windows, by_seed: list[np.ndarray], best_naive: np.ndarray, references: dict[str, np.ndarray]
-) -> dict:
-    """One forecaster's test errors, one array per seed, compared with the best naive and with each reference."""
-    others = {f"against_{name}": compare_errors(windows, by_seed, error) for name, error in references.items()}
-    return compare_errors(windows, by_seed, best_naive) | others
-
-
-def _hardest(baselines: dict[str, dict], best_naive: dict) -> str:
-    """The naive with the lowest test error, ``best_naive`` unless a single one is lower: what the headline quotes.
-
-    Validation chose the best naive of each lead; where another season changes the order, that would be too easy.
-    """
-    by_name = {name: line["test"]["mae_standardized"] for name, line in baselines.items() if name != "ridge"}
-    single = min(by_name, key=by_name.__getitem__)
-    return single if by_name[single] <= best_naive["mae_standardized"] else "best_naive"
+        answers[cell] = [forecaster.forecast(windows, origins) for forecaster in seeds]
+        answers[cell + WITH_RIDGE] = [combine(own, answers[RIDGE][0]) for own in answers[cell]]
+    return answers
 
 
 def errors(windows: Windows, forecast: np.ndarray, split: str) -> np.ndarray:
@@ -197,9 +175,8 @@ def metrics(windows: Windows, error: np.ndarray) -> dict:
 
 def best_by_lead(validation_errors: dict[str, np.ndarray]) -> list[str]:
     """The naive with the lowest validation error at each lead."""
-    by_lead = {name: np.abs(error).mean(axis=(0, 2)) for name, error in validation_errors.items()}
-    names = list(by_lead)
-    return [names[int(np.argmin([by_lead[name][lead] for name in names]))] for lead in range(len(by_lead[names[0]]))]
+    by_lead = [np.abs(error).mean(axis=(0, 2)) for error in validation_errors.values()]
+    return [list(validation_errors)[k] for k in np.argmin(by_lead, axis=0)]
 
 
 def merge_by_lead(naive_errors: dict[str, np.ndarray], best: list[str]) -> np.ndarray:

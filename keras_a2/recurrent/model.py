@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import keras
 import numpy as np
@@ -13,6 +13,9 @@ from keras import ops
 from keras_a2 import saved_model
 from keras_a2.recurrent.data import Windows
 from keras_a2.recurrent.times import CALENDAR
+
+if TYPE_CHECKING:
+    from keras_a2.recurrent.baselines import Ridge
 
 VERIFIED = 64  # test windows
 TOLERANCE = 1e-4  # standard deviations of the target
@@ -32,7 +35,9 @@ def relative(seen: Any, windows: Windows) -> Any:
     return ops.concatenate([seen - last * measured, ops.repeat(last, windows.look_back, axis=1)], axis=-1)
 
 
-def assemble(network: keras.Sequential, windows: Windows, channel_independent: bool, ridge: Any = None) -> keras.Model:
+def assemble(
+    network: keras.Sequential, windows: Windows, channel_independent: bool, ridge: Ridge | None = None
+) -> keras.Model:
     """The model that is saved: raw windows ``(batch, look_back, inputs)`` to forecasts in the targets' units.
 
     Both are float64, for float32 has no digits left where a level is far above its changes: a meter at 1.2e8 would
@@ -70,7 +75,7 @@ def assemble(network: keras.Sequential, windows: Windows, channel_independent: b
     return keras.Model(raw, forecast, name="forecaster")
 
 
-def _with_ridge(change: Any, seen: Any, ridge: Any) -> Any:
+def _with_ridge(change: Any, seen: Any, ridge: Ridge | None) -> Any:
     """The mean of the network's change and that of ridge regression, which here is one dense layer."""
     if ridge is None:
         return change

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +15,7 @@ from keras_a2 import page, runs
 from keras_a2.console import console
 from keras_a2.recurrent.data import Windows
 from keras_a2.recurrent.evaluate import WITH_RIDGE, Published, errors
-from keras_a2.recurrent.times import CALENDAR, DAY, spacing
+from keras_a2.recurrent.times import CALENDAR, spacing
 from keras_a2.training import History
 
 MAX_PREDICTIONS = 3_000_000  # numbers in predictions.csv; more are thinned to forecasts that do not overlap
@@ -25,6 +23,7 @@ COLOURS = {
     "persistence": "#9aa3ab", "seasonal_naive": "#c9a227", "ridge": "#5f7d4f",
     "simple_rnn": "#b8561c", "lstm": "#7a3e9d", "gru": "#0f62a8",
 }  # fmt: skip
+plain_text = matplotlib.rc_context({"text.parse_math": False})  # a column may be called US$_$, which is no formula
 NOTE = (
     "Validation: mean absolute error there; choices are made by the standardised one, the loss of training. "
     "Skill: 1 - MAE / MAE of the naive that was best on validation at each lead, with a 95 % interval for "
@@ -37,20 +36,16 @@ NOTE = (
 
 def describe(windows: Windows) -> None:
     """Print which times, spacing, target and inputs were read, how, and what was filled or dropped."""
-    facts, time = windows.facts, windows.time
+    facts, time, column = windows.facts, windows.time, windows.facts["time_column"]
     if time is None or windows.step is None:
-        left_out = (
-            f"{facts['time_column']} is left out" if facts["time_column"] else "no column with times was detected"
-        )
+        left_out = f"{column} is left out" if column else "no column with times was detected"
         read = f"no times ({left_out}), rows count as even steps"
     else:
-        column = f"times {facts['time_column']}".strip()
-        read = f"{column} from {time[0]} to {time[-1]}, every {spacing(windows.step)}"
+        read = f"{f'times {column}'.strip()} from {time[0]} to {time[-1]}, every {spacing(windows.step)}"
+    counts = ", ".join(f"{len(origins)} {split}" for split, origins in windows.origins.items())
     console.print(
-        f"{windows.name}: {len(windows.values)} rows; {read}\ntarget {_short(windows.targets)}; "
-        f"inputs {_short(windows.inputs)}; "
-        + ", ".join(f"{len(windows.origins[split])} {split}" for split in windows.origins)
-        + " windows"
+        f"{windows.name}: {len(windows.values)} rows; {read}\n"
+        f"target {_short(windows.targets)}; inputs {_short(windows.inputs)}; {counts} windows"
     )
     for note in facts["notes"]:
         console.print(f"note: {note}")
@@ -69,26 +64,20 @@ def _short(names: list[str], most: int = 8) -> str:
 def headline(metrics: dict, name: str) -> str:
     """The result of one model in a sentence that claims no more than its intervals and tests."""
     test, unit = metrics["models"][name]["test"], metrics["data"]["unit"]
-    quoted, reference, error = _hardest(metrics, name)
-    clauses = [_clause(quoted, f"{reference}, the best naive on the test split", error)]
+    comparison, reference, error = _hardest(metrics, name)
+    clauses = [_clause(comparison, f"{reference}, the best naive on the test split", error)]
     if metrics["hardest_naive"] != "best_naive":
         clauses.append(_clause(test, "the naive chosen on validation", metrics["best_naive_test"]["mae"]))
     clauses.append(_clause(test["against_ridge"], "ridge regression", metrics["baselines"]["ridge"]["test"]["mae"]))
-    seeds = len(test.get("mae_seeds", [0]))
-    return (
-        f"{page.label(name)}: mean absolute error {page.amount(test['mae'], unit)}"
-        f"{f', mean of {seeds} seeds' if seeds > 1 else ''}; {'; '.join(clauses)} (95 % intervals)."
-    )
+    seeds = f", mean of {len(test['mae_seeds'])} seeds" if "mae_seeds" in test else ""
+    error_text = f"mean absolute error {page.amount(test['mae'], unit)}{seeds}"
+    return f"{page.label(name)}: {error_text}; {'; '.join(clauses)} (95 % intervals)."
 
 
 def card_headline(metrics: dict, name: str) -> str:
     """The same in a few words: error, and skill against the hardest naive on the test split."""
-    test = metrics["models"][name]["test"]
-    comparison, reference, _ = _hardest(metrics, name)
-    text = f"MAE {page.amount(test['mae'], metrics['data']['unit'])}; "
-    if comparison["verdict"] not in ("better", "worse"):
-        return f"{text}against {reference}: {comparison['verdict']}"
-    return f"{text}{_gain(comparison)} than {reference}"
+    error = page.amount(metrics["models"][name]["test"]["mae"], metrics["data"]["unit"])
+    return f"MAE {error}; {_clause(*_hardest(metrics, name))}"
 
 
 def _hardest(metrics: dict, name: str) -> tuple[dict, str, float]:
@@ -100,18 +89,15 @@ def _hardest(metrics: dict, name: str) -> tuple[dict, str, float]:
 
 
 def _clause(comparison: dict, reference: str, error: float) -> str:
+    """A comparison with a reference whose error is ``error``, in words."""
     reference += f" ({page.number(error)})"
     if comparison["verdict"] == "too short to tell":
         return f"too few independent test windows to tell it from {reference}: skill {_skill(comparison)}"
     if comparison["verdict"] == "not shown":
         return f"no evidence that it beats {reference}: skill {_skill(comparison)}"
     low, high = sorted(abs(100 * end) for end in comparison["skill_ci95"])
-    gain = _gain(comparison).replace(" %", f" % ({low:.1f} to {high:.1f})")
-    return f"{gain} than {reference}"
-
-
-def _gain(comparison: dict) -> str:
-    return f"{abs(100 * comparison['skill']):.1f} % {'lower' if comparison['skill'] > 0 else 'HIGHER'}"
+    change = "lower" if comparison["skill"] > 0 else "HIGHER"
+    return f"{abs(100 * comparison['skill']):.1f} % ({low:.1f} to {high:.1f}) {change} than {reference}"
 
 
 def _skill(comparison: dict) -> str:
@@ -216,7 +202,7 @@ def write(
         values = metrics["models"][published.name][f"mae_by_{part}"]
         if len(values) > 1:
             title = page.with_unit(f"MAE by {part} of the forecast time", windows.unit)
-            tables.append(page.Table(title, list(values), [[page.number(value) for value in values.values()]]))
+            tables.append(page.Table(title, list(values), [page.column(values.values())]))
     content = page.Page(
         title=f"{page.label(published.name)} on {windows.name}",
         headline=headline(metrics, published.name),
@@ -251,174 +237,139 @@ def predictions(windows: Windows, forecast: np.ndarray) -> pd.DataFrame:
     Args:
         forecast: standardised, of all test windows ``(n, horizon, targets)``.
     """
-    typical = typical_errors(windows, forecast)
-    origins = windows.origins["test"]
-    written = np.arange(len(origins))
-    if forecast.size * 2 > MAX_PREDICTIONS:
-        written = written[:: int(windows.future[-1])]
-    truth, predicted = windows.to_unit(windows.actual(origins[written])), windows.to_unit(forecast[written])
-    start = origins[written] if windows.time is None else windows.time[origins[written]].astype(str)
+    thinning = int(windows.future[-1]) if forecast.size * 2 > MAX_PREDICTIONS else 1
+    origins, typical = windows.origins["test"][::thinning], typical_errors(windows, forecast)
+    kinds = {"truth": windows.actual(origins), "forecast": forecast[::thinning]}
+    start = origins if windows.time is None else windows.time[origins].astype(str)
     frames = []
     for k, target in enumerate(windows.targets):
+        numbers = {
+            f"{kind}_{lead}": column
+            for kind, values in kinds.items()
+            for lead, column in zip(windows.leads, windows.to_unit(values)[:, :, k].T, strict=True)
+        }
         digits = page.decimals(typical[k], page.FILE_DIGITS)
-        columns = {"truth": truth[:, :, k], "forecast": predicted[:, :, k]}
-        numbers = [
-            pd.DataFrame(values, columns=[f"{kind}_{lead}" for lead in windows.leads]).round(digits)
-            for kind, values in columns.items()
-        ]
-        frames.append(pd.concat([pd.DataFrame({"origin": start, "target": target}), *numbers], axis=1))
+        frames.append(pd.DataFrame({"origin": start, "target": target} | numbers).round(digits))
     return pd.concat(frames)
 
 
 def _example(windows: Windows) -> pd.DataFrame:
     """The last window of the test split in its own units: an input to try the published model on."""
-    origin = int(windows.origins["test"][-1])
-    rows = np.arange(origin + windows.past[0], origin + 1)
-    raw = windows.values[rows] * windows.scale + windows.mean
+    rows = windows.origins["test"][-1] + np.arange(windows.past[0], 1)
     measured = [name for name in windows.inputs if name not in CALENDAR]
-    frame = pd.DataFrame(raw, columns=windows.inputs)[measured]
-    if windows.time is not None:
-        frame.index = windows.time[rows].rename("time")
-    return frame
+    index = None if windows.time is None else windows.time[rows].rename("time")
+    raw = windows.values[rows] * windows.scale + windows.mean
+    return pd.DataFrame(raw, columns=windows.inputs, index=index)[measured]
 
 
 def _pictures(folder: Path, windows: Windows, published: Published, metrics: dict) -> list[tuple[str, Path]]:
     """Draw every picture: caption and file."""
     folder.mkdir()
-    by_lead = {n: m["test"]["mae_by_lead"] for n, m in (metrics["baselines"] | metrics["models"]).items()}
-    shown = {published.name: published.forecast}
-    history = {published.cell: published.forecaster.history}
-    drawn = [
-        ("Error by lead of every model and baseline", "error_by_lead", lambda p: error_by_lead(windows, by_lead, p)),
-        ("Successive forecasts against truth", "successive", lambda p: successive(windows, shown, p)),
-        (
-            "A very good (98 % are worse), the median and the worst test window",
-            "forecasts",
-            lambda p: forecasts(windows, shown, p),
+    by_lead = {name: line["test"]["mae_by_lead"] for name, line in (metrics["baselines"] | metrics["models"]).items()}
+    name, forecast, history = published.name, published.forecast, published.forecaster.history
+    drawn = {
+        "Error by lead of every model and baseline": ("error_by_lead", error_by_lead(windows, by_lead)),
+        "Successive forecasts against truth": ("successive", successive(windows, name, forecast)),
+        "A very good (98 % are worse), the median and the worst test window": (
+            "forecasts", forecasts(windows, name, forecast)
         ),
-        ("Validation error by epoch", "learning_curves", lambda p: learning_curves(history, p)),
-    ]
-    if windows.time is not None and windows.step is not None and windows.step < DAY:
-        error = errors(windows, published.forecast, "test")
-        drawn.append(
-            ("Residuals by hour of the day", "residuals_by_hour", lambda p: residuals_by_hour(windows, error, p))
-        )
-    for _, name, draw in drawn:
-        draw(folder / f"{name}.png")
-    return [(caption, folder / f"{name}.png") for caption, name, _ in drawn]
+        "Validation error by epoch": ("learning_curves", learning_curves(published.cell, history)),
+    }  # fmt: skip
+    for file, figure in drawn.values():
+        figure.savefig(folder / f"{file}.png", dpi=120)
+    return [(caption, folder / f"{file}.png") for caption, (file, _) in drawn.items()]
 
 
-@contextmanager
-def _drawn(path: Path, size: tuple[float, float], rows: int = 1) -> Iterator[tuple[Figure, Any]]:
-    """A figure and its axes, saved at the end; a column may be called US$_$, which is no formula."""
-    with matplotlib.rc_context({"text.parse_math": False}):
-        figure = Figure(figsize=size, layout="constrained")
-        yield figure, figure.subplots(rows)
-        figure.savefig(path, dpi=120)
-
-
-def error_by_lead(windows: Windows, by_lead: dict[str, list[float]], path: Path) -> None:
+@plain_text
+def error_by_lead(windows: Windows, by_lead: dict[str, list[float]]) -> Figure:
     """MAE against lead for every model and baseline."""
-    with _drawn(path, (7, 4)) as (_, axes):
-        for name, values in by_lead.items():
-            style = ":" if name.endswith(WITH_RIDGE) else "-" if name in ("simple_rnn", "lstm", "gru") else "--"
-            marker = "o" if windows.horizon == 1 else None
-            axes.plot(windows.leads, values, style, marker=marker, color=_colour(name), label=page.label(name))
-        axes.set(xlabel=f"lead ({_steps(windows, windows.every)})", ylabel=_error_label("mean absolute error", windows))
-        axes.set_ylim(0, None)
-        axes.set_title("Error by lead, test split")
-        axes.grid(alpha=0.3)
-        axes.legend(frameon=False)
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    axes = figure.subplots()
+    for name, values in by_lead.items():
+        style = ":" if name.endswith(WITH_RIDGE) else "-" if name in ("simple_rnn", "lstm", "gru") else "--"
+        marker = "o" if windows.horizon == 1 else None
+        axes.plot(windows.leads, values, style, marker=marker, color=_colour(name), label=page.label(name))
+    label = page.with_unit("mean absolute error", windows.unit)
+    if not windows.unit and len(windows.targets) == 1:
+        label += f", {windows.targets[0]}"
+    axes.set(xlabel=f"lead ({_steps(windows, windows.every)})", ylabel=label, title="Error by lead, test split")
+    axes.set_ylim(0, None)
+    axes.grid(alpha=0.3)
+    axes.legend(frameon=False)
+    return figure
 
 
-def forecasts(windows: Windows, predicted: dict[str, np.ndarray], path: Path) -> None:
-    """A very good, the median and the worst test window of the first model: what was seen, came, and was forecast.
+@plain_text
+def forecasts(windows: Windows, name: str, forecast: np.ndarray) -> Figure:
+    """A very good, the median and the worst test window of the model ``name``: the past, the truth and the forecast.
 
     Args:
-        predicted: name -> standardised forecasts ``(n, horizon, targets)``.
+        forecast: standardised, of all test windows ``(n, horizon, targets)``.
     """
     origins, column = windows.origins["test"], windows.target_columns[0]
-    actual = windows.actual(origins)
-    order = np.argsort(np.abs(next(iter(predicted.values())) - actual).mean(axis=(1, 2)))
+    order = np.argsort(np.abs(errors(windows, forecast, "test")).mean(axis=(1, 2)))
     cases = {
         "better than 98 % of test windows": order[len(order) // 50],
         "median": order[len(order) // 2],
         "worst": order[-1],
     }
-    with _drawn(path, (8, 8), 3) as (_, panels):
-        for axes, (label, i) in zip(panels, cases.items(), strict=True):
-            axes.plot(windows.past, windows.raw(origins[i : i + 1])[0, :, column], color="black", lw=1)
-            axes.plot(windows.future, windows.to_unit(actual[i])[:, 0], color="black", lw=2, label="truth")
-            for name, values in predicted.items():
-                forecast = windows.to_unit(values[i])[:, 0]
-                axes.plot(windows.future, forecast, color=_colour(name), label=page.label(name))
-            start = "" if windows.time is None else f", from {windows.time[origins[i]]:%Y-%m-%d %H:%M}"
-            axes.set(title=f"{label}{start}", ylabel=page.with_unit(windows.targets[0], windows.unit))
-            axes.axvline(0, color="grey", lw=0.8, ls=":")
-        panels[-1].set_xlabel(f"time from the forecast's start ({_steps(windows)})")
-        panels[0].legend(frameon=False, ncols=4)
+    figure = Figure(figsize=(8, 8), layout="constrained")
+    for axes, (title, i) in zip(figure.subplots(3), cases.items(), strict=True):
+        start = "" if windows.time is None else f", from {windows.time[origins[i]]:%Y-%m-%d %H:%M}"
+        truth, predicted = windows.to_unit(windows.actual(origins[[i]])), windows.to_unit(forecast[[i]])
+        axes.plot(windows.past, windows.raw(origins[[i]])[0, :, column], color="black", lw=1)
+        axes.plot(windows.future, truth[0, :, 0], color="black", lw=2, label="truth")
+        axes.plot(windows.future, predicted[0, :, 0], color=_colour(name), label=page.label(name))
+        axes.set(title=f"{title}{start}", ylabel=page.with_unit(windows.targets[0], windows.unit))
+        axes.axvline(0, color="grey", lw=0.8, ls=":")
+    figure.axes[-1].set_xlabel(f"time from the forecast's start ({_steps(windows)})")
+    figure.axes[0].legend(frameon=False, ncols=4)
+    return figure
 
 
-def successive(windows: Windows, predicted: dict[str, np.ndarray], path: Path, days: int = 21) -> None:
-    """The first days of the test split (or two forecasts, if longer), forecast again at the end of every horizon."""
+@plain_text
+def successive(windows: Windows, name: str, forecast: np.ndarray, days: int = 21) -> Figure:
+    """The first days of the test split (or two forecasts, if longer), forecast again at the end of every horizon.
+
+    Args:
+        forecast: standardised, of all test windows ``(n, horizon, targets)``.
+    """
     origins, ahead = windows.origins["test"], int(windows.future[-1])
-    steps = windows.horizon if windows.step is None else int(np.ceil(days * 86400 / windows.step.total_seconds()))
+    steps = windows.horizon if windows.step is None else int(np.ceil(pd.Timedelta(days=days) / windows.step))
     picked: list[int] = []
     for i, origin in enumerate(origins):
         if (not picked or origin >= origins[picked[-1]] + ahead) and origin - origins[0] <= max(steps, ahead):
             picked.append(i)
-    actual = windows.to_unit(windows.actual(origins))
-    with _drawn(path, (10, 3.6)) as (figure, axes):
-        for k, i in enumerate(picked):
-            x = origins[i] + windows.future
-            x = x if windows.time is None else windows.time[x].tz_localize(None)  # Matplotlib would show UTC
-            axes.plot(x, actual[i, :, 0], color="black", lw=1.6, label=None if k else "truth")
-            for name, values in predicted.items():
-                label = None if k else page.label(name)
-                axes.plot(x, windows.to_unit(values[i])[:, 0], color=_colour(name), lw=1, label=label)
-        axes.set(
-            ylabel=page.with_unit(windows.targets[0], windows.unit),
-            title=f"A forecast every {ahead} {_steps(windows)}, test split",
-        )
-        axes.legend(frameon=False, ncols=4)
-        if windows.time is not None:
-            figure.autofmt_xdate()
+    truth, predicted = windows.to_unit(windows.actual(origins[picked])), windows.to_unit(forecast[picked])
+    figure = Figure(figsize=(10, 3.6), layout="constrained")
+    axes = figure.subplots()
+    for k, i in enumerate(picked):
+        x = origins[i] + windows.future
+        x = x if windows.time is None else windows.time[x].tz_localize(None)  # Matplotlib would show UTC
+        axes.plot(x, truth[k, :, 0], color="black", lw=1.6, label=None if k else "truth")
+        axes.plot(x, predicted[k, :, 0], color=_colour(name), lw=1, label=None if k else page.label(name))
+    title = f"A forecast every {ahead} {_steps(windows)}, test split"
+    axes.set(ylabel=page.with_unit(windows.targets[0], windows.unit), title=title)
+    axes.legend(frameon=False, ncols=4)
+    if windows.time is not None:
+        figure.autofmt_xdate()
+    return figure
 
 
-def learning_curves(histories: dict[str, History], path: Path) -> None:
+def learning_curves(cell: str, history: History) -> Figure:
     """Validation error by epoch; a circle marks the best epoch."""
-    with _drawn(path, (7, 4)) as (_, axes):
-        for name, history in histories.items():
-            values = [row["validation_mae"] for row in history.rows]
-            axes.plot(values, color=_colour(name), marker=".", label=page.label(name))
-            axes.plot(history.best_epoch, values[history.best_epoch], "o", color=_colour(name), fillstyle="none", ms=10)
-        axes.set(xlabel="epoch (0: before training)", ylabel="validation MAE (standardised)", title="Learning curves")
-        axes.legend(frameon=False)
-
-
-def residuals_by_hour(windows: Windows, error: np.ndarray, path: Path) -> None:
-    """Distribution of forecast less truth by hour of the day; ``error`` is standardised ``(n, horizon, targets)``."""
-    assert windows.time is not None
-    rows = windows.origins["test"][:, np.newaxis] + windows.future
-    hours = windows.time.hour.to_numpy()[rows].ravel()
-    raw, present = (error * windows.target_scale)[:, :, 0].ravel(), np.unique(hours)
-    with _drawn(path, (8, 3.6)) as (_, axes):
-        axes.boxplot([raw[hours == h] for h in present], positions=present, showfliers=False, widths=0.6)
-        axes.axhline(0, color="grey", lw=0.8)
-        label = _error_label("forecast less truth", windows)
-        axes.set(xlabel="hour of the day", ylabel=label, title="Residuals by hour, test split")
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    axes = figure.subplots()
+    values = [row["validation_mae"] for row in history.rows]
+    axes.plot(values, color=_colour(cell), marker=".", label=page.label(cell))
+    axes.plot(history.best_epoch, values[history.best_epoch], "o", color=_colour(cell), fillstyle="none", ms=10)
+    axes.set(xlabel="epoch (0: before training)", ylabel="validation MAE (standardised)", title="Learning curve")
+    return figure
 
 
 def _colour(name: str) -> str:
     """A network has one colour, alone and with ridge regression."""
     return COLOURS[name.removesuffix(WITH_RIDGE)]
-
-
-def _error_label(error: str, windows: Windows) -> str:
-    """The label of an error's axis: its unit or, where that is not known, its column."""
-    if windows.unit or len(windows.targets) > 1:
-        return page.with_unit(error, windows.unit)
-    return f"{error}, {windows.targets[0]}"
 
 
 def _steps(windows: Windows, rows: int = 1) -> str:

@@ -29,34 +29,28 @@ def resolve(config: Any, windows: Windows) -> Any:
     Args:
         config: has the groups ``series``, ``network`` and ``training``.
     """
-    network, fit = config.network, config.training
-    season = config.series.season or baselines.find_season(windows)
-    shared = network.channel_independent
-    shared = len(windows.targets) > 1 if shared is None else shared
-    samples = len(windows.origins["train"]) * (len(windows.targets) if shared else 1)
-    whole_seasons = shared and windows.look_back % season == 0 and windows.look_back >= 2 * season
-    batch_size, epochs = _effort(samples, 512 if shared else 128, 10 if shared else 16)
-    epochs = epochs if fit.epochs is None else fit.epochs
+    shared, season = config.network.channel_independent, config.series.season or baselines.find_season(windows)
+    if shared is None:
+        shared = len(windows.targets) > 1
+    whole_seasons = windows.look_back % season == 0 and windows.look_back >= 2 * season
+    samples = len(samples_of(windows, windows.origins["train"], shared))
+    most, epochs = (512, 10) if shared else (128, 16)
+    batch_size = most
+    while batch_size > LEAST_BATCH and samples < EPOCH_STEPS * batch_size:
+        batch_size //= 2
+    if batch_size < most:
+        epochs = max(epochs, min(-(-SHORT_STEPS // max(samples // batch_size, 1)), SHORT_EPOCHS))
+    epochs = epochs if config.training.epochs is None else config.training.epochs
     return settings.fill(
         config,
         season=season,
         channel_independent=shared,
-        segment=season if whole_seasons and season > 1 else 0,
+        segment=season if shared and whole_seasons and season > 1 else 0,
         input_dropout=0.0 if shared else 0.4 if len(windows.inputs) >= FEW_INPUTS else 0.2,
         epochs=epochs,
         patience=max(epochs // 4, 4),
         batch_size=batch_size,
     )
-
-
-def _effort(samples: int, batch_size: int, epochs: int) -> tuple[int, int]:
-    """Batch size and epochs: those given, unless the series is short."""
-    most = batch_size
-    while batch_size > LEAST_BATCH and samples < EPOCH_STEPS * batch_size:
-        batch_size //= 2
-    if batch_size < most:
-        epochs = max(epochs, min(-(-SHORT_STEPS // max(samples // batch_size, 1)), SHORT_EPOCHS))
-    return batch_size, epochs
 
 
 class Batches:
@@ -70,7 +64,10 @@ class Batches:
         self.samples = samples_of(windows, windows.origins["train"], channel_independent)
         self.size = min(size, len(self.samples))
         self.steps = len(self.samples) // self.size
-        self._values, self._truth = tf.constant(windows.values), tf.constant(windows.truth)
+        values, truth = windows.values, windows.truth
+        if channel_independent:  # the targets' columns end to end: a sample's rows are then counted from its target's
+            values, truth = values[:, windows.target_columns].T.ravel(), truth.T.ravel()
+        self._values, self._truth = tf.constant(values), tf.constant(truth)
 
     def order(self, epoch: int) -> np.ndarray:
         """The samples of an epoch's batches ``(steps, batch, 2)``; the last part of a batch is left out."""
@@ -78,27 +75,23 @@ class Batches:
         return shuffled[: self.steps * self.size].reshape(self.steps, self.size, 2)
 
     def gather(self, samples: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        """Inputs of the network ``(batch, look_back, features)`` and changes to learn ``(batch, outputs)``."""
-        return (self._gather_own if self.channel_independent else self._gather_joint)(samples)
+        """What the network takes and learns of these samples ``(batch, 2)``.
 
-    def _gather_joint(self, samples: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        """Relative inputs ``(batch, look_back, 2 * inputs)`` and changes ``(batch, horizon * targets)``."""
-        windows, origins = self.windows, samples[:, :1]
-        seen = tf.gather(self._values, origins + windows.past.astype(np.int32))
+        Returns:
+            relative inputs ``(batch, look_back, 2 * inputs)`` and changes from the last row
+            ``(batch, horizon * targets)``; where channels are independent one target's past less its last value
+            ``(batch, look_back, 1)`` and its changes ``(batch, horizon)``.
+        """
+        windows, rows = self.windows, samples[:, :1]
+        if self.channel_independent:
+            rows += samples[:, 1:] * len(windows.values)
+        seen = tf.gather(self._values, rows + windows.past.astype(np.int32))
+        truth = tf.gather(self._truth, rows + windows.future.astype(np.int32))
+        if self.channel_independent:
+            last = seen[:, -1:]
+            return (seen - last)[..., tf.newaxis], truth - last
         last = tf.gather(seen[:, -1:], windows.target_columns, axis=2)
-        change = tf.gather(self._truth, origins + windows.future.astype(np.int32)) - last
-        return relative(seen, windows), tf.reshape(change, (-1, windows.horizon * len(windows.targets)))
-
-    def _gather_own(self, samples: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        """One target's own past less its last value ``(batch, look_back, 1)``, and its change ``(batch, horizon)``."""
-        windows, origins, numbers = self.windows, samples[:, :1], samples[:, 1:]
-        columns = tf.gather(tf.constant(windows.target_columns, tf.int32), numbers)
-        past = origins + windows.past.astype(np.int32)
-        future = origins + windows.future.astype(np.int32)
-        seen = tf.gather_nd(self._values, tf.stack([past, tf.broadcast_to(columns, tf.shape(past))], axis=-1))
-        truth = tf.gather_nd(self._truth, tf.stack([future, tf.broadcast_to(numbers, tf.shape(future))], axis=-1))
-        last = seen[:, -1:]
-        return (seen - last)[..., tf.newaxis], truth - last
+        return relative(seen, windows), tf.reshape(truth - last, (-1, windows.horizon * len(windows.targets)))
 
 
 def samples_of(windows: Windows, origins: np.ndarray, channel_independent: bool) -> np.ndarray:
