@@ -270,9 +270,6 @@ def _pictures(folder: Path, windows: Windows, published: Published, metrics: dic
     drawn = {
         "Error by lead of every model and baseline": ("error_by_lead", error_by_lead(windows, by_lead)),
         "Successive forecasts against truth": ("successive", successive(windows, name, forecast)),
-        "A very good (98 % are worse), the median and the worst test window": (
-            "forecasts", forecasts(windows, name, forecast)
-        ),
         "Validation error by epoch": ("learning_curves", learning_curves(published.cell, history)),
     }  # fmt: skip
     for file, figure in drawn.values():
@@ -296,34 +293,6 @@ def error_by_lead(windows: Windows, by_lead: dict[str, list[float]]) -> Figure:
     axes.set_ylim(0, None)
     axes.grid(alpha=0.3)
     axes.legend(frameon=False)
-    return figure
-
-
-@plain_text
-def forecasts(windows: Windows, name: str, forecast: np.ndarray) -> Figure:
-    """A very good, the median and the worst test window of the model ``name``: the past, the truth and the forecast.
-
-    Args:
-        forecast: standardised, of all test windows ``(n, horizon, targets)``.
-    """
-    origins, column = windows.origins["test"], windows.target_columns[0]
-    order = np.argsort(np.abs(errors(windows, forecast, "test")).mean(axis=(1, 2)))
-    cases = {
-        "better than 98 % of test windows": order[len(order) // 50],
-        "median": order[len(order) // 2],
-        "worst": order[-1],
-    }
-    figure = Figure(figsize=(8, 8), layout="constrained")
-    for axes, (title, i) in zip(figure.subplots(3), cases.items(), strict=True):
-        start = "" if windows.time is None else f", from {windows.time[origins[i]]:%Y-%m-%d %H:%M}"
-        truth, predicted = windows.to_unit(windows.actual(origins[[i]])), windows.to_unit(forecast[[i]])
-        axes.plot(windows.past, windows.raw(origins[[i]])[0, :, column], color="black", lw=1)
-        axes.plot(windows.future, truth[0, :, 0], color="black", lw=2, label="truth")
-        axes.plot(windows.future, predicted[0, :, 0], color=_colour(name), label=page.label(name))
-        axes.set(title=f"{title}{start}", ylabel=page.with_unit(windows.targets[0], windows.unit))
-        axes.axvline(0, color="grey", lw=0.8, ls=":")
-    figure.axes[-1].set_xlabel(f"time from the forecast's start ({_steps(windows)})")
-    figure.axes[0].legend(frameon=False, ncols=4)
     return figure
 
 
