@@ -6,8 +6,7 @@ python experiments/transfer.py --data ~/photos      your photos, one folder per 
 
 from __future__ import annotations
 
-import importlib.util
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -34,9 +33,7 @@ class DataOptions:
     """The images and their splits."""
 
     data: str = "elpv"
-    """elpv, digits, cifar100, or a folder: one folder per class, or train/ [valid/] test/ above them."""
-    elpv_classes: Literal[2, 4] = 2
-    """elpv only: defective or not, or all four defect probabilities."""
+    """elpv, elpv4 (four grades), digits, cifar100, or a folder: a folder per class, or train/ [valid/] test/ above."""
     train_per_class: Count | None = None
     """Train on at most so many images of each class."""
     test_fraction: Fraction = 0.25
@@ -67,6 +64,8 @@ class NetworkOptions:
     """AdamW's decay of kernels, in phase 2 and the control."""
     ema: Share = 0.98
     """Decay of the moving average of the weights that phase 2 and the control evaluate and keep; 0 turns it off."""
+    strategy: Literal["none", "mirrored"] = "none"
+    """mirrored: share every batch out to the devices of this machine (tf.distribute.MirroredStrategy)."""
 
 
 @dataclass(frozen=True)
@@ -110,16 +109,6 @@ class ControlOptions:
 
 
 @dataclass(frozen=True)
-class RunOptions(runs.Options):
-    """The run, and what it writes."""
-
-    strategy: Literal["none", "mirrored"] = "none"
-    """mirrored: share every batch out to the devices of this machine (tf.distribute.MirroredStrategy)."""
-    tensorboard: bool = False
-    """Write TensorBoard logs to logs/ in the published folder."""
-
-
-@dataclass(frozen=True)
 class Config:
     """Train a pretrained MobileNetV3Small with a new head, compare it with random initialisation, and publish it."""
 
@@ -128,7 +117,7 @@ class Config:
     head: HeadOptions = HeadOptions()
     fine_tune: FineTuneOptions = FineTuneOptions()
     control: ControlOptions = ControlOptions()
-    run: RunOptions = RunOptions()
+    run: runs.Options = field(default_factory=runs.Options)
 
 
 def build_arm(name: str, images: Images, weights: Weights, config: Config, seed: int, folder: Path) -> Arm:
@@ -152,8 +141,7 @@ def build_arm(name: str, images: Images, weights: Weights, config: Config, seed:
             keras.layers.Dense(len(images.classes), name="logits"),
         ]
     )
-    log = train.tensorboard(folder / "logs", seed) if config.run.tensorboard else None
-    return train.Arm(name, images, weights, backbone, head, seed, folder, log)
+    return train.Arm(name, images, weights, backbone, head, seed, folder)
 
 
 def train_pretrained(images: Images, weights: Weights, config: Config, seed: int, folder: Path) -> Arm:
@@ -173,8 +161,7 @@ def train_pretrained(images: Images, weights: Weights, config: Config, seed: int
     backbone.trainable = False
     compute = train.keras_features if plain else litert.Parallel
     features = train.Features(compute, arm, config.head.views, config.network.augment)
-    if not arm.has_state("head"):
-        train.solve_head(head, features)  # logistic regression: the best head for these features
+    train.solve_head(arm, features)  # logistic regression: the best head for these features
     loss = train.cross_entropy(config.network.label_smoothing)
     head.compile(keras.optimizers.Adam(config.head.head_learning_rate), loss)
     epoch = train.keras_epoch(head, features.batches) if plain else fast.compiled_epoch(head, features.batches)
@@ -197,14 +184,12 @@ def unfreeze(backbone: keras.Model, options: FineTuneOptions) -> None:
     from keras_a2.transfer import model
 
     backbone.trainable = True
-    for block in model.blocks(backbone)[: model.BLOCKS - options.unfreeze]:
-        for layer in block:
-            layer.trainable = False
-    # Batch norm stays in inference mode: a few images' statistics would spoil features that the head is fitted to.
-    # Layer by layer, because a `training=False` given when a network is put together gives way to fit's own True.
     for layer in backbone.layers:
-        if isinstance(layer, keras.layers.BatchNormalization) and options.batch_norm == "frozen":
-            layer.trainable = False
+        early = model.block_number(layer) < model.BLOCKS - options.unfreeze
+        # Batch norm stays in inference mode: a few images' statistics would spoil features that the head is fitted to.
+        # Layer by layer, because a `training=False` given when a network is put together gives way to fit's own True.
+        fixed = options.batch_norm == "frozen" and isinstance(layer, keras.layers.BatchNormalization)
+        layer.trainable = not (early or fixed)
 
 
 def train_scratch(images: Images, weights: Weights, config: Config, seed: int, folder: Path) -> Arm:
@@ -218,16 +203,14 @@ def train_scratch(images: Images, weights: Weights, config: Config, seed: int, f
     return arm
 
 
-def compile_network(
-    arm: Arm, config: Config, epochs: int, rate: float, layer_decay: float = 1.0
-) -> tuple[Epoch, Average]:
+def compile_network(arm: Arm, config: Config, epochs: int, rate: float, decay: float = 1.0) -> tuple[Epoch, Average]:
     """For training on augmented images: AdamW, a rate that warms up and decays, a moving average of the weights."""
     from keras_a2.fast import images as fast
     from keras_a2.transfer import train
 
     options, network = config.network, arm.network
     schedule = train.warm_up_and_decay(rate, epochs, train.steps_per_epoch(arm.images, options.batch_size))
-    rates = train.rate_multipliers(network, layer_decay)
+    rates = train.rate_multipliers(network, decay)
     optimizer = train.LayerwiseAdamW(rates, options.weight_decay, learning_rate=schedule)
     network.compile(optimizer, train.cross_entropy(options.label_smoothing))
     average = train.average(arm, network, options.ema, options.batch_size)
@@ -241,8 +224,9 @@ TRAININGS = {"pretrained": train_pretrained, "scratch": train_scratch}
 
 
 def main(config: Config) -> None:
+    """Images, arms, the test split read once, the comparison, the published model."""
     check(config)
-    options, source = config.run, sources.find(config.data.data, config.data.elpv_classes)
+    options, source = config.run, sources.find(config.data.data)
     name = options.name or runs.folder_name(f"transfer-{source.name}")
     with runs.Run(config, name, options.output, options.resume) as run:
         images, weights, config = prepare(source, config, run.work)
@@ -255,26 +239,20 @@ def main(config: Config) -> None:
         if options.jobs != 1:
             tasks = [{"config": config, "arm": name, "seed": seed} for seed in seeds for name in names]
             jobs.spread(train_arm, tasks, options.jobs, run.work, is_finished)
-        with machine.strategy(options.strategy).scope():
+        with machine.strategy(config.network.strategy).scope():
             arms = [
                 {name: TRAININGS[name](images, weights, config, seed, run.work) for name in names} for seed in seeds
             ]
 
         # Every choice is made: the test split is read here, once.
-        predicted = [evaluate.predict(trained, images) for trained in arms]
-        naive = {"majority": baselines.majority(images), "pixels": baselines.pixels(images)}
-        metrics = evaluate.summarise(settings.flat(config), images, arms, predicted, naive)
-        report.show(metrics, images, predicted)  # with the verdict: better, worse, or not shown to differ
-        best = metrics["published_seed"] - options.seed
-        arm, probability = arms[best]["pretrained"], predicted[best]["pretrained"]
+        results = evaluate.read_test_split(images, arms, baselines.predict(images), settings.flat(config))
+        report.show(results)  # with the verdict: better, worse, or not shown to differ
+        arm, size = results.published["pretrained"], images.store.size
         with saved_model.FreshProcess() as process, run.publishing() as folder:
-            network = model.assemble(arm.backbone, arm.head, images.store.size)
-            saved_model.export(network, model.signatures(network, images.store.size), folder)
-            report.write(folder, options.output / run.name, metrics, images, arms, predicted, naive)
-            metrics["saved_model_check"] = evaluate.verify(process, folder, network, images, probability)
-            evaluate.write(folder, run.name, metrics, images, options.litert)
-            if (run.work / "logs").exists():
-                (run.work / "logs").rename(folder / "logs")
+            network = model.assemble(arm.backbone, arm.head, size)
+            saved_model.export(network, model.signatures(network, size), folder)
+            report.write(folder, results, options.output / run.name)
+            evaluate.write(folder, results, run.name, network, process, options.litert)
         console.print(f"published {run.version} (open {run.version / 'report.html'})")
 
 
@@ -290,7 +268,7 @@ def prepare(source: sources.Source, config: Config, folder: Path) -> tuple[Image
 
 def train_arm(config: Config, arm: str, seed: int, folder: Path) -> None:
     """In a process of its own: train one arm and leave its phases' state files in ``folder``."""
-    source = sources.find(config.data.data, config.data.elpv_classes)
+    source = sources.find(config.data.data)
     images, weights, config = prepare(source, config, folder)
     TRAININGS[arm](images, weights, config, seed, folder)
 
@@ -304,14 +282,10 @@ def is_finished(config: Config, arm: str, seed: int, folder: Path) -> bool:
 def check(config: Config) -> None:
     """Refuse what cannot work before anything is loaded."""
     settings.check(config)
-    weights, options = config.network.weights, config.run
+    weights, mirrored = config.network.weights, config.network.strategy == "mirrored"
     if weights not in WEIGHTS and not Path(weights).is_file():
         raise UserError(f"no such weights file: {weights}; --weights takes {', '.join(WEIGHTS)} or a file")
-    if options.tensorboard and importlib.util.find_spec("tensorboard") is None:
-        raise UserError("--tensorboard needs the package tensorboard; pip install tensorboard")
-    if options.tensorboard and options.jobs != 1:
-        raise UserError("--tensorboard follows one training after the other; leave out --jobs")
-    if options.strategy != "none" and (options.jobs != 1 or options.plain):
+    if mirrored and (config.run.jobs != 1 or config.run.plain):
         raise UserError("--strategy mirrored gives all devices to one fast training; leave out --jobs and --plain")
 
 

@@ -380,9 +380,9 @@ def test_an_epoch_does_not_wait_for_autotuning(photos):
 
 
 def test_elpv_is_the_published_data_set():
-    source = sources.elpv(4)
+    source = sources.find("elpv4")
     assert np.bincount(source.labels).tolist() == [1508, 295, 106, 715]
-    assert np.bincount(sources.elpv(2).labels).tolist() == [1803, 821]  # 68.7 % functional
+    assert np.bincount(sources.find("elpv").labels).tolist() == [1803, 821]  # 68.7 % functional
 
 
 def test_boxes_stay_inside_and_flip():

@@ -171,7 +171,7 @@ def test_a_hundred_classes_are_shown_by_their_most_confused_pairs(tmp_path, draw
         "baselines": {name: {"test": {"accuracy": 0.01}} for name in ("pixels", "majority")},
         "most_confused": [{"truth": "class 080", "prediction": "class 081", "n": 4}],
     }
-    report.show(metrics, None, [{"pretrained": np.eye(100)[predicted]}])
+    report.show(evaluate.Results(None, [], [{"pretrained": np.eye(100)[predicted]}], {}, metrics=metrics))
     printed = capsys.readouterr().out
     assert "class 080 → class 081 (4)" in printed
     assert len(printed.splitlines()) < 20

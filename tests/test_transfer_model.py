@@ -70,7 +70,7 @@ def test_weight_files_are_recognised_or_refused(tmp_path):
         model.find_weights(str(tmp_path / "cut.weights.h5"), None)
     other = tmp_path / "other.weights.h5"
     keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)]).save_weights(other)
-    with pytest.raises(UserError, match="not those of MobileNetV3Small"):
+    with pytest.raises(UserError, match="not the weights of MobileNetV3Small"):
         model.find_weights(str(other), None)
     with pytest.raises(UserError, match="no such weights file"):
         model.find_weights(str(tmp_path / "absent.h5"), None)
@@ -165,7 +165,6 @@ def test_block_numbers_follow_kerass_layer_names(network):
     numbers = [model.block_number(layer) for layer in network.layers if layer.weights]
     assert numbers == sorted(numbers)
     assert set(numbers) == set(range(13))
-    assert sum(len(block) for block in model.blocks(network)) >= len(numbers)
 
 
 def test_unfreeze_leaves_only_the_last_blocks_and_no_batch_norm():
@@ -354,9 +353,3 @@ def test_the_bundled_features_of_a_fixed_image_have_not_changed():
     assert features.shape == (576,)
     np.testing.assert_allclose(features[:6], FEATURES, atol=2e-3)
     assert float(np.abs(features).mean()) == pytest.approx(MEAN_FEATURE, abs=1e-3)
-
-
-def test_tensorboard_is_asked_for_before_anything_is_loaded(monkeypatch):
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(UserError, match="needs the package tensorboard"):
-        transfer.check(options("--tensorboard"))

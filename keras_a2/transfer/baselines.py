@@ -15,14 +15,15 @@ GREY_PIXELS, COLOUR_PIXELS = 24, 16  # side of the baseline's thumbnails
 PIXEL_STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)  # scikit-learn's C on pixels standardised as a whole
 
 
-def majority(images: Images) -> np.ndarray:
-    """Predictions for the test split: always the commonest training class."""
-    return np.full(len(images.test), np.bincount(images.labels[images.train]).argmax())
+def predict(images: Images) -> dict[str, np.ndarray]:
+    """Predicted classes of the test images by each baseline ``(test images,)``."""
+    majority = np.bincount(images.labels[images.train]).argmax()
+    return {"majority": np.full(len(images.test), majority), "pixels": pixels(images)}
 
 
 def pixels(images: Images) -> np.ndarray:
     """Test predictions of logistic regression on thumbnails, its strength chosen on validation, fitted on train."""
-    grey = _is_grey(images)
+    grey = bool((np.ptp(images.store.read(images.train[:32]), axis=-1) <= 2).all())
     train, validation, test = (
         _thumbnails(images, part, grey) for part in (images.train, images.validation, images.test)
     )
@@ -41,16 +42,11 @@ def pixels(images: Images) -> np.ndarray:
     return predicted
 
 
-def _is_grey(images: Images) -> bool:
-    sample = images.store.read(images.train[:32])
-    return bool((np.ptp(sample, axis=-1) <= 2).all())
-
-
 def _thumbnails(images: Images, indices: np.ndarray, grey: bool) -> np.ndarray:
-    size = GREY_PIXELS if grey else COLOUR_PIXELS
+    size, mode = (GREY_PIXELS, "L") if grey else (COLOUR_PIXELS, "RGB")
     rows = []
-    for start in range(0, len(indices), 256):
-        for image in images.store.read(indices[start : start + 256]):
-            picture = Image.fromarray(image).resize((size, size), Image.Resampling.BOX)
-            rows.append(np.asarray(picture.convert("L") if grey else picture, np.float32).ravel())
+    for part in np.array_split(indices, len(indices) // 256 + 1):
+        for image in images.store.read(part):
+            picture = Image.fromarray(image).resize((size, size), Image.Resampling.BOX).convert(mode)
+            rows.append(np.asarray(picture, np.float32).ravel())
     return np.array(rows)

@@ -6,13 +6,14 @@ import hashlib
 import os
 import tempfile
 from collections import Counter
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+import pandas as pd
 from rich.markup import escape
 from rich.progress import Progress
 
@@ -23,8 +24,13 @@ from keras_a2.transfer import duplicates
 from keras_a2.transfer.decode import UnreadableImage, decode, encoding, read_bytes
 from keras_a2.transfer.sources import Source
 
+if TYPE_CHECKING:
+    import tensorflow as tf
+
 MEMORY_LIMIT = 1 * 2**30  # bytes of decoded images kept in memory; more go to a file
 MAX_UNREADABLE = 0.05
+
+OnImage = Callable[[int, int], None]  # number of images done, total
 
 
 class PixelStore:
@@ -54,6 +60,7 @@ class PixelStore:
                 ) from error
 
     def write(self, index: int, image: np.ndarray) -> None:
+        """Store the image ``(size, size, 3)`` uint8."""
         if self._file is None:
             self._array[index] = image
         else:
@@ -84,14 +91,17 @@ class Images:
 
     @property
     def name(self) -> str:
+        """Of the data set."""
         return self.source.name
 
     @property
     def classes(self) -> list[str]:
+        """Names of the classes, by label."""
         return self.source.classes
 
     @property
     def labels(self) -> np.ndarray:
+        """Class of each image of the source, readable or not."""
         return self.source.labels
 
     def summary(self) -> dict:
@@ -123,7 +133,7 @@ def load(
     train_per_class: int | None = None,
     folder: Path | None = None,
     memory_limit: int = MEMORY_LIMIT,
-    on_image=lambda done, total: None,
+    on_image: OnImage = lambda done, total: None,
 ) -> Images:
     """Decode every image once, leave out what is unreadable, and split.
 
@@ -132,15 +142,14 @@ def load(
     """
     store = PixelStore(len(source.items), size, folder, memory_limit)
     decoded = decode_all(source, store, on_image)
-    reasons = decoded.reasons
-    skipped = [f"{source.item_names[i]}: {reason}" for i, reason in sorted(reasons.items())]
+    skipped = [f"{source.item_names[i]}: {reason}" for i, reason in decoded.reasons.items()]
     if len(skipped) > MAX_UNREADABLE * len(source.items):
         raise UserError(
             f"{len(skipped)} of {len(source.items)} images cannot be read, more than {MAX_UNREADABLE:.0%} "
             f"(first: {skipped[0]}); repair or remove them"
         )
-    readable = np.array([i for i in range(len(source.items)) if i not in reasons], int)
-    picture = duplicates.pictures(store, readable, decoded.pixels, decoded.encodings)
+    readable = np.array(list(decoded.facts), int)
+    picture = duplicates.pictures(store, readable, list(decoded.facts.values()))
     distinct = _one_of_each(source, readable, picture)
     train, validation, test = split(source, distinct, seed, validation_fraction, test_fraction)
     # Copies within train do no harm, and may be there to balance the classes.
@@ -149,19 +158,21 @@ def load(
     held_out = np.zeros(len(copies), bool) if source.given is None else source.given[copies] != "train"
     if train_per_class:
         train = few_per_class(train, source.labels, train_per_class, seed)
-    digest = "".join(f"{decoded.files[i]}{source.labels[i]}" for i in readable)
     _check_split(source, {"train": train, "validation": validation, "test": test})
+    digest = "".join(f"{facts.file}{source.labels[i]}" for i, facts in decoded.facts.items())
+    names = np.array(source.item_names, object)
+    shown = pd.DataFrame({"name": names[readable], "label": source.labels[readable]}).groupby(picture)
     return Images(
         source,
         store,
         train,
         validation,
         test,
-        hashlib.sha256(digest.encode()).hexdigest(),
-        skipped,
-        [source.item_names[i] for i in copies[~held_out]],
-        [source.item_names[i] for i in copies[held_out]],
-        _conflicts(source, readable, picture),
+        sha256=_sha256(digest.encode()),
+        skipped=skipped,
+        duplicates=names[copies[~held_out]].tolist(),
+        held_out_duplicates=names[copies[held_out]].tolist(),
+        conflicts=[" = ".join(images["name"]) for _, images in shown if images["label"].nunique() > 1],
     )
 
 
@@ -182,16 +193,16 @@ def load_and_describe(source: Source, options: Any, seed: int, folder: Path) -> 
         f"{images.name}: {len(images.classes)} classes; {len(images.train)} images to train on, "
         f"{len(images.validation)} for validation, {len(images.test)} for the test"
     )
+    copies = len(images.duplicates) + len(images.held_out_duplicates)
+    absent = len(images.classes) - len(np.unique(images.labels[images.test]))
     if source.left_out:
         note(f"left out: {source.left_out}")
     if images.skipped:
         note(f"{len(images.skipped)} unreadable file(s) skipped (first: {images.skipped[0]}); the report names them")
-    copies = len(images.duplicates) + len(images.held_out_duplicates)
     if copies:
         note(f"{copies} image(s) removed: copies of a validation or test image; the report names them")
     if images.conflicts:
         note(f"{len(images.conflicts)} picture(s) in two classes (first: {images.conflicts[0]}); the report names them")
-    absent = len(images.classes) - len(np.unique(images.labels[images.test]))
     if absent:
         note(f"{absent} of {len(images.classes)} classes have no test image; balanced accuracy and F1 leave them out")
     return images
@@ -210,49 +221,51 @@ def _one_of_each(source: Source, readable: np.ndarray, picture: np.ndarray) -> n
     return np.sort(readable[order][np.unique(picture[order], return_index=True)[1]])
 
 
-def _conflicts(source: Source, readable: np.ndarray, picture: np.ndarray) -> list[str]:
-    order = np.argsort(picture, kind="stable")
-    shown_by = np.split(readable[order], np.flatnonzero(np.diff(picture[order])) + 1)
-    return [
-        " = ".join(source.item_names[i] for i in images) for images in shown_by if len(set(source.labels[images])) > 1
-    ]
+class Facts(NamedTuple):
+    """What is known of a readable image beside its pixels."""
+
+    file: str  # hash of the file's content
+    pixels: str  # hash of the pixels in the store
+    encoding: int  # see ``decode.encoding``
 
 
 @dataclass
 class Decoded:
-    """What is known of each image beside its pixels, by index."""
+    """By index: the facts of each readable image, and the reason for each that is not."""
 
-    files: dict[int, str] = field(default_factory=dict)  # hash of the file's content
-    pixels: dict[int, str] = field(default_factory=dict)  # hash of the pixels in the store
-    encodings: dict[int, int] = field(default_factory=dict)
-    reasons: dict[int, str] = field(default_factory=dict)  # of the unreadable ones
+    facts: dict[int, Facts] = field(default_factory=dict)
+    reasons: dict[int, str] = field(default_factory=dict)
 
 
-def decode_all(source: Source, store: PixelStore, on_image) -> Decoded:
-    """Fill the store; hashes of each readable image, and the reason for each that is not."""
-    decoded = Decoded()
+def decode_all(source: Source, store: PixelStore, on_image: OnImage) -> Decoded:
+    """Decode every image of the source into the store; ``on_image`` is called with the number done and the total."""
+    decoded, total = Decoded(), len(source.items)
 
-    def one(i: int) -> None:
+    def one(i: int) -> Facts | str:
         item = source.items[i]
         try:
             content = item if isinstance(item, np.ndarray) else read_bytes(item)
             pixels = decode(content, store.size)
             store.write(i, pixels)
-            decoded.encodings[i] = encoding(content)
-            decoded.pixels[i] = hashlib.sha256(pixels.tobytes()).hexdigest()
             raw = content.tobytes() if isinstance(content, np.ndarray) else content
-            decoded.files[i] = hashlib.sha256(raw).hexdigest()
+            return Facts(_sha256(raw), _sha256(pixels.tobytes()), encoding(content))
         except UnreadableImage as error:
-            decoded.reasons[i] = str(error)
+            return str(error)
 
     with ThreadPoolExecutor(cores()) as pool:
-        total, waiting = len(source.items), iter(range(len(source.items)))
-        done = 0
-        while chunk := list(islice(waiting, 256)):  # bounded, so that Ctrl-C and errors come through promptly
-            list(pool.map(one, chunk))
-            done += len(chunk)
-            on_image(done, total)
+        for start in range(0, total, 256):  # bounded, so that Ctrl-C and errors come through promptly
+            chunk = range(start, min(start + 256, total))
+            for i, answer in zip(chunk, pool.map(one, chunk), strict=True):
+                if isinstance(answer, str):
+                    decoded.reasons[i] = answer
+                else:
+                    decoded.facts[i] = answer
+            on_image(chunk.stop, total)
     return decoded
+
+
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
 
 
 def split(
@@ -359,7 +372,7 @@ def boxes(kind: str, n: int, rng: np.random.Generator) -> np.ndarray:
     return np.stack(ends, axis=1).astype(np.float32)
 
 
-def crop(images, boxes, size: int):
+def crop(images: tf.Tensor, boxes: tf.Tensor, size: int) -> tf.Tensor:
     """Cut each image ``(batch, height, width, 3)`` at its box and resize it: float32 ``(batch, size, size, 3)``."""
     import tensorflow as tf
 
@@ -367,7 +380,9 @@ def crop(images, boxes, size: int):
     return tf.image.crop_and_resize(images, boxes, tf.range(tf.shape(images)[0]), [size, size])
 
 
-def batches(images: Images, indices: np.ndarray, batch_size: int, crops: np.ndarray | None = None, whole: bool = False):
+def batches(
+    images: Images, indices: np.ndarray, batch_size: int, crops: np.ndarray | None = None, whole: bool = False
+) -> tf.data.Dataset:
     """A ``tf.data.Dataset`` of pixels float32 ``(batch, size, size, 3)`` and labels int32, read ahead.
 
     Args:
@@ -379,21 +394,14 @@ def batches(images: Images, indices: np.ndarray, batch_size: int, crops: np.ndar
 
     size = images.store.size
 
-    def read(i):
+    def read(i: tf.Tensor, label: tf.Tensor, box: tf.Tensor | None = None) -> tuple[tf.Tensor, tf.Tensor]:
         pixels = tf.numpy_function(images.store.read, [i], tf.uint8)
         pixels.set_shape((None, size, size, 3))
-        return pixels
+        return tf.cast(pixels, tf.float32) if box is None else crop(pixels, box, size), label
 
     parts = [indices.astype(np.int64), images.labels[indices].astype(np.int32)]
     dataset = tf.data.Dataset.from_tensor_slices(tuple(parts if crops is None else [*parts, crops]))
-    dataset = dataset.batch(batch_size, drop_remainder=whole)
     options = tf.data.Options()
     options.autotune.enabled = False  # its thread may sleep on at the end, and an epoch waits for it
-    return (
-        dataset.map(
-            lambda i, y, box=None: (tf.cast(read(i), tf.float32) if box is None else crop(read(i), box, size), y),
-            num_parallel_calls=2,
-        )
-        .prefetch(2)
-        .with_options(options)
-    )
+    batched = dataset.batch(batch_size, drop_remainder=whole).map(read, num_parallel_calls=2)
+    return batched.prefetch(2).with_options(options)

@@ -11,7 +11,7 @@ from scipy.sparse.csgraph import connected_components
 from scipy.spatial import cKDTree
 
 if TYPE_CHECKING:
-    from keras_a2.transfer.data import PixelStore
+    from keras_a2.transfer.data import Facts, PixelStore
 
 THUMBNAIL, SKETCH = 32, 8
 NEIGHBOURS = 16
@@ -22,41 +22,35 @@ SKETCHES = 0.1 * SKETCH  # the coarse search admits twice as much
 LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 
 
-def pictures(store: PixelStore, indices: np.ndarray, pixels: dict[int, str], encodings: dict[int, int]) -> np.ndarray:
+def pictures(store: PixelStore, indices: np.ndarray, facts: list[Facts]) -> np.ndarray:
     """The picture that each image shows, numbered: ``(len(indices),)``.
 
     Two images show one picture where their decoded pixels are equal; or where they are nearly equal and the files are
     encoded differently. Files of one encoding are taken at their word: frames of a fixed camera may be as alike.
-
-    Args:
-        pixels: hash of the decoded pixels of each image.
-        encodings: what a file's header says of its encoding, see ``decode.encoding``.
     """
-    _, first, number = np.unique([pixels[i] for i in indices], return_index=True, return_inverse=True)
-    of_each: list[set] = [set() for _ in first]
-    for i, picture in zip(indices, number, strict=True):
-        of_each[picture].add(encodings[i])
-    if all(encoding == of_each[0] for encoding in of_each):
+    _, first, number = np.unique([f.pixels for f in facts], return_index=True, return_inverse=True)
+    encodings: list[set] = [set() for _ in first]
+    for fact, picture in zip(facts, number, strict=True):
+        encodings[picture].add(fact.encoding)
+    if all(encoding == encodings[0] for encoding in encodings):
         return number
-    pairs = _alike(store, indices[first], of_each)
-    graph = coo_array((np.ones(len(pairs)), (pairs[:, 0], pairs[:, 1])), shape=(len(first), len(first)))
+    pairs = [
+        (a, b)
+        for a, b in _neighbours(store, indices[first])
+        if encodings[a] != encodings[b] and _same(store.read(indices[first][[a, b]]))
+    ]
+    a, b = np.array(pairs, int).reshape(-1, 2).T
+    graph = coo_array((np.ones(len(pairs)), (a, b)), shape=(len(first), len(first)))
     return connected_components(graph, directed=False)[1][number]
 
 
-def _alike(store: PixelStore, indices: np.ndarray, encodings: list[set]) -> np.ndarray:
-    """Pairs ``(n, 2)`` of positions in ``indices`` that show one picture, encoded differently."""
+def _neighbours(store: PixelStore, indices: np.ndarray) -> np.ndarray:
+    """Pairs ``(n, 2)`` of positions in ``indices`` with similar sketches."""
     sketches = np.concatenate([_sketches(store, part) for part in np.array_split(indices, len(indices) // 256 + 1)])
     k = min(NEIGHBOURS + 1, len(indices))
     _, near = cKDTree(sketches).query(sketches, k, distance_upper_bound=SKETCHES)
-    pairs = np.array([(a, b) for a, row in enumerate(near) for b in row[row < len(indices)] if a != b]).reshape(-1, 2)
-    return np.array(
-        [
-            (a, b)
-            for a, b in np.unique(np.sort(pairs, axis=1), axis=0)
-            if encodings[a] != encodings[b] and _same(store.read(indices[[a, b]]))
-        ],
-        int,
-    ).reshape(-1, 2)
+    pairs = [(a, b) for a, row in enumerate(near) for b in row[row < len(indices)] if a != b]
+    return np.unique(np.sort(np.array(pairs, int).reshape(-1, 2), axis=1), axis=0)
 
 
 def _sketches(store: PixelStore, indices: np.ndarray) -> np.ndarray:

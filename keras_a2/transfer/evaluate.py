@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import warnings
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -28,69 +29,96 @@ Arms = dict[str, Arm]
 Probabilities = dict[str, np.ndarray]  # of each arm, (test images, classes)
 
 
-def predict(arms: Arms, images: Images) -> Probabilities:
-    """Class probabilities of the test images by each arm."""
-    return {name: model.probabilities(arm.network, images, images.test) for name, arm in arms.items()}
+@dataclass
+class Results:
+    """What arms and baselines made of the test split, and every figure that follows from it.
+
+    Attributes:
+        arms, probabilities: of each seed, by name; probabilities are ``(test images, classes)``.
+        baselines: predicted classes of the test images, by name.
+        best: position of the seed that is published: the lowest validation loss of the pretrained arm.
+        metrics: the content of ``metrics.json``.
+    """
+
+    images: Images
+    arms: list[Arms]
+    probabilities: list[Probabilities]
+    baselines: dict[str, np.ndarray]
+    best: int = 0
+    metrics: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def labels(self) -> np.ndarray:
+        """True classes of the test images."""
+        return self.images.labels[self.images.test]
+
+    @property
+    def published(self) -> Arms:
+        """The arms of the published seed."""
+        return self.arms[self.best]
 
 
-def published_seed(arms: list[Arms]) -> int:
-    """Position of the seed that is published: the lowest validation loss of the pretrained arm."""
-    return min(range(len(arms)), key=lambda i: arms[i]["pretrained"].phases[-1].history.best["validation_loss"])
-
-
-def summarise(
-    options: dict[str, Any],
-    images: Images,
-    arms: list[Arms],
-    probabilities: list[Probabilities],
-    baselines: dict[str, np.ndarray],
-) -> dict[str, Any]:
-    """The content of ``metrics.json``.
+def read_test_split(
+    images: Images, arms: list[Arms], baselines: dict[str, np.ndarray], options: dict[str, Any]
+) -> Results:
+    """Class probabilities of the test images by each arm of each seed, and the figures.
 
     Args:
         options: every option with its resolved value.
-        arms, probabilities: of each seed. Phases and differences to baselines are those of the published seed.
-        baselines: name -> predicted classes of the test images.
     """
-    labels, best = images.labels[images.test], published_seed(arms)
+    predicted = [{name: model.probabilities(arm.network, images, images.test) for name, arm in a.items()} for a in arms]
+    best = min(range(len(arms)), key=lambda i: arms[i]["pretrained"].phases[-1].history.best["validation_loss"])
+    results = Results(images, arms, predicted, baselines, best)
+    results.metrics = _summarise(results, options)
+    return results
+
+
+def _summarise(results: Results, options: dict[str, Any]) -> dict[str, Any]:
+    """Phases and differences to baselines are those of the published seed."""
+    images, labels, baselines = results.images, results.labels, results.baselines
     summary: dict[str, Any] = {
         "experiment": "transfer",
-        "config": {name: str(value) if isinstance(value, Path) else value for name, value in options.items()},
+        "config": options,
         "environment": runs.environment(),
         "data": images.summary(),
-        "published_seed": options["seed"] + best,
+        "published_seed": options["seed"] + results.best,
         "baselines": {name: {"test": {"accuracy": float((p == labels).mean())}} for name, p in baselines.items()},
         "arms": {},
     }
-    for name, arm in arms[best].items():
+    for name, arm in results.published.items():
         summary["arms"][name] = {
             "weights": arm.weights.summary(),
-            "seconds": sum(trained[name].seconds for trained in arms),
+            "seconds": sum(phase.seconds for trained in results.arms for phase in trained[name].phases),
             "phases": [phase.summary() for phase in arm.phases],
-            "test": metrics(labels, [p[name] for p in probabilities]),
+            "test": metrics(labels, [p[name] for p in results.probabilities]),
         }
         if name == "scratch" or options["batch_norm"] == "train":
             summary["arms"][name]["batch_statistics_accuracy"] = batch_statistics_accuracy(arm, images)
-    predicted = {name: np.stack([p[name].argmax(axis=1) for p in probabilities]) for name in arms[best]}
+    predicted = {name: np.stack([p[name].argmax(axis=1) for p in results.probabilities]) for name in results.published}
     if "scratch" in predicted:
         summary["difference"] = compare(labels, predicted["pretrained"], predicted["scratch"])
-    published = predicted["pretrained"][best : best + 1]
+    published = predicted["pretrained"][results.best]
     summary["difference_to_baselines"] = {
-        name: compare(labels, published, p[np.newaxis]) for name, p in baselines.items()
+        name: compare(labels, published[np.newaxis], p[np.newaxis]) for name, p in baselines.items()
     }
     summary["most_confused"] = [
         {"truth": images.classes[a], "prediction": images.classes[b], "n": n}
-        for a, b, n in confused(labels, published[0])[:25]
+        for a, b, n in confused(labels, published)[:25]
     ]
     return summary
 
 
-def write(folder: Path, name: str, metrics: dict[str, Any], images: Images, litert: bool) -> None:
-    """Write ``metrics.json`` and the card ``model.json``, and on request the LiteRT files.
+def write(
+    folder: Path, results: Results, name: str, network: Any, process: saved_model.FreshProcess, litert: bool
+) -> None:
+    """Verify the exported model; write ``metrics.json``, the card ``model.json``, and on request the LiteRT files.
 
     Args:
         name: of the published model.
+        network: that was exported to ``folder``.
     """
+    images, metrics = results.images, results.metrics
+    metrics["saved_model_check"] = verify(process, folder, network, results)
     runs.write_json(folder / "metrics.json", metrics)
     pretrained = metrics["arms"]["pretrained"]
     card = {
@@ -160,14 +188,8 @@ def report(labels: np.ndarray, probability: np.ndarray, classes: list[str]) -> s
     """scikit-learn's classification report over the whole test split, of the classes that are there or predicted."""
     predicted = probability.argmax(axis=1)
     present = np.union1d(labels, predicted)
-    return classification_report(
-        labels,
-        predicted,
-        labels=present,
-        target_names=[classes[i] for i in present],
-        digits=3,
-        zero_division=0,
-    )
+    names = [classes[i] for i in present]
+    return classification_report(labels, predicted, labels=present, target_names=names, digits=3, zero_division=0)
 
 
 def confused(labels: np.ndarray, predicted: np.ndarray) -> list[tuple[int, int, int]]:
@@ -205,13 +227,8 @@ def compare(labels: np.ndarray, first: np.ndarray, second: np.ndarray) -> dict:
         test, p_value = "McNemar's exact test", float(mcnemar(table, exact=True).pvalue)
     else:
         test, p_value = "sign-flip permutation test", sign_flip(difference)
-    result = {
-        "accuracy": float(difference.mean()),
-        "ci95": interval,
-        "p_value": p_value,
-        "test": test,
-        "verdict": verdict(interval, p_value),
-    }
+    result = {"accuracy": float(difference.mean()), "ci95": interval, "p_value": p_value, "test": test}
+    result["verdict"] = verdict(interval, p_value)
     if len(a) > 1 and len(a) == len(b):
         result["accuracy_seeds"] = (a.mean(axis=1) - b.mean(axis=1)).tolist()
     return result
@@ -244,14 +261,13 @@ def batch_statistics_accuracy(arm: Arm, images: Images) -> dict[str, float]:
     return {"moving_statistics": moving, "batch_statistics": float((predicted == labels).mean())}
 
 
-def verify(
-    process: saved_model.FreshProcess, folder: Path, network: Any, images: Images, probability: np.ndarray
-) -> dict[str, Any]:
+def verify(process: saved_model.FreshProcess, folder: Path, network: Any, results: Results) -> dict[str, Any]:
     """The published model, in a fresh process, on test images: as the run saw them, and from their own size.
 
     Raises:
-        UserError: its probabilities are not those of ``network`` and of the run ``(test images, classes)``.
+        UserError: its probabilities are not those of ``network`` and of the run.
     """
+    images, probability = results.images, results.probabilities[results.best]["pretrained"]
     size, verified = images.store.size, images.test[:VERIFIED_ITEMS]
     differences = []
     for i, item in enumerate(images.source.items[j] for j in verified[:16]):

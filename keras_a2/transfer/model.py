@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import warnings
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -71,27 +70,20 @@ def find_weights(choice: str, alpha: float | None, note: Callable[[str], None] =
         raise UserError(f"--alpha {alpha} is not offered; Keras has weights for 0.75 and 1.0")
     if choice == "random":
         return random_weights(alpha or 1.0)
-    if choice == "bundled":
-        return _bundled(alpha)
-    if choice not in ("auto", "imagenet"):
-        path = Path(choice)
-        return Weights(f"file {path.name}", path, check_file(path, alpha), sha256(path))
-    try:
-        path = _imagenet(alpha or 1.0)
-        return Weights("imagenet", path, alpha or 1.0, sha256(path))
-    except UserError as error:
-        if choice == "imagenet":
-            raise
-        note(f"{error}; going on with the bundled weights")
-        return _bundled(alpha)
-
-
-def _bundled(alpha: float | None) -> Weights:
-    if alpha not in (None, BUNDLED_ALPHA):
-        raise UserError(f"the bundled weights have alpha {BUNDLED_ALPHA}, not {alpha}; leave --alpha out")
-    if not BUNDLED.exists():
-        raise UserError(f"no bundled weights in {BUNDLED.parent}; give a file with --weights PATH")
-    return Weights("bundled", BUNDLED, BUNDLED_ALPHA, sha256(BUNDLED))
+    if choice in ("auto", "imagenet"):
+        try:
+            path = _imagenet(alpha or 1.0)
+            return Weights("imagenet", path, alpha or 1.0, sha256(path))
+        except UserError as error:
+            if choice == "imagenet":
+                raise
+            note(f"{error}; going on with the bundled weights")
+    if choice in ("auto", "bundled"):
+        if alpha not in (None, BUNDLED_ALPHA):
+            raise UserError(f"the bundled weights have alpha {BUNDLED_ALPHA}, not {alpha}; leave --alpha out")
+        return Weights("bundled", BUNDLED, BUNDLED_ALPHA, sha256(BUNDLED))
+    path = Path(choice)
+    return Weights(f"file {path.name}", path, check_file(path, alpha), sha256(path))
 
 
 def _imagenet(alpha: float) -> Path:
@@ -106,40 +98,26 @@ def _imagenet(alpha: float) -> Path:
 
 
 def check_file(path: Path, alpha: float | None = None) -> float:
-    """The alpha of the MobileNetV3Small weights in an HDF5 file, told by the shapes of its arrays.
+    """The alpha of the MobileNetV3Small weights in an HDF5 file: that of the backbone which they can be loaded into.
 
     Raises:
-        UserError: no such file, not HDF5, or arrays that are not those of the asked backbone.
+        UserError: no such file, not HDF5, or not the weights of the asked backbone.
     """
     if not path.is_file():
         raise UserError(f"no such weights file: {path}")
     try:
-        shapes = _shapes(path)
-    except Exception as error:  # h5py raises OSError, RuntimeError or KeyError, by where the damage is
+        h5py.File(path, "r").close()
+    except OSError as error:
         raise UserError(f"{path} is not a readable HDF5 weights file (damaged or cut short?)") from error
     for candidate in ALPHAS:
-        if shapes == Counter(tuple(w.shape) for w in plain_backbone(candidate).weights):
-            if alpha not in (None, candidate):
-                raise UserError(
-                    f"{path} holds MobileNetV3Small of alpha {candidate}, not {alpha}; set --alpha {candidate}"
-                )
+        try:
+            plain_backbone(candidate).load_weights(path)
+        except Exception:  # h5py and Keras each have their own
+            continue
+        if alpha in (None, candidate):
             return candidate
-    raise UserError(
-        f"{path} holds {sum(shapes.values())} arrays, not those of MobileNetV3Small without top, alpha 0.75 or 1.0"
-    )
-
-
-def _shapes(path: Path) -> Counter:
-    shapes: Counter = Counter()
-    with h5py.File(path, "r") as file:
-
-        def visit(_, node):
-            if isinstance(node, h5py.Dataset):
-                node[()]  # read it: a damaged chunk shows only then
-                shapes[node.shape] += 1
-
-        file.visititems(visit)
-    return shapes
+        raise UserError(f"{path} holds MobileNetV3Small of alpha {candidate}, not {alpha}; set --alpha {candidate}")
+    raise UserError(f"{path} is damaged, or not the weights of MobileNetV3Small without top, alpha 0.75 or 1.0")
 
 
 def sha256(path: Path) -> str:
@@ -191,12 +169,6 @@ def block_number(layer: keras.Layer) -> int:
         number = layer.name.split("_")[2]
         return int(number) + 1 if number.isdigit() else 1
     return 12 if layer.name.startswith("conv_1") else 0
-
-
-def blocks(backbone: keras.Model) -> list[list[keras.Layer]]:
-    """The layers of each of the 13 blocks, from the pixels to the features; the last of each has its output."""
-    named = [layer for layer in backbone.layers if layer.name.startswith(("expanded_conv", "conv"))]
-    return [[layer for layer in named if block_number(layer) == number] for number in range(BLOCKS)]
 
 
 def standardise(head: keras.Model, features: np.ndarray) -> None:
@@ -268,16 +240,16 @@ def assemble(backbone: keras.Model, head: keras.Model, size: int) -> keras.Model
     return keras.Model(image, keras.layers.Softmax(name="probabilities")(x), name="transfer")
 
 
-def signatures(model: keras.Model, size: int) -> dict:
+def signatures(model: keras.Model, size: int) -> dict[str, tuple]:
     """Of the SavedModel: ``serve`` takes pixels, ``serve_bytes`` the content of image files; function and input."""
     resize = model.get_layer("resize")
     rest = keras.Model(resize.output, model.output)
 
-    def serve(images):
+    def serve(images: tf.Tensor) -> tf.Tensor:
         return model(images, training=False)
 
-    def serve_bytes(contents):
-        def decode(content):
+    def serve_bytes(contents: tf.Tensor) -> tf.Tensor:
+        def decode(content: tf.Tensor) -> tf.Tensor:
             return resize(decode_upright(content)[tf.newaxis])[0]
 
         return rest(tf.map_fn(decode, contents, fn_output_signature=tf.TensorSpec((size, size, 3))), training=False)
@@ -337,7 +309,7 @@ def _exif_orientation(content: tf.Tensor) -> tf.Tensor:
     octets = tf.cast(tf.io.decode_raw(exif + b"\x00" * 16, tf.uint8), tf.int32)
     little = tf.strings.substr(exif, 0, 1) == b"I"
 
-    def number(at, size):
+    def number(at: tf.Tensor, size: int) -> tf.Tensor:
         at = tf.clip_by_value(at, 0, tf.size(octets) - size)
         digits = tf.gather(octets, at[..., tf.newaxis] + tf.range(size))
         return tf.reduce_sum(tf.where(little, digits, digits[..., ::-1]) * 256 ** tf.range(size), axis=-1)

@@ -19,7 +19,7 @@ from keras_a2.console import console
 from keras_a2.errors import printable
 from keras_a2.transfer import evaluate
 from keras_a2.transfer.data import Images
-from keras_a2.transfer.evaluate import Arms, Probabilities
+from keras_a2.transfer.evaluate import Arms, Results
 
 ARMS = {"pretrained": "pretrained", "scratch": "scratch (random weights)"}
 BASELINES = {"pixels": "logistic regression on pixels", "majority": "majority class"}
@@ -30,80 +30,52 @@ SCREEN_CLASSES = 25  # of more, the classification reports are on the page only
 VERDICTS = {"better": "better than", "worse": "worse than", "not shown": "not shown to differ from"}
 
 
-def show(metrics: dict[str, Any], images: Images, probabilities: list[Probabilities]) -> None:
-    """Print the comparison, the classification reports of not too many classes, and the result in words.
-
-    Args:
-        metrics: see ``evaluate.summarise``.
-        probabilities: of each seed and arm ``(test images, classes)``.
-    """
+def show(results: Results) -> None:
+    """Print the comparison, the classification reports of not too many classes, and the result in words."""
+    metrics = results.metrics
     header, rows = result_rows(metrics)
     table = Table(*header, title=f"{metrics['data']['name']}: test split, read once")
     for row in rows:
         table.add_row(*row)
-    if len(metrics["data"]["classes"]) <= SCREEN_CLASSES:
-        for title, text in _classification_reports(metrics, images, probabilities):
-            console.print(f"\n{title}\n{text}", markup=False)
+    few = len(metrics["data"]["classes"]) <= SCREEN_CLASSES
+    for title, text in _classification_reports(results) if few else []:
+        console.print(f"\n{title}\n{text}")
     console.print(table)
-    if len(metrics["data"]["classes"]) > SCREEN_CLASSES and metrics["most_confused"]:
+    if not few and metrics["most_confused"]:
         pairs = [f"{p['truth']} → {p['prediction']} ({p['n']})" for p in metrics["most_confused"][:5]]
         console.print(f"most confused (true → predicted): {', '.join(pairs)}; the report page has every class")
     console.print(headline(metrics))
 
 
-def write(
-    folder: Path,
-    published: Path,
-    metrics: dict[str, Any],
-    images: Images,
-    arms: list[Arms],
-    probabilities: list[Probabilities],
-    baselines: dict[str, np.ndarray],
-) -> None:
+def write(folder: Path, results: Results, published: Path) -> None:
     """Write ``predictions.csv``, ``history.csv``, the figures and ``report.html`` into ``folder``.
 
     Args:
         published: the model's folder, for the command on the page.
-        arms, probabilities: of each seed.
-        baselines: name -> predicted classes of the test images.
     """
-    best = published_position(metrics)
     # Names of files may hold undecodable bytes.
-    table = predictions(images, probabilities, baselines, best, metrics["config"]["seed"])
-    table.to_csv(folder / "predictions.csv", index=False, errors="backslashreplace")
-    history(arms, metrics["config"]["seed"]).to_csv(folder / "history.csv", index=False)
-    pictures = figures(folder / "figures", images, arms[best], probabilities[best], metrics)
-    reports = _classification_reports(metrics, images, probabilities)
-    page.write(_page(published, metrics, reports, pictures), folder / "report.html")
+    predictions(results).to_csv(folder / "predictions.csv", index=False, errors="backslashreplace")
+    history(results).to_csv(folder / "history.csv", index=False)
+    pictures = figures(folder / "figures", results)
+    page.write(_page(results, pictures, published), folder / "report.html")
 
 
-def published_position(metrics: dict[str, Any]) -> int:
-    """Of the published seed among the seeds."""
-    return metrics["published_seed"] - metrics["config"]["seed"]
-
-
-def _classification_reports(
-    metrics: dict[str, Any], images: Images, probabilities: list[Probabilities]
-) -> list[tuple[str, str]]:
-    labels, published = images.labels[images.test], probabilities[published_position(metrics)]
+def _classification_reports(results: Results) -> list[tuple[str, str]]:
+    seed, classes = of_seed(results.metrics), results.images.classes
     return [
-        (f"Classification report, {name}{of_seed(metrics)}", evaluate.report(labels, p, images.classes))
-        for name, p in published.items()
+        (f"Classification report, {name}{seed}", evaluate.report(results.labels, probability, classes))
+        for name, probability in results.probabilities[results.best].items()
     ]
 
 
 def result_rows(metrics: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
     """The comparison as texts: header and one row per arm and baseline."""
     header = ["", "test accuracy", "95 % interval", "balanced", "macro F1", "calibration error", "seconds"]
-    rows = []
-    for name, arm in metrics["arms"].items():
-        t = arm["test"]
-        accuracy = [
-            page.percent(t["accuracy"]),
-            page.interval(t["accuracy_ci95"]),
-            page.percent(t["balanced_accuracy"]),
-        ]
-        rows.append([ARMS[name], *accuracy, f"{t['macro_f1']:.3f}", f"{t['ece']:.3f}", f"{arm['seconds']:.0f}"])
+    rows = [
+        [ARMS[name], page.percent(t["accuracy"]), page.interval(t["accuracy_ci95"]),
+         page.percent(t["balanced_accuracy"]), f"{t['macro_f1']:.3f}", f"{t['ece']:.3f}", f"{arm['seconds']:.0f}"]
+        for name, arm in metrics["arms"].items() for t in [arm["test"]]
+    ]  # fmt: skip
     for name, label in BASELINES.items():
         rows.append([label, page.percent(metrics["baselines"][name]["test"]["accuracy"]), *[""] * 5])
     return header, rows
@@ -133,9 +105,8 @@ def of_seed(metrics: dict[str, Any]) -> str:
     return f", seed {metrics['published_seed']}" if several else ""
 
 
-def _page(
-    published: Path, metrics: dict[str, Any], reports: list[tuple[str, str]], pictures: list[tuple[str, Path]]
-) -> page.Page:
+def _page(results: Results, pictures: list[tuple[str, Path]], published: Path) -> page.Page:
+    metrics = results.metrics
     header, rows = result_rows(metrics)
     seed = of_seed(metrics)
     compared = {"scratch": metrics.get("difference"), **metrics["difference_to_baselines"]}
@@ -149,118 +120,97 @@ def _page(
          page.percent(p["validation_accuracy"]), f"{p['seconds']:.1f}", p["note"]]
         for name, arm in metrics["arms"].items() for p in arm["phases"]
     ]  # fmt: skip
-    return page.Page(
-        title=f"Transfer on {metrics['data']['name']}",
-        headline=headline(metrics),
-        tables=[
-            page.Table("Result on the test split", header, rows, "Intervals: Wilson. The test split was read once."),
-            page.Table(
-                "Differences on the same images",
-                ["", "points", "95 % interval", "p", "verdict"],
-                differences,
-                "Paired bootstrap over test images; p: McNemar's exact test, or for several seeds a sign-flip test of "
-                'the share of seeds that get an image right. "Better" and "worse": interval and test agree.',
-            ),
-            page.Table(
-                f"Phases{seed}",
-                ["arm", "phase", "epochs", "kept", "validation accuracy", "seconds", "note"],
-                phases,
-                "Epoch 0 is the state before the phase; the epoch kept has the lowest validation loss.",
-            ),
-        ],
-        figures=pictures,
-        texts=reports,
-        commands=[
-            ("Run it again", metrics["environment"]["command"]),
-            ("Predict", f"python experiments/predict.py {published} IMAGE_OR_FOLDER"),
-        ],
-        facts=[
-            ("Data", page.flatten(metrics["data"])),
-            ("Configuration", page.flatten(metrics["config"])),
-            ("Environment", page.flatten(metrics["environment"])),
-        ],
-    )  # fmt: skip
+    tables = [
+        page.Table("Result on the test split", header, rows, "Intervals: Wilson. The test split was read once."),
+        page.Table(
+            "Differences on the same images",
+            ["", "points", "95 % interval", "p", "verdict"],
+            differences,
+            "Paired bootstrap over test images; p: McNemar's exact test, or for several seeds a sign-flip test of "
+            'the share of seeds that get an image right. "Better" and "worse": interval and test agree.',
+        ),
+        page.Table(
+            f"Phases{seed}",
+            ["arm", "phase", "epochs", "kept", "validation accuracy", "seconds", "note"],
+            phases,
+            "Epoch 0 is the state before the phase; the epoch kept has the lowest validation loss.",
+        ),
+    ]
+    commands = [
+        ("Run it again", metrics["environment"]["command"]),
+        ("Predict", f"python experiments/predict.py {published} IMAGE_OR_FOLDER"),
+    ]
+    facts = [
+        (title, page.flatten(metrics[name]))
+        for title, name in (("Data", "data"), ("Configuration", "config"), ("Environment", "environment"))
+    ]
+    title, texts = f"Transfer on {metrics['data']['name']}", _classification_reports(results)
+    return page.Page(title, headline(metrics), tables, pictures, facts, texts, commands)
 
 
-def predictions(
-    images: Images,
-    probabilities: list[Probabilities],
-    baselines: dict[str, np.ndarray],
-    best: int,
-    first_seed: int,
-) -> pd.DataFrame:
+def predictions(results: Results) -> pd.DataFrame:
     """A row per test image: what is published, then each arm, seed and baseline, so that anybody can compare them."""
-    names = np.array(images.classes)
-    published = probabilities[best]["pretrained"]
+    source, names = results.images.source, np.array(results.images.classes)
+    published = results.probabilities[results.best]["pretrained"]
     table = {
-        "item": [images.source.item_names[i] for i in images.test],
-        "truth": names[images.labels[images.test]],
+        "item": [source.item_names[i] for i in results.images.test],
+        "truth": names[results.labels],
         "prediction": names[published.argmax(axis=1)],
         "probability": published.max(axis=1),
     }
-    for seed, arms in enumerate(probabilities, first_seed):
-        for arm, probability in arms.items():
+    for seed, probabilities in enumerate(results.probabilities, results.metrics["config"]["seed"]):
+        for arm, probability in probabilities.items():
             table[f"prediction_{arm}_seed{seed}"] = names[probability.argmax(axis=1)]
             table[f"probability_{arm}_seed{seed}"] = probability.max(axis=1)
-    table |= {f"prediction_{name}": names[predicted] for name, predicted in baselines.items()}
+    table |= {f"prediction_{name}": names[predicted] for name, predicted in results.baselines.items()}
     return pd.DataFrame(table)
 
 
-def history(arms: list[Arms], first_seed: int) -> pd.DataFrame:
-    rows = [
+def history(results: Results) -> pd.DataFrame:
+    """A row per epoch of every phase, arm and seed."""
+    return pd.DataFrame(
         {"seed": seed, "arm": name, "phase": phase.name, **row}
-        for seed, trained in enumerate(arms, first_seed)
-        for name, arm in trained.items()
+        for seed, arms in enumerate(results.arms, results.metrics["config"]["seed"])
+        for name, arm in arms.items()
         for phase in arm.phases
         for row in phase.history.table()
-    ]
-    return pd.DataFrame(rows)
+    )
 
 
-def figures(
-    folder: Path, images: Images, arms: Arms, probabilities: Probabilities, metrics: dict[str, Any]
-) -> list[tuple[str, Path]]:
+def figures(folder: Path, results: Results) -> list[tuple[str, Path]]:
     """Draw the pictures of the published seed into ``folder``: caption and file of each."""
     folder.mkdir()
-    labels = images.labels[images.test]
+    images, labels, seed = results.images, results.labels, of_seed(results.metrics)
+    probabilities = results.probabilities[results.best]
     predicted = {name: p.argmax(axis=1) for name, p in probabilities.items()}
-    seed = of_seed(metrics)
     matrix = "Confusion matrix" if len(images.classes) <= READABLE_CLASSES else "The most confused classes"
-    pictures = [
-        ("Test accuracy of both arms and the baselines", folder / "comparison.png"),
-        (
-            f"Validation accuracy by epoch{seed}; the dotted line is where the backbone is unfrozen",
-            folder / "learning_curves.png",
-        ),
-        (f"{matrix} of the pretrained arm{seed} on the test split", folder / "confusion.png"),
-        (f"The pretrained arm's most confident mistakes{seed} on the test split", folder / "mistakes.png"),
-        (f"F1 by class{seed} on the test split", folder / "per_class_f1.png"),
-    ]
-    comparison(metrics, pictures[0][1])
-    learning_curves(arms, pictures[1][1])
-    confusion(labels, predicted["pretrained"], images.classes, pictures[2][1])
-    mistakes(images, probabilities["pretrained"], pictures[3][1])
-    per_class_f1(labels, predicted, images.classes, pictures[4][1])
-    return pictures
+    captions = {
+        "comparison": "Test accuracy of both arms and the baselines",
+        "learning_curves": f"Validation accuracy by epoch{seed}; the dotted line is where the backbone is unfrozen",
+        "confusion": f"{matrix} of the pretrained arm{seed} on the test split",
+        "mistakes": f"The pretrained arm's most confident mistakes{seed} on the test split",
+        "per_class_f1": f"F1 by class{seed} on the test split",
+    }
+    comparison(results.metrics, folder / "comparison.png")
+    learning_curves(results.published, folder / "learning_curves.png")
+    confusion(labels, predicted["pretrained"], images.classes, folder / "confusion.png")
+    mistakes(images, probabilities["pretrained"], folder / "mistakes.png")
+    per_class_f1(labels, predicted, images.classes, folder / "per_class_f1.png")
+    return [(caption, folder / f"{name}.png") for name, caption in captions.items()]
 
 
 def comparison(metrics: dict[str, Any], path: Path) -> None:
     """Test accuracy of both arms with its interval, and of the baselines."""
-    bars = [
-        (name, arm["test"]["accuracy"], arm["test"]["accuracy_ci95"], COLOURS[name])
-        for name, arm in metrics["arms"].items()
-    ]
-    bars += [
-        (label, metrics["baselines"][name]["test"]["accuracy"], None, "#9aa3ab") for name, label in BASELINES.items()
-    ]
+    tests = {name: arm["test"] for name, arm in metrics["arms"].items()}
+    tests |= {label: metrics["baselines"][name]["test"] for name, label in BASELINES.items()}
     with _drawing(path, (7, 4)) as axes:
-        for k, (_, value, ends, colour) in enumerate(bars):
-            axes.barh(k, 100 * value, color=colour, height=0.6)
-            if ends:
-                axes.plot([100 * end for end in ends], [k, k], color="black", lw=2)
-            right = 100 * (ends[1] if ends else value)
-            axes.text(right + 1, k, f"{100 * value:.1f}", va="center")
-        axes.set_yticks(range(len(bars)), [bar[0] for bar in bars])
+        for row, (name, test) in enumerate(tests.items()):
+            value = 100 * test["accuracy"]
+            ends = [100 * end for end in test.get("accuracy_ci95", [])]
+            axes.barh(row, value, color=COLOURS.get(name, "#9aa3ab"), height=0.6)
+            axes.plot(ends, [row] * len(ends), color="black", lw=2)
+            axes.text(max([value, *ends]) + 1, row, f"{value:.1f}", va="center")
+        axes.set_yticks(range(len(tests)), list(tests))
         axes.invert_yaxis()
         axes.set(xlabel="test accuracy (%), black: 95 % interval", xlim=(0, 109), title=metrics["data"]["name"])
 
@@ -269,19 +219,14 @@ def learning_curves(arms: Arms, path: Path) -> None:
     """Validation accuracy by epoch, the phase boundary marked."""
     with _drawing(path, (7, 4)) as axes:
         for name, arm in arms.items():
-            start = 0
+            colour, start = COLOURS[name], 0
             for phase in arm.phases:
-                rows = phase.history.rows
-                x = [start + row["epoch"] for row in rows]
-                style = "-" if phase.name != "head" else "--"
-                axes.plot(
-                    x, [100 * row["validation_accuracy"] for row in rows], style, color=COLOURS[name], marker=".",
-                    label=f"{name}: {phase.name.replace('_', ' ')}",
-                )  # fmt: skip
-                best = phase.history.best_epoch
-                axes.plot(
-                    x[best], 100 * rows[best]["validation_accuracy"], "o", color=COLOURS[name], fillstyle="none", ms=10
-                )
+                label, style = f"{name}: {phase.name.replace('_', ' ')}", "--" if phase.name == "head" else "-"
+                x = [start + row["epoch"] for row in phase.history.rows]
+                y = [100 * row["validation_accuracy"] for row in phase.history.rows]
+                kept = phase.history.best_epoch
+                axes.plot(x, y, style, color=colour, marker=".", label=label)
+                axes.plot(x[kept], y[kept], "o", color=colour, fillstyle="none", ms=10)
                 start = x[-1]
                 if phase.name == "head":
                     axes.axvline(start, color="grey", lw=0.8, ls=":")
@@ -347,22 +292,17 @@ def mistakes(images: Images, probability: np.ndarray, path: Path, rows: int = 3,
 def per_class_f1(labels: np.ndarray, predictions: dict[str, np.ndarray], classes: list[str], path: Path) -> None:
     """F1 of every class that is in the test split or predicted, sorted by the first arm; of many, the lowest."""
     present = np.unique(np.concatenate([labels, *predictions.values()]))
-    scores = {
-        name: f1_score(labels, predicted, labels=present, average=None, zero_division=0)
-        for name, predicted in predictions.items()
-    }
-    order = np.argsort(next(iter(scores.values())), kind="stable")[:SHOWN_CLASSES]
-    n = len(order)
-    with _drawing(path, (6, 0.22 * n + 1.5)) as axes:
-        for name, values in scores.items():
-            axes.plot(values[order], np.arange(n), "o", color=COLOURS[name], label=name, ms=5)
-        axes.set_yticks(np.arange(n), [_short(classes[present[i]]) for i in order], fontsize=9)
-        title = (
-            "F1 by class, test split"
-            if n == len(present)
-            else f"The {n} lowest F1 of {len(present)} classes, test split"
-        )
-        axes.set(xlabel="F1", xlim=(-0.02, 1.02), title=title)
+    scores = pd.DataFrame(
+        {name: f1_score(labels, p, labels=present, average=None, zero_division=0) for name, p in predictions.items()},
+        index=[_short(classes[i]) for i in present],
+    )
+    shown = scores.sort_values(scores.columns[0], kind="stable")[:SHOWN_CLASSES]
+    with _drawing(path, (6, 0.22 * len(shown) + 1.5)) as axes:
+        for name in shown:
+            axes.plot(shown[name], range(len(shown)), "o", color=COLOURS[name], label=name, ms=5)
+        axes.set_yticks(range(len(shown)), shown.index, fontsize=9)
+        lowest = f"The {len(shown)} lowest F1 of {len(scores)} classes" if len(shown) < len(scores) else "F1 by class"
+        axes.set(xlabel="F1", xlim=(-0.02, 1.02), title=f"{lowest}, test split")
         axes.grid(axis="x", alpha=0.3)
         axes.legend(frameon=False)
 

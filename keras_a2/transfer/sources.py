@@ -8,6 +8,7 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -51,19 +52,14 @@ class Source:
     left_out: str = ""  # files and folders that were passed over, in one line
 
 
-def find(data: str, elpv_classes: int = 2) -> Source:
-    """The images called ``data``: ``elpv``, ``digits``, ``cifar100``, or a folder.
+def find(data: str) -> Source:
+    """The images called ``data``: ``elpv``, ``elpv4``, ``digits``, ``cifar100``, or a folder.
 
     Raises:
         UserError: unknown, not installed, not to be downloaded, no folder, or fewer than two classes.
     """
-    if data == "elpv":
-        return elpv(elpv_classes)
-    if data == "digits":
-        return digits()
-    if data == "cifar100":
-        return cifar100()
-    return folder(Path(data))
+    named = {"elpv": elpv, "elpv4": partial(elpv, classes=4), "digits": digits, "cifar100": cifar100}
+    return named[data]() if data in named else folder(Path(data))
 
 
 def elpv(classes: int = 2) -> Source:
@@ -138,57 +134,39 @@ def folder(root: Path) -> Source:
         raise UserError(
             f"no such folder or data set: {root}; --data takes elpv, digits, cifar100 or a folder of images"
         )
-    passed_over = LeftOut()
-    inside = passed_over.folders_of(root)
+    left_out = LeftOut()
+    inside = left_out.folders_of(root)
     splits = _split_folders(root, inside)
     if splits:
-        unused = sorted(set(inside) - set(splits.values()))
-        passed_over.folders.update(f"{path.name}/" for path in unused)
-    below = {}
+        left_out.folders |= {f"{path.name}/" for path in set(inside) - set(splits.values())}
+    rows = []  # split, class and file of each image
     for split, part in (splits or {"": root}).items():
-        for path in inside if not splits else passed_over.folders_of(part):
-            below[split, path.name] = images_below(path, passed_over)
-            if not below[split, path.name]:
-                passed_over.empty.append(f"{path.relative_to(root)}/")
-    classes = sorted({name for (_, name), files in below.items() if files})
+        for path in left_out.folders_of(part) if splits else inside:
+            files = images_below(path, left_out)
+            rows += [(split, path.name, file) for file in files]
+            if not files:
+                left_out.empty.append(f"{path.relative_to(root)}/")
+    classes, labels = np.unique([name for _, name, _ in rows], return_inverse=True)
     if len(classes) < 2:
         raise UserError(
             f"{root} has {len(classes)} folder(s) with images; at least two classes are needed, one folder each"
-            + (f" (left out: {passed_over})" if str(passed_over) else "")
+            + (f" (left out: {left_out})" if str(left_out) else "")
         )
-    items, labels, given = [], [], []
-    for split in splits or {"": root}:
-        for label, name in enumerate(classes):
-            files = below.get((split, name), [])
-            items += files
-            labels += [label] * len(files)
-            given += [split] * len(files)
     return Source(
         name=root.resolve().name,
-        classes=classes,
-        items=items,
-        labels=np.array(labels),
-        item_names=[str(path.relative_to(root)) for path in items],
-        given=np.array(given) if splits else None,
-        left_out=str(passed_over),
+        classes=classes.tolist(),
+        items=[file for *_, file in rows],
+        labels=labels,
+        item_names=[str(file.relative_to(root)) for *_, file in rows],
+        given=np.array([split for split, *_ in rows]) if splits else None,
+        left_out=str(left_out),
     )
 
 
 def _split_folders(root: Path, inside: list[Path]) -> dict[str, Path]:
     """Split -> its folder, where the folders inside ``root`` are splits; empty where they are classes."""
     exact = [path for path in inside if path.name.casefold() in SPLIT_FOLDERS]
-    if len(exact) < 2:  # a class may well be called 'train' or 'test'
-        similar = {path: match[1] for path in inside if (match := LIKE_A_SPLIT.search(path.name.casefold()))}
-        meant = {SPLIT_FOLDERS[word] for word in similar.values()}
-        if "train" in meant and len(meant) > 1:
-            names = " and ".join(f"{path.name}/" for path in similar)
-            raise UserError(f"{root}: {names} look like splits, not classes; call them train, validation and test")
-        if exact and SPLIT_FOLDERS[exact[0].name.casefold()] == "train" and _holds_class_folders(exact[0]):
-            raise UserError(
-                f"{root} has {exact[0].name}/ with class folders in it but no test/; add test/, "
-                "or put the class folders side by side"
-            )
-        return {}
+    names = " and ".join(f"{path.name}/" for path in exact)
     splits: dict[str, Path] = {}
     for path in exact:
         split = SPLIT_FOLDERS[path.name.casefold()]
@@ -197,21 +175,31 @@ def _split_folders(root: Path, inside: list[Path]) -> dict[str, Path]:
                 f"{root}: {splits[split].name}/ and {path.name}/ are both the {split} split; leave one of them there"
             )
         splits[split] = path
-    names = " and ".join(f"{path.name}/" for path in exact)
+    if len(exact) < 2:  # a class may well be called 'train' or 'test'
+        similar = {path.name: match[1] for path in inside if (match := LIKE_A_SPLIT.search(path.name.casefold()))}
+        meant = {SPLIT_FOLDERS[word] for word in similar.values()}
+        if "train" in meant and len(meant) > 1:
+            names = " and ".join(f"{name}/" for name in similar)
+            raise UserError(f"{root}: {names} look like splits, not classes; call them train, validation and test")
+        if "train" in splits and _holds_class_folders(exact[0]):
+            raise UserError(
+                f"{root} has {names} with class folders in it but no test/; add test/, "
+                "or put the class folders side by side"
+            )
+        return {}
     if "train" not in splits:
         raise UserError(f"{root} has {names} but no train/; add it, or rename the folders if they are classes")
     if "test" not in splits:
-        validation = splits["validation"].name
         raise UserError(
-            f"{root} has {names} but no test/; rename {validation}/ to test/ (validation images are then taken from "
-            f"{splits['train'].name}/), or put the class folders side by side"
+            f"{root} has {names} but no test/; rename {splits['validation'].name}/ to test/ (validation images are "
+            f"then taken from {splits['train'].name}/), or put the class folders side by side"
         )
     return splits
 
 
 def _holds_class_folders(path: Path) -> bool:
-    inside = LeftOut().folders_of(path)
-    return len(inside) > 1 and not any(p.suffix.lower() in EXTENSIONS for p in path.iterdir() if p.is_file())
+    inside = LeftOut()
+    return len(inside.folders_of(path)) > 1 and not inside.outside
 
 
 class LeftOut:
@@ -219,26 +207,17 @@ class LeftOut:
 
     def __init__(self) -> None:
         self.suffixes: Counter[str] = Counter()
-        self.folders: Counter[str] = Counter()
+        self.folders: set[str] = set()
         self.empty: list[str] = []  # folders in the place of a class, without an image
         self.outside = 0  # images beside the class folders
 
     def folders_of(self, parent: Path) -> list[Path]:
         """The folders inside ``parent`` that may be classes or splits, sorted."""
-        folders = []
-        for path in sorted(parent.iterdir()):
-            if path.is_dir() and not self.is_system(path.name):
-                folders.append(path)
-            elif path.is_dir():
-                self.folders[f"{path.name}/"] += 1
-            else:
-                self.outside += path.suffix.lower() in EXTENSIONS and not self.is_system(path.name)
-        return folders
-
-    @staticmethod
-    def is_system(name: str) -> bool:
-        """Whether a file or folder is hidden, or left by an operating system or a program."""
-        return name.startswith(".") or name.casefold() in SYSTEM_FOLDERS | SYSTEM_FILES
+        paths = sorted(parent.iterdir())
+        self.folders |= {f"{path.name}/" for path in paths if path.is_dir() and is_system(path.name)}
+        paths = [path for path in paths if not is_system(path.name)]
+        self.outside += sum(path.suffix.lower() in EXTENSIONS and not path.is_dir() for path in paths)
+        return [path for path in paths if path.is_dir()]
 
     def __str__(self) -> str:
         parts = [f"{count} {suffix}" for suffix, count in self.suffixes.most_common()]
@@ -251,6 +230,11 @@ class LeftOut:
         return "; ".join(parts)
 
 
+def is_system(name: str) -> bool:
+    """Whether a file or folder is hidden, or left by an operating system or a program."""
+    return name.startswith(".") or name.casefold() in SYSTEM_FOLDERS | SYSTEM_FILES
+
+
 def images_below(folder: Path, left_out: LeftOut) -> list[Path]:
     """Image files below ``folder``, sorted; links to folders are not followed, so a loop cannot trap the walk.
 
@@ -258,16 +242,12 @@ def images_below(folder: Path, left_out: LeftOut) -> list[Path]:
     """
     images = []
     for parent, folders, names in os.walk(folder, followlinks=False):
-        left_out.folders.update(f"{name}/" for name in folders if left_out.is_system(name))
-        folders[:] = [name for name in folders if not left_out.is_system(name)]
-        for name in names:
-            suffix = Path(name).suffix.lower()
-            if left_out.is_system(name):
-                continue
-            if suffix in EXTENSIONS:
-                images.append(Path(parent, name))
-            else:
-                left_out.suffixes[suffix or "without suffix"] += 1
+        left_out.folders |= {f"{name}/" for name in folders if is_system(name)}
+        folders[:] = [name for name in folders if not is_system(name)]
+        paths = [Path(parent, name) for name in names if not is_system(name)]
+        images += [path for path in paths if path.suffix.lower() in EXTENSIONS]
+        others = [path.suffix.lower() for path in paths if path.suffix.lower() not in EXTENSIONS]
+        left_out.suffixes.update(suffix or "without suffix" for suffix in others)
     return sorted(images)
 
 

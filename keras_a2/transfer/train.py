@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -31,7 +30,6 @@ STATISTICS_BATCH, STATISTICS_IMAGES = 64, 512
 Report = Callable[[float], None]
 Batches = Callable[[int], tf.data.Dataset]  # of an epoch
 Epoch = Callable[[int, Report], float]
-Log = Callable[[str, dict], None]
 
 
 def resolve(config: Any, images: Images, weights: models.Weights) -> Any:
@@ -81,7 +79,6 @@ class Arm:
     head: keras.Model
     seed: int
     folder: Path
-    log: Log | None = None  # called with the phase's name and each epoch's row
     phases: list[Phase] = field(default_factory=list)
     _started: float = field(default_factory=time.perf_counter)
 
@@ -90,18 +87,9 @@ class Arm:
         """Pixels 0-255 ``(batch, size, size, 3)`` to logits ``(batch, classes)``."""
         return keras.Sequential([self.backbone, self.head])
 
-    @property
-    def seconds(self) -> float:
-        """Of all phases."""
-        return sum(phase.seconds for phase in self.phases)
-
     def state(self, stage: str) -> Path:
         """The file of a phase's state."""
         return runs.state_file(self.folder, f"seed{self.seed}-{stage}")
-
-    def has_state(self, stage: str) -> bool:
-        """Whether an earlier process has begun the phase."""
-        return bool(training.read_state(self.state(stage)))
 
     def fit(
         self,
@@ -144,7 +132,6 @@ class Arm:
             state=[*network.weights, *network.optimizer.variables, *training.random_states(network), shown.count],
             epochs=epochs,
             path=self.state(stage),
-            on_epoch=self.log and functools.partial(self.log, stage),
         )
         shown.copy_to_model()
         note = "" if before is None else _note(history, before, _losses(predict(), labels))
@@ -161,7 +148,7 @@ class Features:
 
     Args:
         make: backbone and shape of an image -> function of pixels; ``keras_features``, or a faster one.
-        views: so many views of each training image; view 0 is the plain image, the others are augmented.
+        views: number of views of each training image; view 0 is the plain image, the others are augmented.
     """
 
     make: Callable[[keras.Model, tuple[int, ...]], Callable[[np.ndarray], np.ndarray]]
@@ -170,32 +157,30 @@ class Features:
     augment: str
 
     @cached_property
-    def _compute(self) -> Callable[[np.ndarray], np.ndarray]:
+    def _function(self) -> Callable[[np.ndarray], np.ndarray]:
         size = self.arm.images.store.size
         return self.make(self.arm.backbone, (size, size, 3))
 
     @cached_property
     def train(self) -> np.ndarray:
         """Of the training images, ``(views, n, features)``."""
-        indices = self.arm.images.train
-        features = np.empty((self.views, len(indices), self.arm.backbone.output_shape[-1]), np.float32)
-        for view, out in enumerate(features):
-            rng = np.random.default_rng([self.arm.seed, 3, view])
-            self._compute_into(out, indices, boxes(self.augment, len(indices), rng) if view else None)
-        return features
+        indices, seed = self.arm.images.train, self.arm.seed
+        crops = [boxes(self.augment, len(indices), np.random.default_rng([seed, 3, v])) for v in range(1, self.views)]
+        return self.compute(indices, [None, *crops])
 
     @cached_property
     def validation(self) -> np.ndarray:
         """Of the validation images, ``(n, features)``."""
-        indices = self.arm.images.validation
-        features = np.empty((len(indices), self.arm.backbone.output_shape[-1]), np.float32)
-        self._compute_into(features, indices, None)
-        return features
+        return self.compute(self.arm.images.validation)[0]
 
-    def _compute_into(self, out: np.ndarray, indices: np.ndarray, crops: np.ndarray | None) -> None:
-        stream = batches(self.arm.images, indices, FEATURE_BATCH, crops).as_numpy_iterator()
-        for start, (pixels, _) in zip(range(0, len(out), FEATURE_BATCH), stream, strict=True):
-            out[start : start + FEATURE_BATCH] = self._compute(pixels)
+    def compute(self, indices: np.ndarray, views: Sequence[np.ndarray | None] = (None,)) -> np.ndarray:
+        """Features ``(views, len(indices), features)`` of images, each view cropped as its boxes say."""
+        features = np.empty((len(views), len(indices), self.arm.backbone.output_shape[-1]), np.float32)
+        for out, crops in zip(features, views, strict=True):
+            stream = batches(self.arm.images, indices, FEATURE_BATCH, crops).as_numpy_iterator()
+            for start, (pixels, _) in zip(range(0, len(out), FEATURE_BATCH), stream, strict=True):
+                out[start : start + FEATURE_BATCH] = self._function(pixels)
+        return features
 
     def batches(self, epoch: int) -> tf.data.Dataset:
         """A view of each training image, drawn anew for each epoch: features and labels."""
@@ -211,15 +196,17 @@ def keras_features(backbone: keras.Model, _item: tuple[int, ...]) -> Callable[[n
     return lambda pixels: backbone.predict(pixels, verbose=0)
 
 
-def solve_head(head: keras.Model, features: Features) -> None:
-    """Fit the head's scaling, and its weights to the convex optimum on the features."""
-    train, labels = features.train, features.arm.images.labels
-    everything = train.reshape(-1, train.shape[-1])
-    models.standardise(head, everything)
+def solve_head(arm: Arm, features: Features) -> None:
+    """Fit the head's scaling, and its weights to the convex optimum on the features; a phase that has begun, stays."""
+    if training.read_state(arm.state("head")):
+        return
+    images, head = arm.images, arm.head
+    train = features.train.reshape(-1, features.train.shape[-1])
+    models.standardise(head, train)
     scale = head.get_layer("standardise")
     kernel, bias, _ = models.solve(
-        np.asarray(scale(everything)), np.tile(labels[features.arm.images.train], len(train)),
-        np.asarray(scale(features.validation)), labels[features.arm.images.validation],
+        np.asarray(scale(train)), np.tile(images.labels[images.train], features.views),
+        np.asarray(scale(features.validation)), images.labels[images.validation],
     )  # fmt: skip
     head.get_layer("logits").set_weights([kernel, bias])
 
@@ -265,12 +252,13 @@ class LayerwiseAdamW(keras.optimizers.Adam):
     scales and shifts do not decay.
     """
 
-    def __init__(self, multipliers: Sequence[float], weight_decay: float, **options):
+    def __init__(self, multipliers: Sequence[float], weight_decay: float, **options: Any):
         super().__init__(**options)  # Keras's own decay knows one rate only
         self.multipliers, self.kernel_decay = multipliers, weight_decay
         self.factors: dict = {}
 
     def build(self, variables: list[keras.Variable]) -> None:
+        """Give each variable its multiplier and its decay."""
         super().build(variables)
         for variable, multiplier in zip(variables, self.multipliers, strict=True):
             decay = 0.0 if variable.name in ("bias", "gamma", "beta") else self.kernel_decay
@@ -278,6 +266,7 @@ class LayerwiseAdamW(keras.optimizers.Adam):
                 self.factors[part.ref()] = multiplier, decay
 
     def update_step(self, gradient: tf.Tensor, variable: tf.Variable, learning_rate: tf.Tensor) -> None:
+        """One step of one variable."""
         multiplier, decay = self.factors[variable.ref()]
         rate = tf.cast(learning_rate, tf.float32) * multiplier
         if decay:
@@ -384,19 +373,3 @@ def estimate_statistics(backbone: keras.Model, images: Images, seed: int) -> lis
 
 def _batch_norm(backbone: keras.Model) -> list[keras.layers.BatchNormalization]:
     return [layer for layer in backbone.layers if isinstance(layer, keras.layers.BatchNormalization)]
-
-
-def tensorboard(folder: Path, seed: int) -> Log:
-    """What writes each epoch of one seed's phases for TensorBoard, below ``folder``."""
-    writers: dict[str, tf.summary.SummaryWriter] = {}
-
-    def log(stage: str, row: dict) -> None:
-        if stage not in writers:
-            writers[stage] = tf.summary.create_file_writer(str(folder / f"seed{seed}-{stage}"))
-        with writers[stage].as_default(step=row["epoch"]):
-            for name, value in row.items():
-                if name != "epoch":
-                    tf.summary.scalar(name, value)
-        writers[stage].flush()
-
-    return log
