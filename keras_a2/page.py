@@ -7,6 +7,7 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from jinja2 import Environment, PackageLoader, select_autoescape
 
@@ -31,15 +32,15 @@ class Page:
     headline: str
     tables: list[Table]
     figures: list[tuple[str, Path]]  # caption, PNG
-    facts: list[tuple[str, dict]]  # section title, name -> text
+    metrics: dict[str, Any]  # of which data, configuration and environment are listed
+    use: str  # command that uses the model
     texts: list[tuple[str, str]] = field(default_factory=list)  # title, preformatted text
-    commands: list[tuple[str, str]] = field(default_factory=list)  # what for, command
 
 
 def write(page: Page, path: Path) -> None:
     """Render ``page`` as one HTML file without outside parts: readable on a phone, in the dark, and printed."""
     environment = Environment(loader=PackageLoader("keras_a2", "templates"), autoescape=select_autoescape())
-    environment.filters["inline"] = _inline
+    environment.filters |= {"inline": _inline, "flatten": flatten}
     content = environment.get_template("report.html").render(page=page)
     path.write_text(content, encoding="utf-8", errors="backslashreplace")  # names may hold undecodable bytes
 

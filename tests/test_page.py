@@ -44,7 +44,9 @@ def test_nothing_is_minus_nothing():
 
 def test_names_with_undecodable_bytes_can_be_written(tmp_path):
     name = "caf\udce9.png"  # a latin-1 byte, as Python reads it from a UTF-8 file system
-    page.write(page.Page(name, name, [page.Table(name, [name], [[name]])], [], []), tmp_path / "report.html")
+    metrics = {"data": {"name": name}, "config": {}, "environment": {"command": ""}}
+    content = page.Page(name, name, [page.Table(name, [name], [[name]])], [], metrics, name)
+    page.write(content, tmp_path / "report.html")
     assert r"caf\udce9.png" in (tmp_path / "report.html").read_text(encoding="utf-8")
     runs.write_json(tmp_path / "metrics.json", {"skipped": [name]})
     assert json.loads((tmp_path / "metrics.json").read_text(encoding="utf-8")) == {"skipped": [name]}

@@ -208,15 +208,8 @@ def write(
         headline=headline(metrics, published.name),
         tables=tables,
         figures=_pictures(folder / "figures", windows, published, metrics),
-        commands=[
-            ("Run it again", metrics["environment"]["command"]),
-            ("Forecast", f"python experiments/predict.py {home} SERIES.csv"),
-        ],
-        facts=[
-            ("Data", page.flatten(metrics["data"])),
-            ("Configuration", page.flatten(metrics["config"])),
-            ("Environment", page.flatten(metrics["environment"])),
-        ],
+        metrics=metrics,
+        use=f"python experiments/predict.py {home} SERIES.csv",
     )
     page.write(content, folder / "report.html")
 

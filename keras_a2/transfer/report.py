@@ -136,16 +136,9 @@ def _page(results: Results, pictures: list[tuple[str, Path]], published: Path) -
             "Epoch 0 is the state before the phase; the epoch kept has the lowest validation loss.",
         ),
     ]
-    commands = [
-        ("Run it again", metrics["environment"]["command"]),
-        ("Predict", f"python experiments/predict.py {published} IMAGE_OR_FOLDER"),
-    ]
-    facts = [
-        (title, page.flatten(metrics[name]))
-        for title, name in (("Data", "data"), ("Configuration", "config"), ("Environment", "environment"))
-    ]
+    use = f"python experiments/predict.py {published} IMAGE_OR_FOLDER"
     title, texts = f"Transfer on {metrics['data']['name']}", _classification_reports(results)
-    return page.Page(title, headline(metrics), tables, pictures, facts, texts, commands)
+    return page.Page(title, headline(metrics), tables, pictures, metrics, use, texts)
 
 
 def predictions(results: Results) -> pd.DataFrame:
