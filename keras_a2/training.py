@@ -83,26 +83,26 @@ def fit(
         Diverged: when the training or validation loss is not finite or above the ceiling, naming the epoch.
     """
     history, best = _restore(path, weights, state)
+
+    def has_ended() -> bool:
+        exhausted = patience is not None and history.epochs - history.best_epoch >= patience
+        return history.epochs >= epochs or exhausted
+
     with progress() as bar:
         # The first pass through a compiled function traces and compiles it, which takes longer than some epochs.
-        task = bar.add_task(
-            stage.replace("_", "-"), total=epochs, completed=history.epochs if history.rows else 0, note="compiling"
-        )
+        task = bar.add_task(stage.replace("_", "-"), total=epochs, completed=max(history.epochs, 0), note="compiling")
         if not history.rows:
-            history.rows.append({"epoch": 0, **_finite(validate(), stage, 0)})
+            history.rows.append(_row(stage, 0, validate()))
             best = [np.array(w) for w in weights]
-        while history.epochs < epochs and not _exhausted(history, patience):
-            epoch = history.epochs + 1
-            started = time.perf_counter()
+        while not has_ended():
+            epoch, started = history.epochs + 1, time.perf_counter()
             note = _note(history.rows[-1]) if epoch > 1 else ""
 
             def report(part: float, trained: int = history.epochs, note: str = note) -> None:
                 bar.update(task, completed=trained + part, note=note)
 
             loss = train_epoch(epoch, report)
-            row = {"epoch": epoch, **_finite({"loss": loss, **validate()}, stage, epoch)}
-            if row["loss"] > ceiling:
-                raise _diverged(stage, epoch, "loss", row["loss"])
+            row = _row(stage, epoch, {"loss": loss, **validate()}, ceiling)
             history.rows.append(row)
             history.seconds.append(time.perf_counter() - started)
             if score(row) > score(history.best):
@@ -110,11 +110,10 @@ def fit(
             bar.update(task, completed=epoch, note=_note(row))
             if on_epoch:
                 on_epoch(row)
-            ended = history.epochs >= epochs or _exhausted(history, patience)
-            _save(path, history, weights, state, best, finished=ended)
-        bar.update(
-            task, total=history.epochs, completed=history.epochs, note=_note(history.best), took=sum(history.seconds)
-        )
+            if path is not None:
+                _save(path, history, weights, state, best, has_ended())
+        note, took = _note(history.best), sum(history.seconds)
+        bar.update(task, total=history.epochs, completed=history.epochs, note=note, took=took)
     for variable, value in zip(weights, best, strict=True):
         variable.assign(value)
     return history
@@ -182,22 +181,14 @@ def random_states(model: Any) -> list:
     return [v for v in model.variables if id(v) not in known]
 
 
-def _exhausted(history: History, patience: int | None) -> bool:
-    return patience is not None and history.epochs - history.best_epoch >= patience
-
-
-def _finite(row: dict, stage: str, epoch: int) -> dict:
-    row = {name: float(value) for name, value in row.items()}
-    for name, value in row.items():
-        if not math.isfinite(value):
-            raise _diverged(stage, epoch, name, value)
-    return row
-
-
-def _diverged(stage: str, epoch: int, name: str, value: float) -> Diverged:
-    return Diverged(
-        f"{stage}: training diverged in epoch {epoch} ({name} is {value:.4g}); lower --learning-rate and run again"
-    )
+def _row(stage: str, epoch: int, measured: dict, ceiling: float = math.inf) -> dict:
+    for name, value in measured.items():
+        if not math.isfinite(value) or (name == "loss" and value > ceiling):
+            raise Diverged(
+                f"{stage}: training diverged in epoch {epoch} ({name} is {value:.4g}); lower --learning-rate and run "
+                "again"
+            )
+    return {"epoch": epoch} | {name: float(value) for name, value in measured.items()}
 
 
 def _note(row: dict) -> str:
@@ -229,14 +220,9 @@ def progress(on: Console = console) -> Progress:
     )
 
 
-def _save(
-    path: Path | None, history: History, weights: Sequence, state: Sequence, best: list[np.ndarray], finished: bool
-) -> None:
-    if path is None:
-        return
-    arrays = {f"weight_{i}": np.array(w) for i, w in enumerate(weights)}
-    arrays |= {f"state_{i}": np.array(s) for i, s in enumerate(state)}
-    arrays |= {f"best_{i}": b for i, b in enumerate(best)}
+def _save(path: Path, history: History, weights: Sequence, state: Sequence, best: Sequence, finished: bool) -> None:
+    parts = {"weight": weights, "state": state, "best": best}
+    arrays = {f"{part}_{i}": np.array(value) for part, values in parts.items() for i, value in enumerate(values)}
     facts = {"rows": history.rows, "best_epoch": history.best_epoch, "seconds": history.seconds, "finished": finished}
     arrays["summary"] = np.frombuffer(json.dumps(facts).encode(), np.uint8)
     with whole(path) as temporary, temporary.open("wb") as file:
@@ -247,13 +233,12 @@ def _restore(path: Path | None, weights: Sequence, state: Sequence) -> tuple[His
     saved = read_state(path)
     if not saved:
         return History(), []
-    for i, variable in enumerate(weights):
-        variable.assign(saved[f"weight_{i}"])
-    for i, variable in enumerate(state):
-        variable.assign(saved[f"state_{i}"])
-    best = [saved[f"best_{i}"] for i in range(len(weights))]
+    for part, variables in {"weight": weights, "state": state}.items():
+        for i, variable in enumerate(variables):
+            variable.assign(saved[f"{part}_{i}"])
     summary = _summary(saved)
-    return History(summary["rows"], summary["best_epoch"], summary["seconds"], sum(summary["seconds"])), best
+    history = History(summary["rows"], summary["best_epoch"], summary["seconds"], sum(summary["seconds"]))
+    return history, [saved[f"best_{i}"] for i in range(len(weights))]
 
 
 def read_state(path: Path | None) -> dict[str, np.ndarray]:
@@ -291,10 +276,8 @@ def over_seeds(results: list[dict]) -> dict:
         values = [result[name] for result in results]
         if isinstance(value, dict):
             summary[name] = over_seeds(values)
-            continue
-        if isinstance(value, int):
+        elif isinstance(value, int):
             summary[name] = value
-            continue
-        summary[name] = np.mean(values, axis=0).tolist()
-        summary[f"{name}_seeds"] = values
+        else:
+            summary |= {name: np.mean(values, axis=0).tolist(), f"{name}_seeds": values}
     return summary
