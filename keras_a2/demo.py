@@ -73,12 +73,20 @@ def serve(model: Classifier | Forecaster, port: int | None, *, block: bool = Tru
     Raises:
         UserError: the extra ``[demo]`` is not installed, or the port is taken.
     """
-    gradio = _gradio()
+    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # nothing leaves this machine
+    try:
+        import gradio
+    except ImportError as error:
+        raise UserError("--serve needs the package gradio, which is not installed; pip install -e '.[demo]'") from error
     from starlette.middleware import Middleware
 
     os.environ["GRADIO_TEMP_DIR"] = str(upload_folder())
-    pages: dict[str, Callable[[Any, Any], Any]] = {"transfer": _classifier_page, "recurrent": _forecaster_page}
-    blocks = pages[model.card["experiment"]](gradio, model)
+    pages: dict[str, Callable[[Any, Any], dict]] = {"transfer": _classifier, "recurrent": _forecaster}
+    name = f"{model.folder.resolve().parent.name}, version {model.version}"
+    blocks = gradio.Interface(
+        **pages[model.card["experiment"]](gradio, model), title=name, description=model.card.get("headline"),
+        live=True, flagging_mode="never", delete_cache=(KEPT_SECONDS, KEPT_SECONDS),
+    )  # fmt: skip
     try:
         blocks.launch(
             server_name=ADDRESS, server_port=port, max_file_size=MAX_UPLOAD, share=False, quiet=True,
@@ -93,16 +101,9 @@ def serve(model: Classifier | Forecaster, port: int | None, *, block: bool = Tru
     return blocks
 
 
-def _gradio() -> Any:
-    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # nothing leaves this machine
-    try:
-        import gradio
-    except ImportError as error:
-        raise UserError("--serve needs the package gradio, which is not installed; pip install -e '.[demo]'") from error
-    return gradio
+def _classifier(gradio: Any, model: Classifier) -> dict[str, Any]:
+    """What the page of a classifier does, takes and shows."""
 
-
-def _classifier_page(gradio: Any, model: Classifier) -> Any:
     def classify(path: str | None) -> dict[str, float] | None:
         if path is None:
             return None
@@ -111,15 +112,13 @@ def _classifier_page(gradio: Any, model: Classifier) -> Any:
             raise gradio.Error(f"not a readable image: {answer.error}", print_exception=False)
         return dict(zip(answer.classes, answer.probabilities, strict=True))
 
-    with _page(gradio, model) as blocks, gradio.Row():
-        # The file as it came: our own decoder turns it upright and refuses other formats and decompression bombs.
-        picture = gradio.Image(label="image", type="filepath", image_mode=None, sources=["upload", "clipboard"])
-        label = gradio.Label(label="class", num_top_classes=SHOWN_CLASSES)
-        picture.change(classify, picture, label)
-    return blocks
+    # The file as it came: our own decoder turns it upright and refuses other formats and decompression bombs.
+    picture = gradio.Image(label="image", type="filepath", image_mode=None, sources=["upload", "clipboard"])
+    return {"fn": classify, "inputs": picture, "outputs": gradio.Label(label="class", num_top_classes=SHOWN_CLASSES)}
 
 
-def _forecaster_page(gradio: Any, model: Forecaster) -> Any:
+def _forecaster(gradio: Any, model: Forecaster) -> dict[str, Any]:
+    """What the page of a forecaster does, takes and shows."""
     from keras_a2.recurrent.predict import plot
 
     def forecast(path: str | None) -> tuple[Any, Any]:
@@ -131,19 +130,8 @@ def _forecaster_page(gradio: Any, model: Forecaster) -> Any:
             raise gradio.Error(str(error).replace(path, Path(path).name), print_exception=False) from error
         return plot(model, seen, answer), answer.round(model.decimals(page.SCREEN_DIGITS)).reset_index()
 
-    with _page(gradio, model) as blocks:
-        series = gradio.File(label="series", file_types=[".csv", ".parquet"], type="filepath")
-        curve, table = gradio.Plot(label="forecast"), gradio.Dataframe(label=page.with_unit("forecast", model.unit))
-        series.change(forecast, series, [curve, table])
-        example = model.saved.folder / "example.csv"
-        if example.exists():
-            gradio.Examples([[str(example)]], series)
-    return blocks
-
-
-def _page(gradio: Any, model: Classifier | Forecaster) -> Any:
-    name = model.saved.folder.resolve().parent.name
-    blocks = gradio.Blocks(title=f"{name} {model.version}", delete_cache=(KEPT_SECONDS, KEPT_SECONDS))
-    with blocks:
-        gradio.Markdown(f"# {name}, version {model.version}\n{model.card.get('headline', '')}")
-    return blocks
+    series = gradio.File(label="series", file_types=[".csv", ".parquet"], type="filepath")
+    table = gradio.Dataframe(label=page.with_unit("forecast", model.unit))
+    example = model.folder / "example.csv"
+    examples = [[str(example)]] if example.exists() else None
+    return {"fn": forecast, "inputs": series, "outputs": [gradio.Plot(label="forecast"), table], "examples": examples}

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import csv
 import json
-from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import pandas as pd
 from rich.progress import track
 from rich.table import Table
 
@@ -18,14 +17,14 @@ from keras_a2.files import whole
 
 if TYPE_CHECKING:
     from keras_a2.recurrent.predict import Forecaster
-    from keras_a2.transfer.predict import Classifier
+    from keras_a2.transfer.predict import Classifier, Prediction
 
 MEASURED_ITEMS = 64
 SHOWN_ROWS = 200  # a longer table is for --output
 
 
 def load(folder: str | Path) -> Classifier | Forecaster:
-    """Load a published model for inference: the latest version in ``folder``, or the version folder itself.
+    """Load the latest version of a published model (or the version folder itself); see its ``predict``.
 
     Raises:
         UserError: no such folder, or a damaged or half-copied one.
@@ -34,62 +33,49 @@ def load(folder: str | Path) -> Classifier | Forecaster:
     if saved.card["experiment"] == "transfer":
         from keras_a2.transfer.predict import Classifier
 
-        return Classifier(saved)
+        return Classifier(**vars(saved))
     from keras_a2.recurrent.predict import Forecaster
 
-    return Forecaster(saved)
+    return Forecaster(**vars(saved))
 
 
 def classify(model: Classifier, items: list[Path], top: int, output: Path | None) -> None:
-    """Predict images and folders; a table on the screen, or rows written as they come."""
-    from keras_a2.transfer.predict import find_images
+    """Predict images and folders; a table of the first on the screen, or a .csv or .jsonl file of all."""
+    from keras_a2.transfer import predict
     from keras_a2.transfer.sources import LeftOut
 
-    left_out = LeftOut()
-    files = find_images(items, left_out)
+    left_out, top = LeftOut(), min(top, len(model.classes))
+    files = predict.find_images(items, left_out)
     if str(left_out):
         console.print(f"note: left out: {left_out}")
-    predictions = model.stream(files, top)
+    shown = files if output else files[:SHOWN_ROWS]
+    predictions = list(track(model.stream(shown, top), "predicting", total=len(shown), console=console, transient=True))
     if output is None:
-        _show_predictions(track(predictions, "predicting", total=len(files), console=console, transient=True))
-        return
-    failed, count = 0, min(top, len(model.classes))
-    rows = track(predictions, "predicting", total=len(files), console=console)
-    # Names of files may hold undecodable bytes, which are then spelt out.
-    with (
-        whole(output) as temporary,
-        temporary.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file,
-    ):
-        writer = csv.writer(file)
-        if output.suffix == ".csv":
-            ranked = [f"{name}_{k}" for k in range(1, count + 1) for name in ("class", "probability")]
-            writer.writerow(["file", *(ranked if count > 1 else ["class", "probability"]), "error"])
-        for p in rows:
-            failed += bool(p.error)
-            if output.suffix == ".jsonl":
-                best = [{"class": c, "probability": q} for c, q in zip(p.classes, p.probabilities, strict=True)]
-                file.write(json.dumps({"file": p.file, "predictions": best, "error": p.error or None}) + "\n")
-            else:
-                pairs = [x for pair in zip(p.classes, p.probabilities, strict=True) for x in pair]
-                writer.writerow([p.file, *(pairs or [""] * 2 * count), p.error])
-    console.print(f"wrote {output}: {len(files)} files, {failed} unreadable")
-
-
-def _show_predictions(predictions: Iterable) -> None:
-    table = Table("file", "class", "probability")
-    for number, p in enumerate(predictions):
-        if number == SHOWN_ROWS:
+        table = Table("file", "class", "probability")
+        for p in predictions:
+            if p.error:
+                table.add_row(p.file, f"error: {p.error}", "")
+            for rank, (name, probability) in enumerate(zip(p.classes, p.probabilities, strict=True)):
+                table.add_row("" if rank else p.file, name, f"{probability:.1%}")
+        if len(files) > len(shown):
             table.add_row("… more: write them with --output", "", "")
-            break
-        if p.error:
-            table.add_row(p.file, f"error: {p.error}", "")
-        for rank, (name, probability) in enumerate(zip(p.classes, p.probabilities, strict=True)):
-            table.add_row(p.file if rank == 0 else "", name, f"{probability:.1%}")
-    console.print(table)
+        console.print(table)
+        return
+    with whole(output) as temporary:
+        if output.suffix == ".csv":
+            predict.table(predictions, top).to_csv(temporary, index=False)
+        else:
+            temporary.write_text("".join(json.dumps(_as_object(p)) + "\n" for p in predictions), encoding="utf-8")
+    console.print(f"wrote {output}: {len(files)} files, {sum(bool(p.error) for p in predictions)} unreadable")
+
+
+def _as_object(p: Prediction) -> dict[str, Any]:
+    ranked = [{"class": c, "probability": q} for c, q in zip(p.classes, p.probabilities, strict=True)]
+    return {"file": p.file, "predictions": ranked, "error": p.error or None}
 
 
 def forecast(model: Forecaster, series: Path, time: str | None, output: Path | None, figure: Path | None) -> None:
-    """Forecast the steps after a file's last row; a table on the screen, or a file."""
+    """Forecast the steps after a file's last row; a table on the screen, or a .csv or .jsonl file."""
     seen, answer = model.forecast(series, time)
     if figure is not None:
         from keras_a2.recurrent.predict import plot
@@ -98,20 +84,20 @@ def forecast(model: Forecaster, series: Path, time: str | None, output: Path | N
             plot(model, seen, answer).savefig(temporary, dpi=120, format=figure.suffix[1:])
         console.print(f"wrote {figure}")
     if output is not None:
-        flat = answer.round(model.decimals(page.FILE_DIGITS)).reset_index()
+        rows = answer.round(model.decimals(page.FILE_DIGITS)).reset_index()
         with whole(output) as temporary:
             if output.suffix == ".csv":
-                flat.to_csv(temporary, index=False)
-            else:
-                flat.to_json(temporary, orient="records", lines=True, date_format="iso")
+                rows.to_csv(temporary, index=False)
+            else:  # pandas would write the times in UTC
+                times = {"time": rows["time"].map(pd.Timestamp.isoformat)} if "time" in answer.index.names else {}
+                rows.assign(**times).to_json(temporary, orient="records", lines=True)
         console.print(f"wrote {output}")
         return
-    shown = model.targets[:8]
+    shown, places = model.targets[:8], model.decimals(page.SCREEN_DIGITS)
     table = Table(answer.index.name, "lead", *(page.with_unit(name, model.unit) for name in shown))
-    places = model.decimals(page.SCREEN_DIGITS)
     columns = [page.column(answer[name], places=places.get(name)) for name in shown]
     for step, lead, *values in zip(answer.index, answer["lead"], *columns, strict=True):
-        table.add_row(str(step), f"{lead:.0f}", *values)
+        table.add_row(str(step), str(lead), *values)
     console.print(table)
 
 
@@ -123,9 +109,9 @@ def export(model: Classifier | Forecaster, kind: str, items: list[Path], time: s
     """
     from keras_a2 import deployment
 
-    export_kind = {"litert": deployment.export_litert, "onnx": deployment.export_onnx}[kind]
-    facts = export_kind(model.saved.folder, model.deployed_inputs(items, MEASURED_ITEMS, time))
-    runs.write_json(model.saved.folder / "model.json", {**model.card, kind: facts})
+    write = {"litert": deployment.export_litert, "onnx": deployment.export_onnx}[kind]
+    facts = write(model.folder, model.deployed_inputs(items, MEASURED_ITEMS, time))
+    runs.write_json(model.folder / "model.json", {**model.card, kind: facts})
     table = Table("file", "size", "largest difference", "same largest output", "one item")
     for name, f in facts.items():
         table.add_row(
@@ -137,12 +123,9 @@ def export(model: Classifier | Forecaster, kind: str, items: list[Path], time: s
 
 def print_models(root: Path) -> None:
     """Every published model below ``root``: headline, data, date and size, latest version of each name."""
-    table = Table(title=f"Published models in {root}")
-    for column in ("model", "version", "headline", "data", "date", "size"):
-        table.add_column(column, overflow="fold", no_wrap=column == "model")
-    for home in sorted(p for p in root.iterdir() if p.is_dir()) if root.is_dir() else []:
-        if not any(saved_model.is_version(p) for p in home.iterdir()):
-            continue
+    table = Table("model", "version", "headline", "data", "date", "size", title=f"Published models in {root}")
+    homes = sorted({path.parent for path in root.glob("*/*") if path.is_dir() and saved_model.is_version(path)})
+    for home in homes:
         try:
             version = saved_model.latest_version(home)
             card = saved_model.read_card(version)
@@ -150,12 +133,13 @@ def print_models(root: Path) -> None:
             table.add_row(home.name, "", f"damaged: {error}", "", "", "")
             continue
         size = sum(f.stat().st_size for f in version.rglob("*") if f.is_file())
-        environment = card.get("environment", {})
+        environment = card.get("environment")
         date = str(environment.get("date", ""))[:10] if isinstance(environment, dict) else ""
-        table.add_row(
-            home.name, str(card["version"]), str(card.get("headline", "")), str(card["data"].get("name", "")), date,
-            f"{size / 2**20:.1f} MB",
-        )  # fmt: skip
-    if not table.rows:
+        facts = [card["version"], card.get("headline", ""), card["data"].get("name", ""), date]
+        table.add_row(home.name, *map(str, facts), f"{size / 2**20:.1f} MB")
+    if not homes:
         raise UserError(f"no published model in {root}; run experiments/transfer.py or experiments/recurrent.py first")
+    for column in table.columns:
+        column.overflow = "fold"
+    table.columns[0].no_wrap = True
     console.print(table)

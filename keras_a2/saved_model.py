@@ -19,47 +19,40 @@ from keras_a2.machine import silence
 Field = tuple[str, Callable[[Any], bool]]  # what a field of a card must be: in words, and as a test
 
 
-def _whole_number(low: int, high: int) -> Field:
+def _whole(low: int, high: int) -> Field:
     return f"a whole number from {low} to {high}", lambda value: type(value) is int and low <= value <= high
 
 
-def _different(value: Any) -> bool:
-    return isinstance(value, list) and all(isinstance(name, str) for name in value) and 0 < len(value) == len({*value})
-
-
-def _positive(value: Any) -> bool:
+def _is_positive(value: Any) -> bool:
     return type(value) in (int, float) and 0 < value < float("inf")
 
 
-_TEXT: Field = "a text", lambda value: isinstance(value, str)
-_NAMES: Field = "a list of different names", _different
-_STEPS = _whole_number(1, 10**6)
-# The fields of a card that are used once the model is loaded.
+def _are_names(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(name, str) for name in value) and 0 < len(value) == len({*value})
+
+
+TEXT: Field = "a text", lambda value: isinstance(value, str)
+NAMES: Field = "a list of different names", _are_names
+STEPS = _whole(1, 10**6)
+# The fields of a card that are used once the model is loaded; those that older cards lack may be absent or null.
 CARD: dict[str, Field] = {
     "experiment": ("transfer or recurrent", lambda value: value in ("transfer", "recurrent")),
-    "version": _whole_number(1, 10**9),
-    "task": _TEXT,
+    "version": _whole(1, 10**9),
+    "task": TEXT,
     "data": ("an object", lambda value: isinstance(value, dict)),
 }
 CARD_OF: dict[str, dict[str, Field]] = {
-    "transfer": {"classes": _NAMES, "image_size": _whole_number(32, 1024)},
+    "transfer": {"classes": NAMES, "image_size": _whole(32, 1024)},
     "recurrent": {
-        "inputs": _NAMES,
-        "targets": _NAMES,
-        "unit": _TEXT,
-        "look_back": _STEPS,
-        "horizon": _STEPS,
-        "every": _STEPS,
-        "first_lead": _STEPS,
-        "max_gap": _whole_number(0, 10**9),
-        "spacing_seconds": ("a number of seconds below 9e9", lambda value: _positive(value) and value < 9e9),
-        "typical_errors": (
-            "a list of numbers above 0",
-            lambda value: isinstance(value, list) and all(map(_positive, value)),
-        ),
+        "inputs": NAMES, "targets": NAMES, "unit": TEXT, "look_back": STEPS, "horizon": STEPS, "every": STEPS,
+        "first_lead": STEPS,
     },
+}  # fmt: skip
+OPTIONAL: dict[str, Field] = {
+    "max_gap": _whole(0, 10**9),
+    "spacing_seconds": ("a number of seconds below 9e9", lambda value: _is_positive(value) and value < 9e9),
+    "typical_errors": ("numbers above 0", lambda value: isinstance(value, list) and all(map(_is_positive, value))),
 }
-OPTIONAL = {"spacing_seconds", "typical_errors"}  # also null: older cards lack some
 
 # Runs in a process of its own, which must need TensorFlow and nothing of this package.
 _VERIFY = """
@@ -153,10 +146,10 @@ class FreshProcess:
 
 @dataclass
 class SavedModel:
-    """A published version: TensorFlow's object, its card, and where it came from."""
+    """A published version: TensorFlow's object, its card, and the folder that it came from."""
 
     loaded: Any
-    card: dict
+    card: dict[str, Any]
     folder: Path
 
     @property
@@ -164,8 +157,8 @@ class SavedModel:
         """Its number."""
         return self.card["version"]
 
-    def __call__(self, batch: np.ndarray) -> np.ndarray:
-        """What the ``serve`` signature answers to one batch."""
+    def serve(self, batch: np.ndarray) -> np.ndarray:
+        """What the signature of this name answers to one batch."""
         return np.asarray(self.loaded.serve(batch))
 
 
@@ -203,18 +196,13 @@ def read_card(version: Path) -> dict:
         raise UserError(f"{path} is missing or damaged; publish the model again or copy the whole folder") from error
     if not isinstance(card, dict):
         raise UserError(f"{path} is not the card of a model; copy the whole folder again")
-    _check_fields(card, CARD, path)
-    _check_fields(card, CARD_OF[card["experiment"]], path)
-    return card
-
-
-def _check_fields(card: dict, fields: dict[str, Field], path: Path) -> None:
-    for name, (kind, holds) in fields.items():
-        if name in OPTIONAL and card.get(name) is None:
-            continue
+    required = CARD | CARD_OF.get(str(card.get("experiment")), {})
+    given = {name: field for name, field in OPTIONAL.items() if card.get(name) is not None}
+    for name, (kind, holds) in (required | given).items():
         if not holds(card.get(name)):
             value = f"is {str(card[name])[:60]!r}" if name in card else "is missing"
             raise UserError(f"{path}: field {name!r} {value}; it must be {kind}: copy the file again")
+    return card
 
 
 def _check_shapes(saved: Any, card: dict, path: Path) -> None:
@@ -224,9 +212,8 @@ def _check_shapes(saved: Any, card: dict, path: Path) -> None:
     if card["experiment"] == "transfer":
         inputs, outputs = [None, None, 3], [len(card["classes"])]
     else:
-        inputs, outputs = [card["look_back"], len(card["inputs"])], [card["horizon"]]
-        if len(card["targets"]) > 1:
-            outputs.append(len(card["targets"]))
+        targets = len(card["targets"])
+        inputs, outputs = [card["look_back"], len(card["inputs"])], [card["horizon"], targets][: 1 + (targets > 1)]
     serve = saved.serve.concrete_functions[0]
     (taken, *_), answer = serve.structured_input_signature[0], serve.structured_outputs
     for kind, shape, spec in (("inputs", inputs, taken), ("outputs", outputs, answer)):

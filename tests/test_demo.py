@@ -9,7 +9,6 @@ import time
 import urllib.error
 import urllib.request
 from pathlib import Path
-from types import SimpleNamespace
 from typing import ClassVar
 
 import numpy as np
@@ -30,7 +29,7 @@ class Classifier:
 
     version = 3
     card: ClassVar = {"experiment": "transfer", "headline": "accuracy 90 %"}
-    saved = SimpleNamespace(folder=Path("saved_models/thing/3"))
+    folder = Path("saved_models/thing/3")
 
     def stream(self, files, top):
         for path in files:
@@ -45,7 +44,7 @@ class Forecaster:
 
     version, unit, targets, look_back, horizon = 1, "MW", ("load",), 2, 2
     card: ClassVar = {"experiment": "recurrent"}
-    saved = SimpleNamespace(folder=Path("saved_models/thing/1"))
+    folder = Path("saved_models/thing/1")
 
     def decimals(self, digits):
         return {"load": 3}

@@ -246,9 +246,9 @@ def test_many_files_through_litert_are_predicted_as_by_the_saved_model(published
             assert other.probabilities == pytest.approx(one.probabilities, abs=1e-4)
         with pytest.raises(keras_a2.UserError, match="no LiteRT converter"):
             inference.export(model, "litert", [published / "photos"], None)
-    assert not list(model.saved.folder.glob("*.tflite"))
+    assert not list(model.folder.glob("*.tflite"))
     # Another network's model.keras beside this SavedModel must not answer in its place.
-    shutil.copytree(model.saved.folder, tmp_path / "1")
+    shutil.copytree(model.folder, tmp_path / "1")
     network = keras.saving.load_model(tmp_path / "1" / "model.keras")
     network.set_weights([w + 0.3 for w in network.get_weights()])
     network.save(tmp_path / "1" / "model.keras")

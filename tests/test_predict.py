@@ -107,7 +107,7 @@ def test_a_classifier_with_an_edited_card_is_refused(classifier, tmp_path, field
     ("field", "value"),
     [
         *[(name, value) for name in ("look_back", "horizon", "every", "first_lead") for value in (0, "5", 10**30)],
-        *[("max_gap", value) for value in (-1, "12", 1.5, "absent")],
+        *[("max_gap", value) for value in (-1, "12", 1.5)],
         *[("spacing_seconds", value) for value in (0, float("nan"), 1e300, "3600", 60)],
         *[("inputs", value) for value in (["load"], ["load", "sun"], ["load", "hour_sin"], {})],
         *[("targets", value) for value in (["load", "wind"], ["sun"], [])],
@@ -119,6 +119,21 @@ def test_a_forecaster_with_an_edited_card_is_refused(forecaster, rows, tmp_path,
     change = {"spacing_seconds": None} if value == ["load", "hour_sin"] else {}
     with pytest.raises(UserError, match=r"model\.json|trained on steps of|needs its last|no column 'sun'"):
         inference.load(edited(forecaster, tmp_path / "1", **{field: value} | change)).predict(rows)
+
+
+def test_a_card_of_an_older_version_loads(forecaster, rows, tmp_path):
+    table = pd.read_csv(rows)
+    table.loc[18, "load"] = np.nan
+    older = edited(forecaster, tmp_path / "1", max_gap="absent", spacing_seconds="absent", typical_errors="absent")
+    assert len(inference.load(older).predict(table)) == 4  # the gap is filled as those versions did
+
+
+def test_a_forecast_in_lines_of_json_keeps_the_offset_of_its_times(forecaster, tmp_path):
+    time = pd.date_range("2024-01-01", periods=20, freq="h", tz="Asia/Tokyo")
+    pd.DataFrame({"time": time, "load": np.arange(20.0), "wind": 1.0}).to_csv(tmp_path / "rows.csv", index=False)
+    inference.forecast(inference.load(forecaster), tmp_path / "rows.csv", None, tmp_path / "out.jsonl", None)
+    first = json.loads((tmp_path / "out.jsonl").read_text().splitlines()[0])
+    assert (first["time"], first["lead"]) == ("2024-01-01T20:00:00+09:00", 1)
 
 
 def test_a_forecast_beyond_the_times_that_there_are_is_refused(forecaster, tmp_path):

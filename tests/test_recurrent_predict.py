@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -18,19 +19,10 @@ CARD = {
 }  # fmt: skip
 
 
-class Saved:
+def published(**changes) -> predict.Forecaster:
     """A published model that adds 1/3, 2/3, ... to the last value."""
-
-    version, folder = 1, Path("saved_models/co2/1")
-
-    def __init__(self, **changes):
-        self.card = CARD | changes
-
-    def field(self, name, kind):
-        return self.card[name]
-
-    def __call__(self, windows):
-        return windows[:, -1, 0][:, None] + np.arange(1, 5) / 3
+    loaded = SimpleNamespace(serve=lambda windows: windows[:, -1, 0][:, None] + np.arange(1, 5) / 3)
+    return predict.Forecaster(loaded, CARD | changes, Path("saved_models/co2/1"))
 
 
 @pytest.fixture
@@ -42,7 +34,7 @@ def co2() -> pd.DataFrame:
 @pytest.mark.parametrize(("error", "shown"), [(1.3, "372.1"), (0.13, "372.13"), (13.0, "372")])
 def test_a_forecast_has_the_digits_of_its_error_not_of_its_level(co2, error, shown, tmp_path, capsys):
     co2.to_csv(tmp_path / "co2.csv")
-    forecaster = predict.Forecaster(Saved(typical_errors=[error]))
+    forecaster = published(typical_errors=[error])
     inference.forecast(forecaster, tmp_path / "co2.csv", None, None, None)
     assert f" {shown} " in capsys.readouterr().out
     inference.forecast(forecaster, tmp_path / "co2.csv", None, tmp_path / "f.csv", None)
@@ -51,8 +43,7 @@ def test_a_forecast_has_the_digits_of_its_error_not_of_its_level(co2, error, sho
 
 
 def test_the_figure_of_a_forecast_begins_with_what_was_seen(co2):
-    saved = Saved(inputs=["US$_$"], targets=["US$_$"], unit="")
-    forecaster = predict.Forecaster(saved)
+    forecaster = published(inputs=["US$_$"], targets=["US$_$"], unit="")
     seen, forecast = forecaster.forecast(co2.rename(columns={"co2": "US$_$"}))
     figure = predict.plot(forecaster, seen, forecast)
     figure.savefig(io.BytesIO())

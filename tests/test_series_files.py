@@ -16,7 +16,6 @@ from hypothesis import strategies as st
 from keras_a2 import runs
 from keras_a2.errors import UserError
 from keras_a2.recurrent import data, predict, report, sources, times
-from keras_a2.saved_model import SavedModel
 
 ROWS = 400
 LOAD = np.round(np.random.default_rng(0).normal(size=ROWS).cumsum() * 100 + 3000, 2)
@@ -341,7 +340,7 @@ def forecaster(max_gap: int = 12, step: float | None = 3600) -> predict.Forecast
     card = {"inputs": ["load"], "targets": ["load"], "unit": "MW", "look_back": 24, "horizon": 3, "every": 1}
     card |= {"first_lead": 1, "max_gap": max_gap, "spacing_seconds": step, "version": 1}
     serve = SimpleNamespace(serve=lambda batch: np.repeat(batch[:, -1:, 0], 3, axis=1))
-    return predict.Forecaster(SavedModel(serve, card, Path("1")))
+    return predict.Forecaster(serve, card, Path("1"))
 
 
 def test_forecasts_are_labelled_in_the_file_s_own_offset(tmp_path):

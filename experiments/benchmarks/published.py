@@ -26,19 +26,19 @@ def rows_inference(quick: bool) -> list[dict]:
         version = Path(temporary, "model", "1")
         _publish(version)
         started = time.perf_counter()
-        model = Classifier(saved_model.load(version))
+        model = Classifier(**vars(saved_model.load(version)))
         loading = time.perf_counter() - started
         files = _photos(Path(temporary, "photos"), n)
         pixels = np.stack([decode(read_bytes(path), SIZE) for path in files[:16]])
         keras_answers = np.asarray(deployment.deployable(version)(pixels.astype(np.float32), training=False))
-        served = deployment.measure(lambda image: model.saved(image.astype(np.uint8)), pixels, keras_answers)
+        served = deployment.measure(lambda image: model.serve(image.astype(np.uint8)), pixels, keras_answers)
         lite = deployment.export_litert(version, pixels)["model.tflite"]
         list(model.stream(files[:64]))
         many = files * (1 if quick else 4)
         whole = rate(len(many), lambda: list(model.stream(many)))()
         decoding = rate(n, lambda: list(model.decode_all(files)))()
         batches = [np.repeat(pixels, 2, axis=0)] * (n // 32)
-        network = rate(32 * len(batches), lambda: [model.saved(batch) for batch in batches])()
+        network = rate(32 * len(batches), lambda: [model.serve(batch) for batch in batches])()
     slower = min(decoding, network)
     note = f"decoding alone {decoding:.0f}, the model alone {network:.0f} images/s"
     return [

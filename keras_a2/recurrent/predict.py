@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import matplotlib
@@ -16,27 +17,31 @@ from keras_a2.recurrent.data import fill, to_grid
 from keras_a2.recurrent.times import CALENDAR, calendar_column, spacing
 from keras_a2.saved_model import SavedModel
 
+MAX_GAP = 12  # of a card without it: what every version's option stood at
 
-class Forecaster:
+
+@dataclass
+class Forecaster(SavedModel):
     """A published forecaster: ``inputs``, ``targets``, ``unit``, ``look_back``, ``horizon``, ``predict``."""
 
-    def __init__(self, saved: SavedModel):
-        self.saved = saved
-        self.card = saved.card
-        self.version = saved.version
-        self.inputs: list[str] = self.card["inputs"]
-        self.targets: list[str] = self.card["targets"]
-        self.unit: str = self.card["unit"]
-        self.typical_errors = dict(zip(self.targets, self.card.get("typical_errors") or [], strict=False))
-        self.look_back: int = self.card["look_back"]
-        self.horizon: int = self.card["horizon"]
-        self.every: int = self.card["every"]
-        self.leads = self.card["first_lead"] + np.arange(self.horizon)
-        seconds = saved.card.get("spacing_seconds")
+    def __post_init__(self) -> None:
+        card = self.card
+        self.inputs: list[str] = card["inputs"]
+        self.targets: list[str] = card["targets"]
+        self.unit: str = card["unit"]
+        self.look_back: int = card["look_back"]
+        self.horizon: int = card["horizon"]
+        self.every: int = card["every"]
+        self.leads = card["first_lead"] + np.arange(self.horizon)
+        self.typical_errors = dict(zip(self.targets, card.get("typical_errors") or [], strict=False))
+        self.max_gap: int = MAX_GAP if card.get("max_gap") is None else card["max_gap"]
+        seconds = card.get("spacing_seconds")
         self.step = None if seconds is None else pd.Timedelta(seconds=seconds)
+        self.span = self.every * (self.look_back - 1) + 1  # rows from the first that a window sees to its last
+        self.measured = [name for name in self.inputs if name not in CALENDAR]
         if not set(self.targets) <= set(self.inputs) or (self.step is None and set(CALENDAR) & set(self.inputs)):
             raise UserError(
-                f"{saved.folder / 'model.json'}: a target is not among the inputs, or calendar inputs have no "
+                f"{self.folder / 'model.json'}: a target is not among the inputs, or calendar inputs have no "
                 "spacing_seconds: copy the file again"
             )
 
@@ -59,18 +64,27 @@ class Forecaster:
             UserError: a missing column, too few rows, another spacing, or values missing in the last rows.
         """
         if isinstance(series, np.ndarray):
-            return self.saved(series)
+            return self.serve(series)
         return self.forecast(series, time)[1]
 
     def forecast(self, series: pd.DataFrame | str | Path, time: str | None = None) -> tuple[pd.DataFrame, pd.DataFrame]:
         """The targets in the last window that the model sees, and the forecast, both as ``predict`` gives it."""
-        window, last = self._window(self._table(series, time))
-        forecast = self.saved(window[np.newaxis])[0].reshape(self.horizon, len(self.targets))
+        table = self._table(series, time)
+        rows, stamps = self._rows(table)
+        window = rows[-self.span :: self.every]
+        gaps = [name for name, column in zip(self.inputs, window.T, strict=True) if np.isnan(column).any()]
+        if gaps:
+            raise UserError(
+                f"{table.name}: column {gaps[0]!r} has a gap in the last {self.look_back} rows, too long to fill"
+            )
+        last = None if stamps is None else stamps[-1]
+        forecast = self.serve(window[np.newaxis])[0].reshape(self.horizon, len(self.targets))
         past, ahead = self.every * np.arange(1 - self.look_back, 1), self.every * self.leads
         columns = [self.inputs.index(name) for name in self.targets]
         seen = pd.DataFrame(window[:, columns], columns=self.targets, index=self._index(last, past))
-        table = pd.DataFrame(forecast, columns=self.targets, index=self._index(last, ahead))
-        return seen, table.assign(lead=self.leads)[["lead", *self.targets]]
+        answer = pd.DataFrame(forecast, columns=self.targets, index=self._index(last, ahead))
+        answer.insert(0, "lead", self.leads)
+        return seen, answer
 
     def _index(self, last: pd.Timestamp | None, steps: np.ndarray) -> pd.Index:
         """Times so many steps from the last row's, or the steps."""
@@ -81,7 +95,7 @@ class Forecaster:
         except (ValueError, OverflowError) as error:  # pandas raises one of its own for each kind
             raise UserError(
                 f"the forecast's times, {int(steps[-1])} steps of {self.step} after {last}, are too far away; "
-                f"compare {self.saved.folder / 'model.json'} with the original"
+                f"compare {self.folder / 'model.json'} with the original"
             ) from error
 
     def decimals(self, digits: int) -> dict[str, int]:
@@ -91,63 +105,37 @@ class Forecaster:
     def deployed_inputs(self, items: list[Path], limit: int, time: str | None = None) -> np.ndarray:
         """Up to ``limit`` raw windows from the end of a series ``(n, look_back, inputs)``."""
         rows, _ = self._rows(self._table(items[0], time))
-        windows = np.lib.stride_tricks.sliding_window_view(rows, self._span(), axis=0)[
-            -limit:, :, :: self.every
-        ].transpose(0, 2, 1)
+        windows = np.lib.stride_tricks.sliding_window_view(rows, self.span, axis=0)[-limit:, :, :: self.every]
         whole = windows[np.isfinite(windows).all(axis=(1, 2))]
         if len(whole) == 0:
-            raise UserError(
-                f"{items[0]} holds no whole window of {self.look_back} rows to measure the exported model on"
-            )
-        return whole
+            raise UserError(f"{items[0]} holds no whole window of {self.look_back} rows to measure the export on")
+        return whole.transpose(0, 2, 1)
 
     def _table(self, series: pd.DataFrame | str | Path, time: str | None) -> sources.Table:
-        measured = self._measured()
         time = times.NO_TIMES if self.step is None else time  # it was trained on rows, whatever their times
         if isinstance(series, str | Path):
-            return sources.from_file(Path(series), time, target=measured, inputs=measured)
-        return sources.from_frame(series, "the series", "the series", time, target=measured, inputs=measured)
-
-    def _span(self) -> int:
-        """Rows from the first that a window sees to its last."""
-        return self.every * (self.look_back - 1) + 1
-
-    def _measured(self) -> list[str]:
-        return [name for name in self.inputs if name not in CALENDAR]
-
-    def _window(self, table: sources.Table) -> tuple[np.ndarray, pd.Timestamp | None]:
-        """The last ``look_back`` rows ``(look_back, inputs)`` and the time of the last one."""
-        rows, stamps = self._rows(table)
-        window = rows[-self._span() :: self.every]
-        missing = np.isnan(window).any(axis=0)
-        if missing.any():
-            name = self.inputs[int(np.argmax(missing))]
-            raise UserError(
-                f"{table.name}: column {name!r} has a gap in the last {self.look_back} rows, too long to fill"
-            )
-        return window, None if stamps is None else stamps[-1]
+            return sources.from_file(Path(series), time, target=self.measured, inputs=self.measured)
+        return sources.from_frame(series, "the series", "the series", time, target=self.measured, inputs=self.measured)
 
     def _rows(self, table: sources.Table) -> tuple[np.ndarray, pd.DatetimeIndex | None]:
         """All rows on the model's grid, inputs in its order, short gaps filled; and their times."""
-        missing = [name for name in self._measured() if name not in table.frame.columns]
+        missing = [name for name in self.measured if name not in table.frame.columns]
         if missing:
-            raise UserError(f"{table.name} has no column {missing[0]!r}; the model needs {', '.join(self._measured())}")
+            raise UserError(f"{table.name} has no column {missing[0]!r}; the model needs {', '.join(self.measured)}")
         if self.step is not None:
             trained = f"the model was trained on steps of {spacing(self.step)}"
             if table.time is None:
                 raise UserError(f"{table.name} has no times; {trained}")
-            if calendar := times.calendar_spacing(table.time):
-                raise UserError(f"{table.name} has a spacing of {calendar}; {trained}")
+            if uneven := times.calendar_spacing(table.time):
+                raise UserError(f"{table.name} has a spacing of {uneven}; {trained}")
         frame, stamps, step = to_grid(table)
         if self.step is not None and step != self.step:
             raise UserError(f"{table.name} has steps of {spacing(step)}; {trained}")
-        if len(frame) < self._span():
-            raise UserError(f"{table.name} has {len(frame)} rows; the model needs its last {self._span()}")
-        if self.step is not None:
-            wanted = [name for name in self.inputs if name in CALENDAR]
-            frame = frame.assign(**{name: calendar_column(name, stamps) for name in wanted})
-        rows = fill(frame[self.inputs], self.card["max_gap"])
-        return rows.to_numpy(np.float64), stamps
+        if len(frame) < self.span:
+            raise UserError(f"{table.name} has {len(frame)} rows; the model needs its last {self.span}")
+        calendar = [name for name in self.inputs if name in CALENDAR]
+        frame = frame.assign(**{name: calendar_column(name, stamps) for name in calendar})
+        return fill(frame[self.inputs], self.max_gap).to_numpy(np.float64), stamps
 
 
 def plot(model: Forecaster, seen: pd.DataFrame, forecast: pd.DataFrame) -> Figure:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
@@ -13,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from keras_a2 import deployment
-from keras_a2.errors import UserError
+from keras_a2.errors import UserError, printable
 from keras_a2.fast import litert
 from keras_a2.machine import cores
 from keras_a2.saved_model import SavedModel
@@ -35,15 +34,18 @@ class Prediction:
     error: str = ""
 
 
-class Classifier:
+class Classifier(SavedModel):
     """A published image classifier: ``classes``, ``version``, ``image_size`` and ``predict``."""
 
-    def __init__(self, saved: SavedModel):
-        self.saved = saved
-        self.card = saved.card
-        self.version = saved.version
-        self.classes: list[str] = self.card["classes"]
-        self.image_size: int = self.card["image_size"]
+    @property
+    def classes(self) -> list[str]:
+        """Their names, in the order of the probabilities."""
+        return self.card["classes"]
+
+    @property
+    def image_size(self) -> int:
+        """Pixels of the square that images are resized to."""
+        return self.card["image_size"]
 
     def predict(self, images: np.ndarray | str | Path | Sequence[str | Path]) -> np.ndarray | pd.DataFrame:
         """Class probabilities of an array of images, or a table for files and folders.
@@ -60,18 +62,8 @@ class Classifier:
                     f"images must be uint8 (batch, height, width, 3), not {images.dtype} {images.shape}; "
                     "pixels run from 0 to 255"
                 )
-            return self.saved(images[np.newaxis] if images.ndim == 3 else images)
-        paths = [images] if isinstance(images, str | Path) else list(images)
-        rows = [
-            {
-                "file": p.file,
-                "class": p.classes[0] if p.classes else None,
-                "probability": p.probabilities[0] if p.classes else None,
-                "error": p.error,
-            }
-            for p in self.stream(find_images(paths))
-        ]
-        return pd.DataFrame(rows, columns=["file", "class", "probability", "error"])
+            return self.serve(images[np.newaxis] if images.ndim == 3 else images)
+        return table(self.stream(find_images([images] if isinstance(images, str | Path) else images)))
 
     def stream(self, files: Sequence[Path], top: int = 1) -> Iterator[Prediction]:
         """Predictions in the order of ``files``; the next batch is decoded while the model works on this one.
@@ -79,40 +71,41 @@ class Classifier:
         Raises:
             UserError: of many files, for which the model is converted to LiteRT: its answers to the first are others.
         """
-        answer = self._converted() if len(files) >= MANY else self.saved
-        decoded = self.decode_all(files)
-        while batch := list(islice(decoded, BATCH)):
-            yield from self._predict_decoded(batch, top, answer)
+        answer: Callable[[np.ndarray], np.ndarray] | None = None
+        for paths, decoded in self.decode_all(files):
+            readable = [image for image in decoded if not isinstance(image, str)]
+            if readable and answer is None:
+                answer = self._converted(np.stack(readable)) if len(files) >= MANY else self.serve
+            answers = iter(answer(np.stack(readable)) if answer and readable else [])
+            for path, image in zip(paths, decoded, strict=True):
+                if isinstance(image, str):
+                    yield Prediction(str(path), error=image)
+                    continue
+                probability = next(answers)
+                best = np.argsort(-probability)[:top]
+                yield Prediction(str(path), tuple(self.classes[i] for i in best), tuple(probability[best].tolist()))
 
-    def _converted(self) -> Callable[[np.ndarray], np.ndarray]:
-        """The SavedModel's function through LiteRT; asserted on the first batch. Without ``model.keras``, itself."""
-        if not (self.saved.folder / "model.keras").exists():
-            return self.saved
-        fast = litert.Parallel(deployment.deployable(self.saved.folder), (self.image_size, self.image_size, 3))
-        asserted = False
+    def _converted(self, images: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
+        """``serve`` through LiteRT, asserted on these images. Without ``model.keras``, itself."""
+        if not (self.folder / "model.keras").exists():
+            return self.serve
+        fast = litert.Parallel(deployment.deployable(self.folder), images.shape[1:])
+        if not np.abs(fast(images) - self.serve(images)).max() <= TOLERANCE:
+            raise UserError(
+                f"{self.folder}: model.keras and the SavedModel differ by more than {TOLERANCE}; "
+                "were they published together? Copy the whole folder again"
+            )
+        return fast
 
-        def answer(images: np.ndarray) -> np.ndarray:
-            nonlocal asserted
-            answers = fast(images)
-            if not asserted and not np.abs(answers - self.saved(images)).max() <= TOLERANCE:
-                raise UserError(
-                    f"{self.saved.folder}: model.keras and the SavedModel differ by more than {TOLERANCE}; "
-                    "were they published together? Copy the whole folder again"
-                )
-            asserted = True
-            return answers
-
-        return answer
-
-    def decode_all(self, files: Sequence[Path]) -> Iterator[tuple[Path, np.ndarray | str]]:
-        """Each file with its pixels at the model's size, or the reason why not; a few are decoded ahead."""
-        waiting = iter(files)
+    def decode_all(self, files: Sequence[Path]) -> Iterator[tuple[Sequence[Path], list[np.ndarray | str]]]:
+        """Batches of files, and of each its pixels at the model's size or the reason why not; one is decoded ahead."""
         with ThreadPoolExecutor(cores()) as pool:
-            ahead = deque((path, pool.submit(self._decode, path)) for path in islice(waiting, 2 * BATCH))
-            while ahead:
-                path, future = ahead.popleft()
-                ahead.extend((path, pool.submit(self._decode, path)) for path in islice(waiting, 1))
-                yield path, future.result()
+            paths, decoded = files[:BATCH], pool.map(self._decode, files[:BATCH])
+            for start in range(BATCH, len(files) + BATCH, BATCH):
+                ahead = files[start : start + BATCH]
+                following = pool.map(self._decode, ahead)
+                yield paths, list(decoded)
+                paths, decoded = ahead, following
 
     def deployed_inputs(self, items: Sequence[Path], limit: int, _time: str | None = None) -> np.ndarray:
         """Up to ``limit`` readable images at the model's size ``(n, size, size, 3)``."""
@@ -128,18 +121,20 @@ class Classifier:
         except UnreadableImage as error:
             return str(error)
 
-    def _predict_decoded(self, decoded: list[tuple[Path, np.ndarray | str]], top: int, answer) -> Iterator[Prediction]:
-        images = [image for _, image in decoded if not isinstance(image, str)]
-        answers = iter(answer(np.stack(images)) if images else [])
-        for path, image in decoded:
-            if isinstance(image, str):
-                yield Prediction(str(path), error=image)
-                continue
-            probability = next(answers)
-            best = np.argsort(-probability)[:top]
-            yield Prediction(
-                str(path), tuple(self.classes[i] for i in best), tuple(float(probability[i]) for i in best)
-            )
+
+def table(predictions: Iterable[Prediction], top: int = 1) -> pd.DataFrame:
+    """A row per file: file, class and probability (of each rank, where there are several), error.
+
+    Undecodable bytes in names, which no column of text can hold, are spelt out.
+    """
+    names = ["class", "probability"]
+    if top > 1:
+        names = [f"{name}_{rank}" for rank in range(1, top + 1) for name in names]
+    rows = []
+    for p in predictions:
+        ranked = [cell for pair in zip(map(printable, p.classes), p.probabilities, strict=True) for cell in pair]
+        rows.append({"file": printable(p.file), **dict(zip(names, ranked, strict=False)), "error": p.error})
+    return pd.DataFrame(rows, columns=["file", *names, "error"])
 
 
 def find_images(paths: Sequence[str | Path], left_out: LeftOut | None = None) -> list[Path]:
