@@ -12,17 +12,20 @@ from pathlib import Path
 from keras_a2.errors import UserError
 
 CONNECT_SECONDS = 10
+UNFINISHED: set[Path] = set()  # what a process that ends at once has to remove
 
 
 @contextmanager
 def whole(path: Path) -> Iterator[Path]:
     """A path to write to: when the block ends well, ``path`` becomes what was written there, in one step."""
     temporary = path.with_name(path.name + ".tmp")
+    UNFINISHED.add(temporary)
     try:
         yield temporary
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+        UNFINISHED.discard(temporary)
 
 
 def keras_cache() -> Path:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import io
+import itertools
 import json
 import os
 import platform
@@ -13,19 +14,20 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib import metadata
 from pathlib import Path
-from typing import Any, BinaryIO, Literal, NoReturn, TypeVar
+from typing import Any, BinaryIO, Literal, TypeVar
 
 from keras_a2 import machine, settings
 from keras_a2.console import console
 from keras_a2.errors import Diverged, UserError
-from keras_a2.files import whole
+from keras_a2.files import UNFINISHED, whole
 from keras_a2.saved_model import is_version
 
 Config = TypeVar("Config")
@@ -66,7 +68,7 @@ def command_line(config_type: type[Config], main: Callable[[Config], None], argv
     Exit code 0 when ``main`` ends, 2 after a ``UserError`` or an operating-system error about a file, 130 after
     Ctrl-C. TensorFlow is imported by ``main``, after the arguments are parsed, so that ``--help`` is quick.
     """
-    resumes = "resume" in settings.names(config_type)
+    resumes = "resume" in dict(settings.options(config_type))
     _leave_on_interrupt(f"; {RESUME}" if resumes else "")
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # a terminal without the ° of °C gets a question mark
@@ -74,18 +76,16 @@ def command_line(config_type: type[Config], main: Callable[[Config], None], argv
     config = settings.parse(config_type, sys.argv[1:] if argv is None else argv)
     try:
         main(config)
+        return
     except UserError as error:
-        _fail(error)
+        refusal = error
     except OSError as error:
         if error.filename is None and error.errno is None:
             raise
         path = error.filename or settings.flat(config).get("output") or "while writing"
         advice = RESUME if resumes else "run again"
-        _fail(UserError(f"{error.strerror or error}: {path}; check the disk and permissions; {advice}"))
-
-
-def _fail(error: UserError) -> NoReturn:
-    print(f"error: {error}", file=sys.stderr, flush=True)
+        refusal = UserError(f"{error.strerror or error}: {path}; check the disk and permissions; {advice}")
+    print(f"error: {refusal}", file=sys.stderr, flush=True)
     sys.exit(2)
 
 
@@ -103,6 +103,8 @@ def _leave_on_interrupt(advice: str) -> None:
     def wait() -> None:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
         os.read(reader, 1)
+        for path in UNFINISHED.copy():
+            path.unlink(missing_ok=True)
         os.write(terminal, f"\ninterrupted{advice}\n".encode())
         os._exit(130)
 
@@ -114,32 +116,23 @@ def _leave_on_interrupt(advice: str) -> None:
 
 def environment() -> dict:
     """Versions, machine, command line and git commit, for ``metrics.json`` and ``model.json``."""
-    versions: dict[str, str | None] = {}
+    versions: dict[str, str | None] = dict.fromkeys(PACKAGES)
     for package in PACKAGES:
-        try:
+        with suppress(metadata.PackageNotFoundError):
             versions[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            versions[package] = None
+    commit = None
+    with suppress(OSError, subprocess.SubprocessError):
+        git = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
+        commit = subprocess.run(git, capture_output=True, text=True, timeout=5, check=True).stdout.strip()
     return {
         "python": platform.python_version(),
         "platform": platform.platform(),
         "cpus": machine.cores(),
         "versions": versions,
         "command": " ".join([Path(sys.executable).name, *sys.argv]),
-        "git_commit": _git_commit(),
+        "git_commit": commit,
         "date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }
-
-
-def _git_commit() -> str | None:
-    folder = Path(__file__).parent
-    try:
-        answer = subprocess.run(
-            ["git", "-C", folder, "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5, check=True
-        )
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return answer.stdout.strip()
 
 
 def write_json(path: Path, content: dict) -> None:
@@ -169,32 +162,32 @@ class Run:
     """
 
     def __init__(self, config: Any, name: str, output: Path, resume: bool = False):
-        self.config, self.name = config, check_name(name)
-        self.home = Path(output) / name
+        self.home = Path(output) / check_name(name)
+        self.name = name
         self._created = _make_writable(self.home)
         self._lock, self.work = self._lock_working_folder(_identity(config), resume)
+        self._inputs_checked = False
         self.resumed = resume and any(self.work.iterdir())
         if resume and not self.resumed:
             console.print(f"note: no interrupted run with these options in {self.home}; a new run starts")
-        self.id = _run_id(self.work)
-        self._inputs_checked = False
+        identifier = self.work / "run"  # a resumed run has the same
+        if not identifier.exists():
+            with whole(identifier) as temporary:
+                temporary.write_text(uuid.uuid4().hex, encoding="utf-8")
+        self.id = identifier.read_text(encoding="utf-8")
 
     def _lock_working_folder(self, key: str, resume: bool) -> tuple[BinaryIO, Path]:
-        for number in range(1000):
+        for number in itertools.count():
             work = self.home / f".work-{key}-{number}"
-            lock = machine.lock(_lock_file(work))
-            if lock is None:
-                continue  # a live run has it
-            shutil.rmtree(_discarded(work), ignore_errors=True)  # of a run that was killed while it tidied up
-            if not resume:
-                shutil.rmtree(work, ignore_errors=True)
-            work.mkdir(exist_ok=True)
-            return lock, work
-        raise UserError(f"a thousand runs are at work in {self.home}; wait for one of them")
-
-    def state(self, stage: str) -> Path:
-        """The file of what a stage needs to go on after a kill."""
-        return state_file(self.work, stage)
+            lock = machine.lock(work.with_suffix(".lock"))
+            if lock is not None:  # else a live run has it
+                break
+        assert lock is not None
+        shutil.rmtree(work.with_suffix(".done"), ignore_errors=True)  # of a run that was killed while it tidied up
+        if not resume:
+            shutil.rmtree(work, ignore_errors=True)
+        work.mkdir(exist_ok=True)
+        return lock, work
 
     def check_inputs(self, **inputs: Any) -> None:
         """Refuse to resume a run that began with other data or weights: its split and its state belong to those.
@@ -225,36 +218,43 @@ class Run:
     def publishing(self, name: str | None = None) -> Iterator[Path]:
         """A folder to fill; when the block ends well it appears, whole, as the next version (``self.version``).
 
-        A run that was killed between publishing and its end keeps the version it has.
+        The folder must hold the card ``model.json``, which gets the version and the run's identifier. A run that was
+        killed between publishing and its end keeps the version it has.
 
         ``name``: publish under another name than the run's own, in the same output folder.
         """
-        home = self.home.parent / check_name(name) if name else self.home
+        home = self.home.parent / check_name(name or self.name)
         staging = self.work / "publish"
         shutil.rmtree(staging, ignore_errors=True)
         staging.mkdir()
         yield staging
         home.mkdir(exist_ok=True)
-        self.version = self._published(home) or _rename_to_next_version(staging, home, self.id)
+        cards = (card for card in home.glob("[0-9]*/model.json") if self.id.encode() in card.read_bytes())
+        published = next((card.parent for card in cards), None)
+        self.version = published or self._rename_to_next_version(staging, home)
 
-    def _published(self, home: Path) -> Path | None:
-        """The version that this run has published already, before it was killed."""
-        if not self.resumed:
-            return None
-        cards = (card for card in home.glob("[0-9]*/model.json") if self.id in card.read_text(encoding="utf-8"))
-        return next((card.parent for card in cards), None)
+    def _rename_to_next_version(self, staging: Path, home: Path) -> Path:
+        card = json.loads((staging / "model.json").read_text(encoding="utf-8"))
+        for number in itertools.count(max([0, *(int(p.name) for p in home.iterdir() if is_version(p))]) + 1):
+            version = home / str(number)
+            write_json(staging / "model.json", {**card, "version": number, "run": self.id})
+            try:
+                os.rename(staging, version)
+                break
+            except OSError:  # another run has published this number: its folder is not empty
+                if not version.exists():
+                    raise
+        return version
 
     def close(self) -> None:
         """Remove the working folder, and the home if this run made it and published nothing."""
         # Away at once: half a working folder would be taken up by --resume as a run that has not published.
-        shutil.rmtree(self.work.rename(_discarded(self.work)), ignore_errors=True)
-        _lock_file(self.work).unlink(missing_ok=True)  # while it is held: afterwards it may be another run's
+        shutil.rmtree(self.work.rename(self.work.with_suffix(".done")), ignore_errors=True)
+        self.work.with_suffix(".lock").unlink(missing_ok=True)  # while locked: afterwards it may be another run's
         self._lock.close()
-        for folder in self._created:
-            try:
+        with suppress(OSError):  # a folder that is not empty stays
+            for folder in self._created:
                 folder.rmdir()
-            except OSError:
-                break
 
     def __enter__(self) -> Run:
         return self
@@ -267,14 +267,6 @@ class Run:
         self._lock.close()
         if isinstance(error, UserError) and self._inputs_checked:
             raise UserError(f"{error}; {RESUME}") from error
-
-
-def _discarded(work: Path) -> Path:
-    return work.with_name(f"{work.name}.done")
-
-
-def _lock_file(work: Path) -> Path:
-    return work.with_name(f"{work.name}.lock")
 
 
 def state_file(folder: Path, stage: str) -> Path:
@@ -294,36 +286,6 @@ def folder_name(text: str) -> str:
     return re.sub(r"\.*(?:[^\w.+]+\.*)+", "-", text)[:100].strip("-. ")
 
 
-def _run_id(work: Path) -> str:
-    """The run's own identifier; a resumed run has the same."""
-    path = work / "run"
-    if not path.exists() or path.stat().st_size < 32:
-        path.write_text(uuid.uuid4().hex, encoding="utf-8")
-    return path.read_text(encoding="utf-8")
-
-
-def _rename_to_next_version(staging: Path, home: Path, run_id: str) -> Path:
-    number = max([0, *(int(p.name) for p in home.iterdir() if is_version(p))]) + 1
-    while True:
-        version = home / str(number)
-        _complete_card(staging, version=number, run=run_id)
-        if not version.exists():
-            try:
-                # Renaming onto a folder that another run has just published fails, because it is not empty.
-                os.rename(staging, version)
-                return version
-            except OSError:
-                if not version.exists():
-                    raise
-        number += 1
-
-
-def _complete_card(staging: Path, **facts: Any) -> None:
-    card = staging / "model.json"
-    if card.exists():
-        write_json(card, {**json.loads(card.read_text(encoding="utf-8")), **facts})
-
-
 def _identity(config: Any) -> str:
     fields = {k: v for k, v in settings.flat(config).items() if k not in NOT_IDENTITY}
     return hashlib.sha256(json.dumps(fields, sort_keys=True, default=str).encode()).hexdigest()[:12]
@@ -334,9 +296,8 @@ def _make_writable(home: Path) -> list[Path]:
     missing = [folder for folder in [home, *home.parents] if not folder.exists()]
     try:
         home.mkdir(parents=True, exist_ok=True)
-        probe = home / f".probe-{os.getpid()}"
-        probe.write_bytes(b"x")
-        probe.unlink()
+        with tempfile.TemporaryFile(dir=home) as probe:
+            probe.write(b"x")
     except OSError as error:
         raise UserError(f"cannot write to {home} ({error.strerror}); choose another folder with --output") from error
     free = shutil.disk_usage(home).free

@@ -58,7 +58,7 @@ def parse(config_type: type[Config], argv: list[str]) -> Config:
 
     choices = {
         f"--{name.replace('_', '-')}": {letters(choice): choice for choice in get_args(hint) if isinstance(choice, str)}
-        for name, hint in _hints(config_type)
+        for name, hint in options(config_type)
         if get_origin(hint) is Literal
     }
     words = [part for word in argv for part in (word.split("=", 1) if word.split("=", 1)[0] in choices else [word])]
@@ -77,7 +77,7 @@ def check(config: Any) -> None:
         UserError: names the option, its value and its range.
     """
     values = flat(config)
-    for name, hint in _hints(type(config)):
+    for name, hint in options(type(config)):
         value = values[name]
         for allowed in _ranges(hint):
             if isinstance(value, int | float) and value not in allowed:
@@ -105,16 +105,11 @@ def fill(config: Config, **defaults: Any) -> Config:
     return dataclasses.replace(config, **changes)  # type: ignore[type-var]
 
 
-def names(config_type: type) -> list[str]:
-    """The options of a configuration, the groups dissolved."""
-    return [name for name, _ in _hints(config_type)]
-
-
-def _hints(config_type: type) -> Iterator[tuple[str, Any]]:
+def options(config_type: type) -> Iterator[tuple[str, Any]]:
     """Name and annotation of every option, the groups dissolved."""
     for name, hint in get_type_hints(config_type, include_extras=True).items():
         if isinstance(hint, type) and dataclasses.is_dataclass(hint):
-            yield from _hints(hint)
+            yield from options(hint)
         else:
             yield name, hint
 

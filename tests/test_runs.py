@@ -73,16 +73,16 @@ def test_eight_runs_at_once_get_eight_versions(tmp_path):
 
 def test_a_killed_run_is_taken_up_only_by_the_same_configuration(tmp_path):
     first = runs.Run(Config(1), "thing", tmp_path)
-    first.state("head").write_bytes(b"progress")
+    runs.state_file(first.work, "head").write_bytes(b"progress")
     first._lock.close()  # what a kill does
     other = runs.Run(Config(2), "thing", tmp_path, resume=True)
     assert not other.resumed
     again = runs.Run(Config(1), "thing", tmp_path, resume=True)
     assert again.resumed
-    assert again.state("head").read_bytes() == b"progress"
+    assert runs.state_file(again.work, "head").read_bytes() == b"progress"
     again._lock.close()
     fresh = runs.Run(Config(1), "thing", tmp_path)
-    assert not fresh.state("head").exists()
+    assert not runs.state_file(fresh.work, "head").exists()
 
 
 def test_a_run_killed_after_publishing_keeps_its_version(tmp_path):
@@ -107,7 +107,7 @@ def test_a_run_killed_while_tidying_up_is_not_taken_up_again(tmp_path, monkeypat
             raise Killed
 
     first = runs.Run(Config(), "thing", tmp_path, resume=True)
-    first.state("head").write_bytes(b"progress")
+    runs.state_file(first.work, "head").write_bytes(b"progress")
     with monkeypatch.context() as patched:
         patched.setattr(runs.shutil, "rmtree", killed_half_way)
         with pytest.raises(Killed):
@@ -123,14 +123,14 @@ def test_a_resumed_run_whose_data_changed_is_refused_and_kept(tmp_path):
     first = runs.Run(Config(), "thing", tmp_path)
     first.check_inputs(data={"sha256": "a"}, weights="w")
     first.check_inputs(data={"sha256": "b"}, weights="w")  # nothing was trained on the former
-    first.state("head").write_bytes(b"progress")
+    runs.state_file(first.work, "head").write_bytes(b"progress")
     first._lock.close()  # what a kill does
     message = "^the data changed since the run was interrupted; .* without --resume to start anew$"
     with pytest.raises(UserError, match=message), runs.Run(Config(), "thing", tmp_path, resume=True) as again:
         again.check_inputs(data={"sha256": "a"}, weights="w")
     with runs.Run(Config(), "thing", tmp_path, resume=True) as again:
         again.check_inputs(data={"sha256": "b"}, weights="w")
-        assert again.state("head").read_bytes() == b"progress"
+        assert runs.state_file(again.work, "head").read_bytes() == b"progress"
 
 
 def test_a_resume_that_has_nothing_to_resume_says_so(tmp_path, capsys):
@@ -145,7 +145,7 @@ def test_a_resume_that_has_nothing_to_resume_says_so(tmp_path, capsys):
 def run_that_ends_with(error: Exception, output: Path) -> None:
     with runs.Run(Config(), "thing", output, resume=True) as run:
         run.check_inputs(data="unchanged")
-        run.state("head").write_bytes(b"progress")
+        runs.state_file(run.work, "head").write_bytes(b"progress")
         raise error
 
 
@@ -154,7 +154,7 @@ def test_what_was_trained_outlives_a_failure_but_not_a_divergence(tmp_path):
         with pytest.raises(type(error), match=message):
             run_that_ends_with(error, tmp_path)
         left = runs.Run(Config(), "thing", tmp_path, resume=True)
-        assert left.state("head").read_bytes() == b"progress"
+        assert runs.state_file(left.work, "head").read_bytes() == b"progress"
         left._lock.close()
     with pytest.raises(Diverged, match=r"epoch 3$"):
         run_that_ends_with(Diverged("diverged in epoch 3"), tmp_path)
@@ -183,6 +183,33 @@ def test_json_refuses_nan(tmp_path):
     with pytest.raises(ValueError, match="JSON"):
         runs.write_json(tmp_path / "m.json", {"loss": float("nan")})
     assert not (tmp_path / "m.json").exists()
+
+
+INTERRUPTED = """
+import os, signal, sys, time
+from dataclasses import dataclass
+from pathlib import Path
+from keras_a2 import files, runs
+
+@dataclass(frozen=True)
+class Config:
+    pass
+
+def main(config):
+    with files.whole(Path("rows.csv")) as temporary:
+        temporary.write_text("half")
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(20)
+
+runs.command_line(Config, main, [])
+"""
+
+
+@pytest.mark.slow
+def test_ctrl_c_in_the_middle_of_writing_leaves_no_file(tmp_path):
+    answer = subprocess.run([sys.executable, "-c", INTERRUPTED], cwd=tmp_path, capture_output=True, text=True)
+    assert (answer.returncode, answer.stderr.strip()) == (130, "interrupted")
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.slow
