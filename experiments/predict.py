@@ -10,13 +10,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import tyro
 
 from keras_a2 import runs, settings
 from keras_a2.errors import UserError
 from keras_a2.settings import Count
+
+FORMATS = {"output": (".csv", ".jsonl"), "figure": (".png", ".pdf", ".svg")}
 
 
 @dataclass(frozen=True)
@@ -52,24 +54,23 @@ def main(config: Config) -> None:
     check(config)
     from keras_a2 import inference, saved_model
 
-    if config.list:
+    if config.list or config.model is None:
         inference.print_models(config.models)
         return
-    assert config.model is not None  # checked above
-    check_use(config, saved_model.read_card(saved_model.latest_version(config.model))["experiment"])
-    model = inference.load(config.model)
-    from keras_a2.transfer.predict import Classifier
-
+    experiment = saved_model.read_card(saved_model.latest_version(config.model))["experiment"]
+    check_use(config, experiment)
+    model: Any = inference.load(config.model)
+    items = list(config.items)
     if config.serve:
         from keras_a2 import demo
 
         demo.serve(model, config.port)
     elif config.export != "none":
-        inference.export(model, config.export, list(config.items), config.time)
-    elif isinstance(model, Classifier):
-        inference.classify(model, list(config.items), config.top, config.output)
+        inference.export(model, config.export, items, config.time)
+    elif experiment == "transfer":
+        inference.classify(model, items, config.top, config.output)
     else:
-        inference.forecast(model, config.items[0], config.time, config.output, config.figure)
+        inference.forecast(model, items[0], config.time, config.output, config.figure)
 
 
 def check(config: Config) -> None:
@@ -84,23 +85,20 @@ def check(config: Config) -> None:
     for item in config.items:
         if not item.exists():
             raise UserError(f"no such file or folder: {item}")
-    for path in (config.output, config.figure):
-        if path is not None and not path.resolve().parent.is_dir():
+    for name, (*suffixes, last) in FORMATS.items():
+        path = getattr(config, name)
+        if path is None:
+            continue
+        if path.suffix not in (*suffixes, last):
+            raise UserError(f"--{name} {path} must end in {', '.join(suffixes)} or {last}")
+        if not path.resolve().parent.is_dir():
             raise UserError(f"no such folder: {path.resolve().parent}; create it first")
-        if path is not None and path.is_dir():
-            raise UserError(f"{path} is a folder; name a file to write")
-    if config.output is not None and config.output.suffix not in (".csv", ".jsonl"):
-        raise UserError(f"--output {config.output} must end in .csv or .jsonl")
-    if config.figure is not None and config.figure.suffix not in (".png", ".pdf", ".svg"):
-        raise UserError(f"--figure {config.figure} must end in .png, .pdf or .svg")
+        if path.exists() and any(path.samefile(item) for item in config.items):
+            raise UserError(f"{path} is an input and would be overwritten; choose another file to write")
 
 
 def check_use(config: Config, experiment: str) -> None:
     """Refuse what a model of this kind does not do, before the model is loaded."""
-    for item in config.items:
-        for path in (config.output, config.figure):
-            if path is not None and path.exists() and path.samefile(item):
-                raise UserError(f"{path} is an input and would be overwritten; choose another file to write")
     if experiment == "transfer":
         for name in ("figure", "time"):
             if getattr(config, name) is not None:

@@ -7,6 +7,7 @@ ever and finds every stage finished: the same figures as one after the other.
 from __future__ import annotations
 
 import dataclasses
+import logging
 import multiprocessing
 import os
 import tempfile
@@ -143,7 +144,9 @@ def _on_ray(function: Callable[..., None], tasks: list[Task], folder: Path) -> N
         raise UserError("--jobs ray needs the package ray; pip install -e '.[cluster]'") from error
 
     if not ray.is_initialized():
-        ray.init(log_to_driver=False, logging_level="error")  # RAY_ADDRESS names a cluster; without it, this machine
+        ray.init(
+            log_to_driver=False, logging_level=logging.ERROR
+        )  # RAY_ADDRESS names a cluster; without it, this machine
     # Cores of this machine, as far as the smallest node of the cluster has them.
     nodes = (int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"])
     cpus = min([cores(), *filter(None, nodes)])
