@@ -51,6 +51,7 @@ class Config:
 
 
 def main(config: Config) -> None:
+    """List the models, or open one for what the options ask."""
     check(config)
     from keras_a2 import inference, saved_model
 

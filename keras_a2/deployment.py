@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 import warnings
 from collections.abc import Callable
@@ -123,15 +124,8 @@ def single_precision(model: Any) -> Any:
 
     if model.inputs[0].dtype != "float64":
         return model
-
-    def copied(operation: Any) -> Any:
-        config = operation.get_config()
-        if isinstance(operation, keras.Layer) and operation.dtype_policy.name == "float64":
-            config["dtype"] = "float32"
-        return type(operation).from_config(config)
-
-    inputs = keras.Input(model.input_shape[1:], name=model.inputs[0].name)
-    single = keras.models.clone_model(model, inputs, clone_function=copied)
+    config = json.dumps(keras.saving.serialize_keras_object(model)).replace('"float64"', '"float32"')
+    single = keras.saving.deserialize_keras_object(json.loads(config))
     single.set_weights(model.get_weights())
     return single
 

@@ -13,14 +13,21 @@ from typing import Any, BinaryIO
 from keras_a2.errors import UserError
 
 
-def configure_tensorflow(seed: int, deterministic: bool = False) -> None:
-    """Seed Python, NumPy and Keras; with ``deterministic`` also make TensorFlow's ops deterministic (slower)."""
-    with silence():  # its start-up log goes to the terminal before any setting can quiet it
-        import keras
+def import_tensorflow() -> Any:
+    """TensorFlow, started: its start-up log goes to the terminal before any setting can quiet it."""
+    with silence():
         import tensorflow as tf
 
         tf.config.list_logical_devices()
-        tf.get_logger().setLevel("ERROR")  # it takes a function made anew for every arm for one that is retraced
+    return tf
+
+
+def configure_tensorflow(seed: int, deterministic: bool = False) -> None:
+    """Seed Python, NumPy and Keras; with ``deterministic`` also make TensorFlow's ops deterministic (slower)."""
+    tf = import_tensorflow()
+    import keras
+
+    tf.get_logger().setLevel("ERROR")  # it takes a function made anew for every arm for one that is retraced
     keras.utils.set_random_seed(seed)
     if deterministic:
         tf.config.experimental.enable_op_determinism()

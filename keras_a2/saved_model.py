@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from keras_a2.errors import UserError
-from keras_a2.machine import silence
+from keras_a2.machine import import_tensorflow
 
 Field = tuple[str, Callable[[Any], bool]]  # what a field of a card must be: in words, and as a test
 
@@ -205,25 +205,6 @@ def read_card(version: Path) -> dict:
     return card
 
 
-def _check_shapes(saved: Any, card: dict, path: Path) -> None:
-    """Raise ``UserError`` where the card is not that of the SavedModel's ``serve``."""
-    import tensorflow as tf
-
-    if card["experiment"] == "transfer":
-        inputs, outputs = [None, None, 3], [len(card["classes"])]
-    else:
-        targets = len(card["targets"])
-        inputs, outputs = [card["look_back"], len(card["inputs"])], [card["horizon"], targets][: 1 + (targets > 1)]
-    serve = saved.serve.concrete_functions[0]
-    (taken, *_), answer = serve.structured_input_signature[0], serve.structured_outputs
-    for kind, shape, spec in (("inputs", inputs, taken), ("outputs", outputs, answer)):
-        if not spec.shape.is_compatible_with(tf.TensorShape([None, *shape])):
-            raise UserError(
-                f"{path} gives {kind} of shape {shape}, but the SavedModel has {list(spec.shape[1:])}; "
-                "copy the whole folder again"
-            )
-
-
 def load(folder: str | Path) -> SavedModel:
     """Load the latest version in ``folder`` (or the version folder itself) for inference; nothing is unpickled.
 
@@ -232,17 +213,27 @@ def load(folder: str | Path) -> SavedModel:
     """
     version = latest_version(Path(folder))
     card = read_card(version)
-    with silence():
-        import tensorflow as tf
-
-        tf.config.list_logical_devices()
+    tf = import_tensorflow()
     try:
         saved = tf.saved_model.load(str(version))
-        _check_shapes(saved, card, version / "model.json")  # a SavedModel of another origin has no ``serve``
-    except UserError:
-        raise
+        serve = saved.serve.concrete_functions[0]  # a SavedModel of another origin has no ``serve``
+        specs = {"inputs": serve.structured_input_signature[0][0], "outputs": serve.structured_outputs}
     except Exception as error:  # TensorFlow raises OSError, OpError, AttributeError ... by which file is damaged
         raise UserError(
             f"the SavedModel in {version} cannot be loaded (damaged or half-copied?): copy it again"
         ) from error
+    for kind, shape in _shapes(card).items():
+        if not specs[kind].shape.is_compatible_with([None, *shape]):
+            raise UserError(
+                f"{version / 'model.json'} gives {kind} of shape {shape}, but the SavedModel has "
+                f"{list(specs[kind].shape[1:])}; copy the whole folder again"
+            )
     return SavedModel(saved, card, version)
+
+
+def _shapes(card: dict[str, Any]) -> dict[str, list[int | None]]:
+    """Of one item that the model takes and of its answer."""
+    if card["experiment"] == "transfer":
+        return {"inputs": [None, None, 3], "outputs": [len(card["classes"])]}
+    several = [len(card["targets"])] if len(card["targets"]) > 1 else []
+    return {"inputs": [card["look_back"], len(card["inputs"])], "outputs": [card["horizon"], *several]}
