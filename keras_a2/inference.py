@@ -6,7 +6,6 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import pandas as pd
 from rich.progress import track
 from rich.table import Table
 
@@ -89,8 +88,9 @@ def forecast(model: Forecaster, series: Path, time: str | None, output: Path | N
             if output.suffix == ".csv":
                 rows.to_csv(temporary, index=False)
             else:  # pandas would write the times in UTC
-                times = {"time": rows["time"].map(pd.Timestamp.isoformat)} if "time" in answer.index.names else {}
-                rows.assign(**times).to_json(temporary, orient="records", lines=True)
+                if answer.index.name == "time":
+                    rows["time"] = [time.isoformat() for time in rows["time"]]
+                rows.to_json(temporary, orient="records", lines=True)
         console.print(f"wrote {output}")
         return
     shown, places = model.targets[:8], model.decimals(page.SCREEN_DIGITS)
