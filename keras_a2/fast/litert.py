@@ -12,6 +12,7 @@ import numpy as np
 from keras_a2 import machine
 from keras_a2.console import console
 from keras_a2.errors import UserError
+from keras_a2.saved_model import with_constants
 
 ASSERTED = 16  # items of the first batch, compared with the Keras model
 TOLERANCE = 1e-3  # relative to the largest answer
@@ -37,14 +38,9 @@ def convert(model: Any, item: tuple[int, ...], quantise: bool = False) -> bytes:
     lite: Any = getattr(tf, "lite", None)
     if not hasattr(lite, "TFLiteConverter"):
         raise NoConverter(f"TensorFlow {tf.__version__} has no LiteRT converter")
-    groups = [[np.array(v) for v in group] for group in (model.trainable_variables, model.non_trainable_variables)]
-
-    @tf.function(input_signature=[tf.TensorSpec((1, *item), tf.float32)])
-    def with_constants(x: tf.Tensor) -> tf.Tensor:
-        answer, _ = model.stateless_call(*([tf.constant(v) for v in group] for group in groups), x, training=False)
-        return answer
-
-    converter = lite.TFLiteConverter.from_concrete_functions([with_constants.get_concrete_function()])
+    signature = [tf.TensorSpec((1, *item), tf.float32)]
+    answer = tf.function(with_constants(model), input_signature=signature)
+    converter = lite.TFLiteConverter.from_concrete_functions([answer.get_concrete_function()])
     converter.optimizations = [lite.Optimize.DEFAULT] if quantise else []
     return converter.convert()
 

@@ -114,4 +114,4 @@ def example(windows: Windows) -> np.ndarray:
 def signatures(model: keras.Model) -> dict[str, tuple]:
     """Signature of the SavedModel: ``serve`` takes raw windows ``(batch, look_back, inputs)``."""
     windows = tf.TensorSpec(model.input_shape, tf.float64, name="windows")
-    return {"serve": (lambda seen: model(seen, training=False), [windows])}
+    return {"serve": (saved_model.with_constants(model), [windows])}

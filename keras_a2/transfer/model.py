@@ -20,6 +20,7 @@ from threadpoolctl import threadpool_limits
 
 from keras_a2.errors import UserError
 from keras_a2.files import download, keras_cache
+from keras_a2.saved_model import with_constants
 from keras_a2.transfer.data import Images, batches
 
 ALPHAS = (0.75, 1.0)
@@ -243,16 +244,13 @@ def assemble(backbone: keras.Model, head: keras.Model, size: int) -> keras.Model
 def signatures(model: keras.Model, size: int) -> dict[str, tuple]:
     """Of the SavedModel: ``serve`` takes pixels, ``serve_bytes`` the content of image files; function and input."""
     resize = model.get_layer("resize")
-    rest = keras.Model(resize.output, model.output)
-
-    def serve(images: tf.Tensor) -> tf.Tensor:
-        return model(images, training=False)
+    serve, rest = with_constants(model), with_constants(keras.Model(resize.output, model.output))
 
     def serve_bytes(contents: tf.Tensor) -> tf.Tensor:
         def decode(content: tf.Tensor) -> tf.Tensor:
             return resize(decode_upright(content)[tf.newaxis])[0]
 
-        return rest(tf.map_fn(decode, contents, fn_output_signature=tf.TensorSpec((size, size, 3))), training=False)
+        return rest(tf.map_fn(decode, contents, fn_output_signature=tf.TensorSpec((size, size, 3))))
 
     return {
         "serve": (serve, [tf.TensorSpec((None, None, None, 3), tf.uint8, name="images")]),
