@@ -108,14 +108,8 @@ def deployable(folder: Path) -> Any:
         raise UserError(
             f"{folder / 'model.keras'} cannot be loaded (damaged or half-copied?): copy it again"
         ) from error
-    position = next((i for i, layer in enumerate(model.layers) if layer.name == "resize"), None)
-    if position is None:
-        return model
-    pixels = keras.Input(model.layers[position].output.shape[1:], name="pixels")
-    x = pixels
-    for layer in model.layers[position + 1 :]:
-        x = layer(x)
-    return keras.Model(pixels, x)
+    resizing = [layer for layer in model.layers if layer.name == "resize"]
+    return keras.Model(resizing[0].output, model.output) if resizing else model
 
 
 def single_precision(model: Any) -> Any:
