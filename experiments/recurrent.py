@@ -181,7 +181,7 @@ def main(config: Config) -> None:
     name = published_name(config, windows, config.network.cell)
     with runs.Run(config, name, config.run.output, config.run.resume) as run:
         machine.configure_tensorflow(config.run.seed, config.run.deterministic)
-        from keras_a2 import deployment
+        from keras_a2 import deployment, saved_model
         from keras_a2.recurrent import evaluate, model, report, train
 
         report.describe(windows)
@@ -202,21 +202,25 @@ def main(config: Config) -> None:
             tasks = [{"config": resolved, "cell": cell, "seed": seed} for seed in seeds for cell in cells]
             jobs.spread(train_in_process, tasks, config.run.jobs, run.work, is_trained)
         trained = {cell: [train_network(cell, windows, resolved, seed, run.work) for seed in seeds] for cell in cells}
-        choices = evaluate.on_validation(options.combine, options.loss, windows, references, trained)
+        with saved_model.FreshProcess() as process:  # imports TensorFlow while the forecasts are measured
+            choices = evaluate.on_validation(options.combine, options.loss, windows, references, trained)
 
-        # Every choice is made: the test split is read here, once.
-        metrics, winners = evaluate.on_test(settings.flat(resolved), windows, references, trained, choices)
-        report.show(metrics)
-        for winner in winners:
-            home = config.run.output / published_name(config, windows, winner.cell)
-            with run.publishing(home.name) as folder:
-                # Raw windows in, forecasts in the targets' units out: scaling and ridge regression are inside.
-                saved = model.assemble(winner.forecaster.network, windows, shared, ridge if winner.combined else None)
-                checked = metrics | {"saved_model_check": model.export(saved, windows, winner.forecast, folder)}
-                litert = deployment.export_litert(folder, model.example(windows)) if config.run.litert else None
-                histories = {seed: each.history for seed, each in zip(seeds, trained[winner.cell], strict=True)}
-                report.write(folder, windows, winner, histories, checked, home, litert)
-            console.print(f"published {run.version} (open {run.version / 'report.html'})")
+            # Every choice is made: the test split is read here, once.
+            metrics, winners = evaluate.on_test(settings.flat(resolved), windows, references, trained, choices)
+            report.show(metrics)
+            for winner in winners:
+                home = config.run.output / published_name(config, windows, winner.cell)
+                with run.publishing(home.name) as folder:
+                    # Raw windows in, forecasts in the targets' units out: scaling and ridge regression are inside.
+                    saved = model.assemble(
+                        winner.forecaster.network, windows, shared, ridge if winner.combined else None
+                    )
+                    verified = model.export(process, saved, windows, winner.forecast, folder)
+                    checked = metrics | {"saved_model_check": verified}
+                    litert = deployment.export_litert(folder, model.example(windows)) if config.run.litert else None
+                    histories = {seed: each.history for seed, each in zip(seeds, trained[winner.cell], strict=True)}
+                    report.write(folder, windows, winner, histories, checked, home, litert)
+                console.print(f"published {run.version} (open {run.version / 'report.html'})")
 
 
 def published_name(config: Config, windows: Windows, cell: str) -> str:

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -55,20 +56,22 @@ OPTIONAL: dict[str, Field] = {
 }
 
 # Runs in a process of its own, which must need TensorFlow and nothing of this package.
-_VERIFY = """
+_ANSWER = """
 import json
 import sys
 import numpy as np
 import tensorflow as tf
-folder, questions, answers = json.load(sys.stdin)
-model = tf.saved_model.load(folder)
-with np.load(questions, allow_pickle=False) as saved:
-    inputs = [saved[f"arr_{i}"] for i in range(len(saved.files))]
-outputs = [
-    np.asarray(model.serve_bytes(tf.constant([x.tobytes()])) if x.ndim == 1 else model.serve(x)) for x in inputs
-]
-assert "keras_a2" not in sys.modules
-np.savez(answers, *outputs)
+for line in sys.stdin:
+    folder, questions, answers = json.loads(line)
+    model = tf.saved_model.load(folder)
+    with np.load(questions, allow_pickle=False) as saved:
+        inputs = [saved[f"arr_{i}"] for i in range(len(saved.files))]
+    outputs = [
+        np.asarray(model.serve_bytes(tf.constant([x.tobytes()])) if x.ndim == 1 else model.serve(x)) for x in inputs
+    ]
+    assert "keras_a2" not in sys.modules
+    np.savez(answers, *outputs)
+    print("answered", flush=True)
 """
 
 
@@ -107,22 +110,24 @@ def with_constants(model: Any) -> Callable[[Any], Any]:
 
 
 class FreshProcess:
-    """A process that imports TensorFlow only, to load an exported model in.
+    """A process that imports TensorFlow only, to load exported models in.
 
-    Enter it before the export: importing takes seconds, which pass while this process exports and draws.
+    Enter it some time before an export: importing takes seconds, in which this process has other work.
     """
 
     def __enter__(self) -> FreshProcess:
         self._temporary = tempfile.TemporaryDirectory()
+        self._messages = Path(self._temporary.name, "messages").open("w+", encoding="utf-8", errors="replace")
         self._process = subprocess.Popen(
-            [sys.executable, "-I", "-c", _VERIFY], cwd=self._temporary.name, text=True, stdin=subprocess.PIPE,
-            stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+            [sys.executable, "-I", "-c", _ANSWER], cwd=self._temporary.name, text=True, stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE, stderr=self._messages,
         )  # fmt: skip
         return self
 
     def __exit__(self, *_: object) -> None:
         self._process.kill()
         self._process.communicate()
+        self._messages.close()
         self._temporary.cleanup()
 
     def verify(
@@ -132,8 +137,8 @@ class FreshProcess:
         expected: list[np.ndarray],
         tolerance: float,
         spread: float | np.ndarray = 1.0,
-    ) -> dict:
-        """Load the SavedModel there, once, and compare its predictions.
+    ) -> dict[str, Any]:
+        """Load a SavedModel there, once, and compare its predictions.
 
         Args:
             inputs: batches for ``serve``; the content of a file for ``serve_bytes``, as uint8 ``(length,)``.
@@ -147,9 +152,15 @@ class FreshProcess:
         """
         questions, answers = (Path(self._temporary.name, name) for name in ("inputs.npz", "outputs.npz"))
         np.savez(questions, *inputs)
-        _, messages = self._process.communicate(json.dumps([str(p) for p in (folder.resolve(), questions, answers)]))
-        if self._process.returncode:
-            last = (messages.strip().splitlines() or ["no message"])[-1]
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        with suppress(BrokenPipeError):  # it has ended; why is told below
+            print(json.dumps([str(p) for p in (folder.resolve(), questions, answers)]), file=self._process.stdin)
+            self._process.stdin.flush()
+        if not self._process.stdout.readline():
+            self._process.wait()
+            self._messages.seek(0)
+            last = (self._messages.read().strip().splitlines() or ["no message"])[-1]
             raise UserError(f"the exported model in {folder} does not load in a fresh process: {last}")
         with np.load(answers, allow_pickle=False) as saved:
             outputs = [saved[f"arr_{i}"] for i in range(len(inputs))]

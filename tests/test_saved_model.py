@@ -24,21 +24,21 @@ def exported(tmp_path_factory):
 
 
 def test_what_a_fresh_process_answers_is_compared(exported):
-    with FreshProcess() as one, FreshProcess() as other:  # started together: each imports TensorFlow
-        check = one.verify(exported, [BATCH], [np.full((2, 1), 3.0)], 1e-6)
+    with FreshProcess() as process:
+        check = process.verify(exported, [BATCH], [np.full((2, 1), 3.0)], 1e-6)
         assert check == {"items": 2, "max_relative_difference": 0}
         with pytest.raises(UserError, match=r"differ by 5\.0e-01"):
-            other.verify(exported, [BATCH], [np.full((2, 1), 4.0)], 0.3, spread=2)  # a quarter of the level
+            process.verify(exported, [BATCH], [np.full((2, 1), 4.0)], 0.3, spread=2)  # a quarter of the level
 
 
 def test_an_export_that_does_not_load_is_one_line(exported, tmp_path):
     (tmp_path / "saved_model.pb").write_bytes((exported / "saved_model.pb").read_bytes()[:100])
-    with FreshProcess() as fresh, pytest.raises(UserError, match=r"does not load in a fresh process: \w+") as error:
-        fresh.verify(tmp_path, [BATCH], [BATCH], 1e-6)
+    with FreshProcess() as process, pytest.raises(UserError, match=r"does not load in a fresh process: \w+") as error:
+        process.verify(tmp_path, [BATCH], [BATCH], 1e-6)
     assert "\n" not in str(error.value)
 
 
 def test_a_process_that_is_not_needed_is_gone():
-    with pytest.raises(KeyError), FreshProcess() as fresh:
+    with pytest.raises(KeyError), FreshProcess() as process:
         raise KeyError
-    assert fresh._process.returncode is not None
+    assert process._process.returncode is not None

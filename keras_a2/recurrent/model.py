@@ -88,7 +88,9 @@ def _with_ridge(change: Any, seen: Any, ridge: Ridge | None) -> Any:
     return keras.layers.Average(name="mean")([change, linear])
 
 
-def export(model: keras.Model, windows: Windows, forecast: np.ndarray, folder: Path) -> dict:
+def export(
+    process: saved_model.FreshProcess, model: keras.Model, windows: Windows, forecast: np.ndarray, folder: Path
+) -> dict:
     """Write ``model.keras`` and the SavedModel, and compare its forecasts in a fresh process with those measured.
 
     Args:
@@ -100,10 +102,9 @@ def export(model: keras.Model, windows: Windows, forecast: np.ndarray, folder: P
     Raises:
         UserError: the SavedModel does not load, or its forecasts differ.
     """
-    with saved_model.FreshProcess() as process:
-        saved_model.export(model, signatures(model), folder)
-        expected = windows.to_unit(forecast[:VERIFIED]).reshape(-1, *model.output_shape[1:])
-        return process.verify(folder, [example(windows)], [expected], TOLERANCE, windows.target_scale)
+    saved_model.export(model, signatures(model), folder)
+    expected = windows.to_unit(forecast[:VERIFIED]).reshape(-1, *model.output_shape[1:])
+    return process.verify(folder, [example(windows)], [expected], TOLERANCE, windows.target_scale)
 
 
 def example(windows: Windows) -> np.ndarray:
