@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import benchmark
-from benchmarks import measure, plain, series
+from benchmarks import measure, plain, series, whole
 from conftest import run_script
 from keras_a2.errors import UserError
 
@@ -24,8 +24,33 @@ def test_a_ratio_above_one_is_in_our_favour():
 
 def test_ours_and_theirs_take_turns():
     turns = []
-    measure.alternate(lambda: turns.append("a"), lambda: turns.append("b"), 3)
+    ours, theirs = measure.rates(lambda: turns.append("a"), lambda: turns.append("b"), (1, 2), 3)
     assert "".join(turns) == "ababab"
+    assert len(ours) == len(theirs) == 3
+
+
+def test_the_goal_is_read_from_a_run_in_progress(tmp_path):
+    for name, accuracies in (("seed0-head", [0.7, 0.8]), ("seed0-scratch", [0.9])):
+        rows = [{"epoch": k, "validation_accuracy": accuracy} for k, accuracy in enumerate(accuracies)]
+        summary = np.frombuffer(json.dumps({"rows": rows}).encode(), np.uint8)
+        np.savez(tmp_path / f"{name}.npz", summary=summary)
+    (tmp_path / "seed0-fine_tune.npz").write_bytes(b"half of a file")
+    assert list(whole._accuracies(tmp_path)) == [0.7, 0.8]
+
+
+def test_the_table_says_on_which_processor_and_how_busy(tmp_path, monkeypatch, capsys):
+    facts = {"processor": "A 3", "instructions": "AVX2", "load": 0.7}
+    monkeypatch.setattr(measure, "computer", lambda: facts)
+    monkeypatch.setattr(measure, "in_process", lambda group, quick: [measure.row("x", "y", "s", [1.0], [2.0], 1)])
+    benchmark.main(benchmark.Config(output=tmp_path / "b.json"))
+    printed = capsys.readouterr().out
+    assert "A 3, AVX2, load 0.70" in printed
+    assert "warning: the load is above 0.5" in printed
+    environment = json.loads((tmp_path / "b.json").read_text())["environment"]
+    assert environment | facts == environment
+    facts["load"] = 0.4
+    benchmark.main(benchmark.Config(output=tmp_path / "b.json", quick=True))
+    assert "warning" not in capsys.readouterr().out
 
 
 def test_the_plain_windows_are_the_experiments_windows():
@@ -39,15 +64,15 @@ def test_the_plain_windows_are_the_experiments_windows():
 
 
 def test_the_plain_forecaster_learns_from_numbers():
-    windows = series._weather()
+    windows = series.weather()
     assert np.isnan(windows.truth).any()  # not measured: our windows leave them out, the plain ones cannot
-    assert np.isfinite(series._target(windows)).all()
+    assert np.isfinite(series.target_of(windows)).all()
 
 
 @pytest.mark.slow
 def test_a_failed_row_is_one_line():
-    with pytest.raises(UserError, match=r"benchmark alternate failed: .*TypeError"):
-        measure.in_process("benchmarks.measure:alternate")
+    with pytest.raises(UserError, match=r"benchmark rates failed: .*TypeError"):
+        measure.in_process("benchmarks.measure:rates")
 
 
 def test_nothing_is_measured_after_a_failure(tmp_path, monkeypatch):
@@ -60,16 +85,16 @@ def test_nothing_is_measured_after_a_failure(tmp_path, monkeypatch):
     monkeypatch.setattr(measure, "in_process", fails)
     with pytest.raises(UserError, match="no such thing"):
         benchmark.main(benchmark.Config(output=tmp_path / "b.json"))
-    assert asked == [benchmark.GROUPS["features"]]
+    assert asked == [f"benchmarks.{benchmark.GROUPS['features']}"]
 
 
 @pytest.mark.slow
 def test_one_group_from_the_command_line(tmp_path):
-    answer = run_script("benchmark", "--only", "segment", "--quick", "--output", tmp_path / "b.json")
+    answer = run_script("benchmark", "--only", "features", "--quick", "--output", tmp_path / "b.json")
     assert answer.returncode == 0, answer.stderr
     rows = json.loads((tmp_path / "b.json").read_text())["rows"]
-    assert [row["against"] for row in rows] == ["fit, step by step", "our compiled loop, step by step"]
-    assert rows[0]["ratio"] > 1
+    assert [row["what"] for row in rows] == ["features, 96 px", "features, 224 px"]
+    assert all(row["ratio"] > 0 for row in rows)
     refused = run_script("benchmark", "--only", "nothing")
     assert refused.returncode == 2
     assert "is no group" in refused.stderr

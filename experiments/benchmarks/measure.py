@@ -1,14 +1,14 @@
-"""Ours and theirs in turn, as ratios; a row each, measured in a process of its own."""
+"""Ours and theirs in turn, as rows of one table; each group of rows in a process of its own."""
 
 from __future__ import annotations
 
 import importlib
 import multiprocessing
 import os
+import platform
 import resource
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
@@ -22,8 +22,8 @@ import numpy as np
 from keras_a2 import machine
 from keras_a2.errors import UserError
 
-_starting = threading.Lock()  # two threads that silence at once would restore each other's silence
 PRELOADED = ["tensorflow", "keras", "pandas", "scipy.stats", "sklearn.linear_model"]
+Work = Callable[[], object]
 
 
 @dataclass
@@ -48,28 +48,27 @@ class Row:
 def row(
     what: str, against: str, unit: str, ours: list[float], theirs: list[float], bar: float | None, note: str = ""
 ) -> dict:
-    """A row from paired measurements; in seconds or bytes less is better, in a rate (``.../s``) more."""
+    """A row from paired measurements; of a rate (``.../s``) more is better, of all else less."""
     pairs = np.array(ours) / np.array(theirs)
     ratio = float(np.median(pairs if unit.endswith("/s") else 1 / pairs))
     return asdict(Row(what, against, unit, float(np.median(ours)), float(np.median(theirs)), ratio, bar, note))
 
 
-def alternate(ours: Callable[[], float], theirs: Callable[[], float], rounds: int) -> tuple[list[float], list[float]]:
-    """Measurements in turn, so that a machine whose speed drifts is the same to both."""
-    pairs = [(ours(), theirs()) for _ in range(rounds)]
-    return [a for a, _ in pairs], [b for _, b in pairs]
-
-
-def rate(n: int, work: Callable[[], object]) -> Callable[[], float]:
-    """Items per second of ``work``, which does ``n``."""
-    return lambda: n / seconds(work)
-
-
-def seconds(work: Callable[[], object]) -> float:
+def seconds(work: Work) -> float:
     """Seconds that ``work`` takes."""
     started = time.perf_counter()
     work()
     return time.perf_counter() - started
+
+
+def rates(ours: Work, theirs: Work, items: tuple[int, int], rounds: int) -> tuple[list[float], list[float]]:
+    """Items a second of both, in turn: a machine whose speed drifts is the same to both. Both have run before.
+
+    Args:
+        items: how many each works through.
+    """
+    pairs = [(items[0] / seconds(ours), items[1] / seconds(theirs)) for _ in range(rounds)]
+    return [a for a, _ in pairs], [b for _, b in pairs]
 
 
 def in_process(function: str, **arguments: Any) -> Any:
@@ -81,37 +80,20 @@ def in_process(function: str, **arguments: Any) -> Any:
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(PRELOADED)
     with ProcessPoolExecutor(1, mp_context=context) as pool:
-        with _starting, machine.silence():  # the processes inherit it
-            answer = pool.submit(_call, function, arguments)
         try:
-            return answer.result()
+            return pool.submit(_call, function, arguments).result()
         except Exception as error:  # whatever the function raises, or the pool where the process died
             raise UserError(
                 f"the benchmark {function.split(':')[1]} failed: {type(error).__name__}: {error}"
             ) from error
 
 
-def _call(function: str, arguments: dict) -> Any:
+def _call(function: str, arguments: dict[str, Any]) -> Any:
+    """In the process: ``module:function``, quietly."""
     machine.configure_tensorflow(0)
     module, name = function.split(":")
     with Path(os.devnull).open("w") as null, redirect_stdout(null):  # progress of what is measured
         return getattr(importlib.import_module(module), name)(**arguments)
-
-
-def growth(function: str, base: int, noun: str) -> dict:
-    """A row of time and memory at 1, 4 and 16 times ``base`` items.
-
-    Args:
-        function: ``module:function``; of a number of items it answers seconds and peak memory in bytes.
-        noun: what one item is.
-    """
-    sizes = [base * factor for factor in (1, 4, 16)]
-    measured = [in_process(function, n=n) for n in sizes]
-    each = ", ".join(f"{1000 * time / n:.2f} ms" for (time, _), n in zip(measured, sizes, strict=True))
-    (one, small), *_, (sixteen, large) = measured
-    note = f"{sizes[0]} to {sizes[-1]} {noun}s: {each} a {noun}"
-    note += f"; peak memory {small / 2**30:.2f} to {large / 2**30:.2f} GB"
-    return row(f"16 times the {noun}s", "16 times the time", "s", [sixteen], [16 * one], 1, note)
 
 
 def importing() -> float:
@@ -123,3 +105,14 @@ def importing() -> float:
 def peak_bytes() -> int:
     """Largest resident memory of this process so far."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def computer() -> dict[str, Any]:
+    """Processor, its widest vector instructions, and the load of the last minute."""
+    path = Path("/proc/cpuinfo")
+    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    facts = {name.strip(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
+    flags = facts.get("flags", "").split()
+    widest = next((name for flag, name in (("avx512f", "AVX-512"), ("avx2", "AVX2")) if flag in flags), "no AVX2")
+    name = facts.get("model name") or platform.processor() or platform.machine()
+    return {"processor": name, "instructions": widest, "load": os.getloadavg()[0]}
