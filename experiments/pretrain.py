@@ -73,6 +73,7 @@ class Config:
 
 
 def main(config: Config) -> None:
+    """Pretrain, and write the weights and their card."""
     settings.check(config)
     if config.teacher != TEACHER and not Path(config.teacher).is_file():
         raise UserError(f"no such file: {config.teacher}; --teacher takes {TEACHER} or a .keras file")
@@ -80,27 +81,18 @@ def main(config: Config) -> None:
         raise UserError(f"no such folder: {config.output}; give an existing one with --output")
     source = sources.folder(config.data)
     machine.configure_tensorflow(config.seed)
-    from rich.progress import Progress
-
     from keras_a2.console import console
     from keras_a2.transfer import model
     from pretraining import distill, teacher
 
     name = config.name or config.data.resolve().name
     classifier, weights = teacher.load(config.teacher)
-    values = {k: v for k, v in asdict(config).items() if k in distill.Settings.__dataclass_fields__}
-    sizes = (config.image_size,) * config.epochs + (config.late_image_size,) * config.late_epochs
-    recipe = distill.Settings(sizes=sizes, **values)
     started = time.perf_counter()
     with runs.Run(config, f"pretrain-{name}", config.work, config.resume) as run:
-        with Progress(console=console, transient=True) as bar:
-            task = bar.add_task("reading images")
-            pool = distill.load(
-                source, config.image_size, config.held_out_per_class, config.views, config.grey, config.mixed,
-                config.seed, lambda done, total: bar.update(task, completed=done, total=total),
-            )  # fmt: skip
+        console.print(f"reading {len(source.items)} images")
+        pool = distill.load(source, config)
         taught = distill.Teacher(classifier, pool, config.teacher_size, run.work)
-        network, history = distill.pretrain(pool, taught, recipe, run.work)
+        network, history = distill.pretrain(pool, taught, config, run.work)
         path = config.output / f"mobilenet_v3_small_{name}.weights.h5"
         distill.save_half(network, path)
     card = {

