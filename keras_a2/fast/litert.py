@@ -70,14 +70,14 @@ class Parallel:
     """
 
     def __init__(self, model: Any, item: tuple[int, ...]):
-        self._model = model  # until the first batch was compared
+        self._model = model
+        self._compared = False
         self._interpreters: list[Function] = []
         try:
             with machine.silence():
                 content = convert(model, item)
         except NoConverter as error:
             _print_once(f"note: {error}; Keras takes its place, several times slower on a CPU")
-            self._keras = _compiled(model, item)
             return
         self._interpreters = [interpret(content, threads=1) for _ in range(machine.cores())]
         self._pool = ThreadPoolExecutor(len(self._interpreters))
@@ -90,7 +90,7 @@ class Parallel:
         """
         items = np.asarray(items, np.float32)
         if not self._interpreters:
-            return np.asarray(self._keras(items))
+            return self._model.predict(items, verbose=0)
         single: list[Any] = [None] * len(items)
 
         def work(core: int) -> None:
@@ -99,22 +99,16 @@ class Parallel:
 
         list(self._pool.map(work, range(len(self._interpreters))))
         answers = np.concatenate(single)
-        if self._model is not None:
+        if not self._compared:
             assert_same(self._model, items[:ASSERTED], answers[:ASSERTED])
-            self._model = None
+            self._compared = True
         return answers
 
 
 @functools.cache
 def _print_once(text: str) -> None:
+    """Print a line the first time that it is asked for."""
     console.print(text)
-
-
-def _compiled(model: Any, item: tuple[int, ...]) -> Callable:
-    import tensorflow as tf
-
-    signature = [tf.TensorSpec((None, *item), tf.float32)]
-    return tf.function(lambda x: model(x, training=False), input_signature=signature)
 
 
 def assert_same(model: Any, items: np.ndarray, answers: np.ndarray) -> None:

@@ -21,25 +21,9 @@ LEAST_PART = 32  # samples
 def compiled(
     network: keras.Sequential, loss: str, order: Callable[[int], np.ndarray], gather: Gather, average: Average
 ) -> tuple[Epoch, Callable[[np.ndarray], np.ndarray]]:
-    """An epoch of training and the forecasts of a network that Keras has compiled; arguments as ``compiled_epoch``.
+    """An epoch of training and the forecasts of a network that Keras has compiled, by a twin with compiled loops.
 
-    Returns:
-        what ``compiled_epoch`` and ``compiled_predict`` return, of a twin that shares the network's variables.
-    """
-    twin = compiled_loops(network)
-    epoch = compiled_epoch(twin, network.optimizer, loss, order, gather, average)
-    return epoch, compiled_predict(twin, gather)
-
-
-def compiled_epoch(
-    network: keras.Sequential,
-    optimizer: keras.optimizers.Optimizer,
-    loss: str,
-    order: Callable[[int], np.ndarray],
-    gather: Gather,
-    average: Average,
-) -> Epoch:
-    """An epoch of training ``network``, as Keras's ``fit`` on the same batches but for dropout's draws.
+    The same as Keras's ``fit`` and ``predict`` on the same batches, but for dropout's draws.
 
     Args:
         loss: ``mae`` or ``mse``.
@@ -48,8 +32,22 @@ def compiled_epoch(
         average: updated after every step.
 
     Returns:
-        ``(epoch, report) -> mean loss``; ``report`` is called with the share of the epoch that is done.
+        ``(epoch, report) -> mean loss``, where ``report`` is called with the share of the epoch that is done; and
+        samples ``(n, 2)`` -> what the network answers to their inputs ``(n, outputs)``.
     """
+    twin = compiled_loops(network)
+    return _epoch(twin, network.optimizer, loss, order, gather, average), _predict(twin, gather)
+
+
+def _epoch(
+    network: keras.Sequential,
+    optimizer: keras.optimizers.Optimizer,
+    loss: str,
+    order: Callable[[int], np.ndarray],
+    gather: Gather,
+    average: Average,
+) -> Epoch:
+    """``(epoch, report) -> mean loss`` of one traced step."""
     variables, seeds = network.trainable_variables, network.non_trainable_variables  # the latter are dropout's
 
     @tf.function(jit_compile=is_compiled(network), autograph=False)
@@ -86,8 +84,8 @@ def compiled_epoch(
     return train_epoch
 
 
-def compiled_predict(network: keras.Sequential, gather: Gather) -> Callable[[np.ndarray], np.ndarray]:
-    """Samples ``(n, 2)`` to what the network answers to their inputs ``(n, outputs)``, as Keras's ``predict``."""
+def _predict(network: keras.Sequential, gather: Gather) -> Callable[[np.ndarray], np.ndarray]:
+    """Samples ``(n, 2)`` to outputs ``(n, outputs)``, ``PREDICTED`` at once."""
 
     @tf.function(jit_compile=is_compiled(network), autograph=False)
     def of_part(samples: tf.Tensor) -> tf.Tensor:
