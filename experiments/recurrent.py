@@ -33,7 +33,9 @@ class SeriesOptions:
     target: str | None = None
     """COLUMN[,COLUMN...] to forecast, or all; needed for a file."""
     time: str | None = None
-    """Column with the times; by default detected. none: count rows, for months and other uneven steps."""
+    """Column with the times; by default detected. none: leave the times out and count rows."""
+    freq: str | None = None
+    """Spacing of the rows by pandas' name (15min, h, D, B, W, MS, ME, QS, YS); by default inferred from the times."""
     inputs: str | None = None
     """COLUMN[,COLUMN...] to learn from in addition to the targets; by default every column."""
     preset: Literal["none", "chollet"] = "none"
@@ -52,7 +54,7 @@ class SeriesOptions:
     max_gap: CountOrZero = 12
     """Fill gaps of at most so many steps from the past (0: none); windows that touch longer ones are dropped."""
     calendar: bool = True
-    """Add hour and day of the year as inputs where the data have times."""
+    """Add the calendar's cycles that fit the spacing: hour, day of the week, day of the year, month."""
     season: Count | None = None
     """Steps per season of the seasonal naive; by default from the autocorrelation of the training rows."""
 

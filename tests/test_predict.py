@@ -109,6 +109,7 @@ def test_a_classifier_with_an_edited_card_is_refused(classifier, tmp_path, field
         *[(name, value) for name in ("look_back", "horizon", "every", "first_lead") for value in (0, "5", 10**30)],
         *[("max_gap", value) for value in (-1, "12", 1.5)],
         *[("spacing_seconds", value) for value in (0, float("nan"), 1e300, "3600", 60)],
+        *[("freq", value) for value in ("often", "bh", 5, "MS")],
         *[("inputs", value) for value in (["load"], ["load", "sun"], ["load", "hour_sin"], {})],
         *[("targets", value) for value in (["load", "wind"], ["sun"], [])],
         *[("typical_errors", value) for value in (1.0, [0.0], ["1"], [float("nan")])],

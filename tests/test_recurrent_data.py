@@ -8,6 +8,7 @@ import pytest
 from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
+from pandas.tseries.frequencies import to_offset
 
 import recurrent
 from conftest import run_script
@@ -168,9 +169,7 @@ def test_an_impossible_value_is_named(value, row, message):
 
 def test_calendar_runs_through_the_day_and_the_year():
     time = pd.date_range("2023-01-01", periods=24 * 365, freq="h")
-    columns = pd.DataFrame(
-        {name: times.calendar_column(name, time) for name in times.calendar_names(pd.Timedelta("1h"))}
-    )
+    columns = pd.DataFrame({name: times.calendar_column(name, time) for name in times.calendar_names(to_offset("h"))})
     assert columns["hour_sin"].iloc[6] == pytest.approx(1)
     assert columns["hour_cos"].iloc[12] == pytest.approx(-1)
     assert columns["year_cos"].iloc[0] == pytest.approx(1)
@@ -205,7 +204,7 @@ def rewrite(path, change) -> None:
         (lambda f: f.assign(load=f["load"].replace(f["load"][3], np.inf)), "infinite in line 5"),
         (lambda f: f.drop(columns="load"), "no column 'load'"),
         (lambda f: f.iloc[:0], "no rows"),
-        (lambda f: f.iloc[:40], "rows; one window needs"),
+        (lambda f: f.iloc[:40], "24; one window needs"),
         (lambda f: f.assign(date=["2024-01-01 00:00:00", "2024-01-01 00:07:00", *f["date"][2:]]), "no regular spacing"),
     ],
 )
@@ -320,3 +319,56 @@ def test_a_short_series_is_trained_as_many_steps_as_a_long_one(rows, columns, ba
     assert default.network.input_dropout == input_dropout
     given = train.resolve(settings.parse(config_type, ["--batch-size", "64", "--epochs", "3"]), windows).training
     assert (given.batch_size, given.epochs, given.patience) == (64, 3, 4)
+
+
+def test_the_last_of_three_folds_is_the_plain_split():
+    windows = data.prepare(table(), look_back=5, horizon=3)
+    fold = windows.fold(2, 3)
+    for split in ("train", "validation"):
+        np.testing.assert_array_equal(fold.origins[split], windows.origins[split])
+    np.testing.assert_array_equal(fold.values, windows.values)
+    assert len(fold.origins["test"]) == 0
+
+
+@pytest.mark.parametrize("folds", [1, 3, 6])
+def test_folds_grow_and_each_is_scaled_by_its_own_training_rows(folds):
+    t = table(200)
+    windows = data.prepare(t, look_back=5, horizon=3, calendar=False)
+    end = 0
+    for number in range(folds):
+        fold = windows.fold(number, folds)
+        (_, start), (first, end) = fold.bounds["train"], fold.bounds["validation"]
+        assert start == first
+        assert fold.future[-1] + fold.origins["train"].max() < start
+        assert fold.future[0] + fold.origins["validation"].min() == start
+        assert fold.future[-1] + fold.origins["validation"].max() == end - 1
+        np.testing.assert_allclose(fold.mean, t.frame[:start].mean())
+        np.testing.assert_allclose(fold.scale, t.frame[:start].std(ddof=0))
+        origins = fold.origins["validation"]
+        np.testing.assert_allclose(fold.to_unit(fold.actual(origins))[:, 0, 0], t.frame["c0"][origins + 1], rtol=1e-4)
+        if number + 1 < folds:
+            assert windows.fold(number + 1, folds).bounds["train"] == (0, end)
+    assert end == windows.bounds["validation"][1]
+
+
+def test_too_many_folds_are_refused():
+    windows = data.prepare(table(), look_back=5, horizon=3)
+    with pytest.raises(UserError, match=r"--folds 30: .*; take fewer folds"):
+        windows.fold(0, 30)
+
+
+def test_a_backtest_covers_the_test_split_and_trains_on_all_rows_before_each_block():
+    windows = data.prepare(table(400), look_back=5, horizon=3)
+    blocks = [windows.backtest(number, 4) for number in range(4)]
+    assert blocks[0].bounds["train"] == windows.bounds["train"]
+    assert [block.bounds["test"] for block in blocks] == [(320, 340), (340, 360), (360, 380), (380, 400)]
+    for block in blocks:
+        (_, end), (start, stop) = block.bounds["train"], block.bounds["validation"]
+        assert (end, stop) == (start, block.bounds["test"][0])
+        assert stop - start == 80
+
+
+def test_all_rows_can_be_trained_on():
+    windows = data.prepare(table(), look_back=5, horizon=3, calendar=False).recut(100, 100, 100)
+    assert [len(windows.origins[split]) for split in data.SPLITS] == [93, 0, 0]
+    np.testing.assert_allclose(windows.mean, table().frame.mean())

@@ -60,7 +60,12 @@ def test_the_headline_claims_no_more_than_its_intervals_and_tests():
 
 @pytest.mark.parametrize(
     ("freq", "lead", "every"),
-    [("h", "lead (hours)", "A forecast every 6 hours"), ("7D", "lead (steps of 7 days)", "every 6 steps of 7 days")],
+    [
+        ("h", "lead (hours)", "every 6 hours"),
+        ("7D", "lead (weeks)", "every 6 weeks"),
+        ("MS", "lead (months)", "every 6 months"),
+        ("15min", "lead (steps of 15 minutes)", "every 6 steps of 15 minutes"),
+    ],
 )
 def test_figures_are_labelled_from_the_data_whatever_its_names(freq, lead, every):
     time = pd.date_range("2001-01-01", periods=200, freq=freq)

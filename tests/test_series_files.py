@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from keras_a2 import runs
 from keras_a2.errors import UserError
-from keras_a2.recurrent import data, predict, report, sources, times
+from keras_a2.recurrent import baselines, data, predict, report, sources, times
 
 ROWS = 400
 LOAD = np.round(np.random.default_rng(0).normal(size=ROWS).cumsum() * 100 + 3000, 2)
@@ -122,7 +122,19 @@ def test_a_day_and_a_clock_in_two_columns(tmp_path):
     )  # fmt: skip
     assert (sources.find(str(path), "load", None, None).time == HOURS).all()
     path = written(tmp_path / "s.csv", HOURS.strftime("%Y-%m-%d"), HOURS.hour, LOAD, header="date,Hour,load")
-    assert "times in two columns, 'date' and 'Hour'" in refusal(path)
+    assert (sources.find(str(path), "load", None, None).time == HOURS).all()
+
+
+@pytest.mark.parametrize("parts", [["year", "month", "day", "hour"], ["Year", "Month", "Day"], ["YEAR", "month"]])
+def test_a_time_in_columns_of_its_parts(tmp_path, parts):
+    time = {4: HOURS, 3: DAYS, 2: MONTHS}[len(parts)]
+    columns = [getattr(time, part.lower()) for part in parts]
+    path = written(tmp_path / "s.csv", *columns, LOAD, header=",".join([*parts, "load"]))
+    table = sources.find(str(path), "load", None, None)
+    assert (table.time == time).all()
+    assert list(table.frame.columns) == ["load"]
+    assert table.time_column == " ".join(parts)
+    assert prepared(path, time="none").inputs == [*parts, "load"]
 
 
 @pytest.mark.parametrize(("per_second", "unit"), [(1, "seconds"), (1000, "milliseconds"), (10**6, "microseconds")])
@@ -190,32 +202,97 @@ def test_no_advice_loses_rows(tmp_path):
     assert len(prepared(path).values) == ROWS
 
 
-UNEVEN = {
-    "months": (MONTHS, "a spacing of months; months, quarters and years are not supported yet"),
-    "ends": (MONTHS - pd.Timedelta("1D"), "a spacing of months"),
-    "quarters": (pd.date_range("1950-01-01", periods=ROWS, freq="QS"), "a spacing of quarters"),
-    "years": (pd.date_range("1700-01-01", periods=300, freq="YS", unit="s"), "a spacing of years"),
-    "business days": (BUSINESS_DAYS, "no row for 158 of 558 steps, on Saturdays and Sundays"),
-    "business hours": (
-        pd.DatetimeIndex([day + pd.Timedelta(hours=hour) for day in BUSINESS_DAYS[:50] for hour in range(9, 17)]),
-        "no row for",
-    ),
+BUSINESS_HOURS = pd.DatetimeIndex(
+    [day + pd.Timedelta(hours=hour) for day in BUSINESS_DAYS[:50] for hour in range(9, 17)]
+)
+
+
+def test_steps_that_are_uneven_by_the_clock_count_as_rows_when_asked(tmp_path):
+    path = written(tmp_path / "s.csv", BUSINESS_HOURS, LOAD, header="date,load")
+    said = refusal(path)
+    assert "no row for" in said
+    assert "add --time none" in said
+    windows = prepared(path, time="none")
+    assert (windows.time, windows.inputs, len(windows.values)) == (None, ["load"], ROWS)
+
+
+RHYTHMS = {
+    # freq: what is inferred, in words, the cycles of its calendar, steps of a season
+    "10min": ("min", "10 minutes", ["hour", "year"], 144),
+    "h": ("h", "1 hour", ["hour", "year"], 24),
+    "D": ("D", "1 day", ["weekday", "year"], 7),
+    "B": ("B", "1 business day", ["weekday", "year"], 5),
+    "W-MON": ("W-MON", "1 week", ["year"], 52),
+    "MS": ("MS", "1 month", ["month"], 12),
+    "ME": ("ME", "1 month", ["month"], 12),
+    "BME": ("BME", "1 month", ["month"], 12),
+    "QS": ("QS-JAN", "1 quarter", ["month"], 4),
+    "QE-FEB": ("QE-NOV", "1 quarter", ["month"], 4),
+    "YS": ("YS-JAN", "1 year", [], None),
+    "YE": ("YE-DEC", "1 year", [], None),
 }
 
 
-@pytest.mark.parametrize(("times", "message"), UNEVEN.values(), ids=UNEVEN)
-def test_steps_that_are_uneven_by_the_clock_count_as_rows_when_asked(tmp_path, times, message):
-    path = written(tmp_path / "s.csv", times, LOAD[: len(times)], header="date,load")
-    said = refusal(path)
-    assert message in said
-    assert "add --time none" in said
-    windows = prepared(path, time="none")
-    assert (windows.time, windows.inputs, len(windows.values)) == (None, ["load"], len(times))
+@pytest.mark.parametrize(("freq", "expected"), RHYTHMS.items(), ids=RHYTHMS)
+@pytest.mark.parametrize("absent", [0, 3], ids=["whole", "gaps"])
+def test_every_rhythm_is_read(tmp_path, freq, expected, absent):
+    rows = 150 if freq.startswith("Y") else ROWS  # nanoseconds end in 2262
+    time = pd.date_range("1970-01-05", periods=rows, freq=freq).delete([10, 11, 40][:absent])
+    path = written(tmp_path / "s.csv", time, LOAD[: len(time)], header="date,load")
+    windows = prepared(path, look_back=6, horizon=3)
+    name, words, cycles, season = expected
+    # Quarters by the month that ends one, pandas says QE-FEB and QE-NOV, are the same; so are business days off.
+    assert windows.freq.rule_code.split("-")[0] == name.split("-")[0]
+    assert (windows.summary()["freq"], windows.spacing()) == (windows.freq.freqstr, words)
+    assert len(windows.values) == (rows - absent if freq == "B" else rows)
+    assert windows.inputs == ["load", *(f"{cycle}_{wave}" for cycle in cycles for wave in ("sin", "cos"))]
+    assert baselines._usual_season(windows.step) == season
+
+
+def test_days_of_business_without_a_row_are_holidays_and_weeks_are_gaps(tmp_path):
+    time = BUSINESS_DAYS.delete([*range(50, 55), *range(100, 106)])
+    windows = prepared(written(tmp_path / "s.csv", time, LOAD[: len(time)], header="date,load"))
+    assert len(windows.values) == ROWS - 5
+    assert windows.facts["missing_values"] == 6
+
+
+def test_months_on_a_day_of_their_own_are_named_by_their_first(tmp_path):
+    path = written(tmp_path / "s.csv", MONTHS + pd.Timedelta("14D"), LOAD, header="date,load")
+    windows = prepared(path)
+    assert (windows.time == MONTHS).all()
+    assert "Months are named by their first day." in windows.facts["notes"]
+
+
+@pytest.mark.parametrize("format", ["%b-%y", "%Y-%m", "%m/%Y", "%B %Y", "%d.%m.%Y", "%d/%m/%Y"])
+def test_months_as_people_write_them(tmp_path, format):
+    path = written(tmp_path / "s.csv", MONTHS.strftime(format), LOAD, header="month,load")
+    assert (sources.find(str(path), "load", None, None).time == MONTHS).all()
+
+
+@pytest.mark.parametrize("format", ["{}Q{}", "{}-Q{}", "{} Q{}"])
+def test_quarters_as_people_write_them(tmp_path, format):
+    quarters = pd.date_range("1990-01-01", periods=100, freq="QS")
+    texts = [format.format(time.year, time.quarter) for time in quarters]
+    path = written(tmp_path / "s.csv", texts, LOAD[:100], header="date,load")
+    assert (sources.find(str(path), "load", None, None).time == quarters).all()
+
+
+def test_a_spacing_that_is_given_is_kept_or_refused(tmp_path):
+    path = written(tmp_path / "s.csv", BUSINESS_DAYS, LOAD, header="date,load")
+    assert prepared(path, freq="B").spacing() == "1 business day"
+    days = prepared(path, freq="D", horizon=2, look_back=2)
+    assert (days.spacing(), len(days.values)) == ("1 day", 558)
+    assert "--freq 'often' is no spacing; take one of pandas" in refusal(path, freq="often")
+    assert "the times are not steps of 1 month from 2022-01-03" in refusal(path, freq="MS")
+    weeks = written(tmp_path / "w.csv", DAYS[::7], LOAD[::7], header="date,load")
+    assert prepared(weeks, freq="W", look_back=2, horizon=2).freq.freqstr == "W-THU"
 
 
 def test_years_as_numbers(tmp_path):
-    path = written(tmp_path / "s.csv", np.arange(1700, 1700 + 300), LOAD[:300], header="YEAR,load")
-    assert "a spacing of years" in refusal(path)
+    years = np.arange(1700, 1700 + 300)
+    path = written(tmp_path / "s.csv", years, LOAD[:300], header="YEAR,load")
+    windows = prepared(path)
+    assert (windows.spacing(), list(windows.time.year)) == ("1 year", list(years))
     assert prepared(path, time="none").inputs == ["load"]
 
 
@@ -244,7 +321,7 @@ def test_what_was_taken_is_said(tmp_path, capsys):
         "times day from 2023-01-05",
         "every 1 day",
         "target load",
-        "inputs load, other, year_sin",
+        "inputs load, other, weekday_sin",
         "day, month",
     ):
         assert part in said
@@ -254,10 +331,10 @@ def test_what_was_taken_is_said(tmp_path, capsys):
 
 @pytest.mark.parametrize(
     ("step", "text"),
-    [("1h", "1 hour"), ("15min", "15 minutes"), ("7D", "7 days"), ("90s", "90 seconds"), ("0.5s", "0.5 seconds")],
+    [("1h", "1 hour"), ("15min", "15 minutes"), ("7D", "1 week"), ("90s", "90 seconds"), ("0.5s", "0.5 seconds")],
 )
 def test_spacing_in_words(step, text):
-    assert times.spacing(pd.Timedelta(step)) == text
+    assert times.spacing(times.even(pd.Timedelta(step))) == text
 
 
 @pytest.mark.parametrize("ending", ["gz", "zip", "xz", "bz2", "tar", "tar.gz", "zst"])
@@ -331,14 +408,14 @@ def test_the_rows_asked_for_are_enough_and_one_fewer_is_not(shares, sees, ahead,
 
 
 def test_a_split_by_rows_that_is_too_small_is_to_be_enlarged():
-    with pytest.raises(UserError, match=r"the validation split has 20 rows; one window needs 24 .* with --split"):
+    with pytest.raises(UserError, match=r"the validation split 20; one window needs 24 .* with --split"):
         data.split_bounds("60,20,30", 1000, 5, 24)
 
 
-def forecaster(max_gap: int = 12, step: float | None = 3600) -> predict.Forecaster:
+def forecaster(max_gap: int = 12, step: float | None = 3600, freq: str | None = None) -> predict.Forecaster:
     """Persistence, published."""
     card = {"inputs": ["load"], "targets": ["load"], "unit": "MW", "look_back": 24, "horizon": 3, "every": 1}
-    card |= {"first_lead": 1, "max_gap": max_gap, "spacing_seconds": step, "version": 1}
+    card |= {"first_lead": 1, "max_gap": max_gap, "spacing_seconds": step, "freq": freq, "version": 1}
     serve = SimpleNamespace(serve=lambda batch: np.repeat(batch[:, -1:, 0], 3, axis=1))
     return predict.Forecaster(serve, card, Path("1"))
 
@@ -352,6 +429,30 @@ def test_forecasts_are_labelled_in_the_file_s_own_offset(tmp_path):
     berlin = pd.date_range("2024-03-30 02:00", periods=24, freq="h", tz="Europe/Berlin")
     answer = forecaster().predict(pd.DataFrame({"load": LOAD[:24]}, index=berlin))
     assert str(answer.index[0]) == "2024-03-31 03:00:00+02:00"  # the clock is put forward after 01:00
+
+
+@pytest.mark.parametrize(
+    ("freq", "last", "ahead"),
+    [
+        ("ME", "2023-12-31", ["2024-01-31", "2024-02-29", "2024-03-31"]),
+        ("MS", "2023-12-01", ["2024-01-01", "2024-02-01", "2024-03-01"]),
+        ("QE-DEC", "2023-12-31", ["2024-03-31", "2024-06-30", "2024-09-30"]),
+        ("B", "2024-03-28", ["2024-03-29", "2024-04-01", "2024-04-02"]),
+        ("W-SUN", "2024-02-25", ["2024-03-03", "2024-03-10", "2024-03-17"]),
+        ("YS-JAN", "2023-01-01", ["2024-01-01", "2025-01-01", "2026-01-01"]),
+    ],
+)
+def test_forecasts_have_the_dates_that_follow(tmp_path, freq, last, ahead):
+    time = pd.date_range(end=last, periods=30, freq=freq)
+    path = written(tmp_path / "s.csv", time, LOAD[:30], header="date,load")
+    seen, answer = forecaster(step=2.6e6, freq=freq).forecast(path)
+    assert list(answer.index) == list(pd.to_datetime(ahead))
+    assert list(seen.index) == list(time[-24:])
+
+
+def test_a_card_without_a_spacing_by_name_is_read_in_its_seconds(tmp_path):
+    path = written(tmp_path / "s.csv", DAYS[::7], LOAD[::7], header="date,load")
+    assert forecaster(step=7 * 86400).predict(path).index[0] == DAYS[::7][-1] + pd.Timedelta("7D")
 
 
 def test_the_calendar_does_not_depend_on_the_offset_a_file_is_written_in():
@@ -381,5 +482,5 @@ def test_a_forecaster_of_rows_takes_no_times(tmp_path):
     answer = forecaster(step=None).predict(path)
     assert (answer.index.name, list(answer.index)) == ("step", [1, 2, 3])
     path = written(tmp_path / "s.csv", MONTHS, LOAD, header="date,load")
-    with pytest.raises(UserError, match="a spacing of months; the model was trained on steps of 1 hour"):
+    with pytest.raises(UserError, match="steps of 1 month; the model was trained on steps of 1 hour"):
         forecaster().predict(path)

@@ -12,6 +12,7 @@ from scipy.linalg import eigh
 from statsmodels.tsa.stattools import acf
 
 from keras_a2.recurrent.data import Windows
+from keras_a2.recurrent.times import DAY, YEAR
 
 RIDGE_STRENGTHS = tuple(10.0**k for k in range(-6, 2))  # per training window, on standardised inputs
 RIDGE_COLUMNS = 4096  # a wider flattened window keeps the targets' own past only
@@ -168,7 +169,8 @@ def find_season(windows: Windows) -> int:
 
 
 def _usual_season(step: pd.Timedelta | None) -> int | None:
+    """Steps of a day, for days of a week, for weeks, months and quarters of a year."""
     if step is None:
         return None
-    day, week = pd.Timedelta("1D"), pd.Timedelta("7D")
-    return int(day / step) if step < day else int(week / step) if step < week else None
+    cycles = (DAY, 7 * DAY, YEAR)
+    return next((round(cycle / step) for cycle in cycles if step < cycle), None)

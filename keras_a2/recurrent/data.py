@@ -9,17 +9,18 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Callable
+import itertools
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import numpy as np
 import pandas as pd
+from pandas.tseries.offsets import BaseOffset
 
 from keras_a2.errors import UserError
 from keras_a2.recurrent import sources, times
 from keras_a2.recurrent.sources import Table
-from keras_a2.recurrent.times import calendar_column, calendar_names, spacing
+from keras_a2.recurrent.times import calendar_column, calendar_names
 
 Series = TypeVar("Series", pd.Series, pd.DataFrame)
 SPLITS = ("train", "validation", "test")
@@ -37,6 +38,9 @@ class Windows:
 
     A window with origin ``t`` sees the rows ``t + past`` and forecasts the rows ``t + future``: without ``every`` and
     ``first_lead`` the ``look_back`` rows up to ``t`` and the ``horizon`` rows after it.
+
+    Raises:
+        UserError: nothing to learn from, a value that can only be an error, or a split without one whole window.
     """
 
     name: str
@@ -44,19 +48,79 @@ class Windows:
     horizon: int
     inputs: list[str]
     targets: list[str]
-    values: np.ndarray  # (rows, inputs) float32, standardised, gaps filled from the past
-    truth: np.ndarray  # (rows, targets) float32, standardised, NaN where missing
-    mean: np.ndarray  # (inputs,) of the training rows
-    scale: np.ndarray  # (inputs,)
-    origins: dict[str, np.ndarray]
+    rows: np.ndarray  # (rows, inputs) in their own units, NaN where missing
     bounds: dict[str, tuple[int, int]]  # rows of each split: first, one past the last
     time: pd.DatetimeIndex | None
-    step: pd.Timedelta | None
+    freq: BaseOffset | None  # from one row to the next
     unit: str  # of the targets; empty where it is not known
     sha256: str
+    max_gap: int
     every: int = 1  # rows from one step of a window to the next
     first_lead: int = 1
+    as_the_book: bool = False  # windows are cut as in *Deep Learning with Python*
     facts: dict = field(default_factory=dict)
+    values: np.ndarray = field(init=False)  # (rows, inputs) float32, standardised, gaps filled from the past
+    truth: np.ndarray = field(init=False)  # (rows, targets) float32, standardised, NaN where missing
+    mean: np.ndarray = field(init=False)  # (inputs,) of the training rows
+    scale: np.ndarray = field(init=False)  # (inputs,)
+    origins: dict[str, np.ndarray] = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Fill gaps and standardise, column by column, and find the windows that are whole."""
+        count, end = len(self.rows), self.bounds["train"][1]
+        self.values, self.truth = (np.empty((count, len(n)), np.float32) for n in (self.inputs, self.targets))
+        self.mean, self.scale = np.empty(len(self.inputs)), np.empty(len(self.inputs))
+        absent = np.zeros(count, bool)
+        for k, name in enumerate(self.inputs):
+            raw = self.rows[:, k]
+            filled = fill(pd.Series(raw), self.max_gap).to_numpy()
+            self.mean[k], self.scale[k] = _scaling(filled[:end], name)
+            standardised = (filled - self.mean[k]) / self.scale[k]
+            _check_range(standardised, raw, name, self.time)
+            self.values[:, k] = standardised
+            absent |= np.isnan(filled)
+            if name in self.targets:
+                self.truth[:, self.targets.index(name)] = np.where(np.isnan(raw), np.nan, self.values[:, k])
+        np.nan_to_num(self.values, copy=False)
+        if not any(np.nanstd(self.truth[:end], axis=0)):
+            raise UserError(
+                f"{self.name}: {', '.join(self.targets[:8])} never changes in the training rows, so there is nothing "
+                "to learn; choose another --target or --split"
+            )
+        unmeasured, dropped = np.asarray(np.isnan(self.truth).any(axis=1)), 0
+        self.origins = {}
+        for split, (first, last) in self.bounds.items():
+            candidates = self._candidates(first, last)
+            self.origins[split] = whole_origins(absent, unmeasured, candidates, self.past, self.future)
+            dropped += len(candidates) - len(self.origins[split])
+            if first < last and len(self.origins[split]) == 0:
+                raise UserError(f"every {split} window of {self.name} touches a missing value; {self._remedy()}")
+        self.facts = {**self.facts, "windows_dropped": dropped, "max_gap": self.max_gap}
+
+    def _candidates(self, first: int, end: int) -> np.ndarray:
+        """The rows at which the windows of a split may begin to forecast ``(n,)``, missing values aside."""
+        if self.as_the_book:
+            return np.arange(first - self.past[0], end)
+        return np.arange(max(first - self.future[0], -self.past[0]), end - self.future[-1])
+
+    def _remedy(self) -> str:
+        """What helps where no window is whole."""
+        columns = [name for name in self.inputs if name not in times.CALENDAR]
+        missing = pd.DataFrame(np.isnan(self.rows), columns=self.inputs)[columns]
+        name, count = missing.sum().idxmax(), int(missing.sum().max())
+        no_row = missing.all(axis=1)
+        if self.time is not None and no_row.sum() > count / 2:
+            absent = self.time[no_row]
+            days = absent.day_name().unique()
+            at = f"on {' and '.join(f'{day}s' for day in days)}" if len(days) < 3 else f"such as {absent[0]}"
+            return f"the file has no row for {len(absent)} of {len(missing)} steps, {at}: {times.ROWS_INSTEAD}"
+        if name in self.targets:
+            return (
+                f"the target {name!r} has no value in {count} of {len(missing)} rows: fill it, or shorten --look-back "
+                "and --horizon"
+            )
+        gap = int(times.run_lengths(missing[name]).max())
+        return f"column {name!r} has {gap} in a row: raise --max-gap to {gap}, or leave the column out with --inputs"
 
     @property
     def past(self) -> np.ndarray:
@@ -102,16 +166,63 @@ class Windows:
         """Targets or forecasts ``(..., targets)`` in their own units."""
         return standardised * self.target_scale + self.target_mean
 
+    @property
+    def step(self) -> pd.Timedelta | None:
+        """The mean length of a step."""
+        return None if self.freq is None else times.length(self.freq)
+
+    def spacing(self, rows: int = 1) -> str:
+        """So many rows in words, such as ``15 minutes``; empty without times."""
+        return "" if self.freq is None else times.spacing(self.freq, rows)
+
+    def recut(self, train: int, validation: int, test: int) -> Windows:
+        """The same series in other splits; everything fitted is fitted anew, to the new training rows.
+
+        Args:
+            train, validation, test: the row after the last of each split, from row 0 on; a split may be empty.
+
+        Raises:
+            UserError: a split that is not empty holds no whole window.
+        """
+        rows = itertools.pairwise([0, train, validation, test])
+        return dataclasses.replace(self, bounds=dict(zip(SPLITS, rows, strict=True)))
+
+    def fold(self, number: int, folds: int) -> Windows:
+        """One of ``folds`` rolling origins (``number`` from 0) in the rows before the test split, which is left out.
+
+        Training rows end where a block begins, which is validated; the next fold trains on that block too, and the last
+        block ends with the validation split. A block is as long as that split, or shorter where so many do not fit.
+
+        Raises:
+            UserError: a fold is too short for one window.
+        """
+        first, end = self.bounds["validation"]
+        block = min(end - first, end // (folds + 1))
+        start = end - (folds - number) * block
+        try:
+            return self.recut(start, start + block, start + block)
+        except UserError as error:
+            raise UserError(f"--folds {folds}: {error}; take fewer folds") from error
+
+    def backtest(self, number: int, folds: int) -> Windows:
+        """One of ``folds`` blocks of the test split (``number`` from 0), trained on all rows before it.
+
+        As many rows before the block as the validation split has are its validation split.
+        """
+        (first, end), (test, last) = self.bounds["validation"], self.bounds["test"]
+        start, stop = (test + (last - test) * k // folds for k in (number, number + 1))
+        return self.recut(start - (end - first), start, stop)
+
     def summary(self) -> dict:
         return {
             "name": self.name,
             "target": self.targets,
             "unit": self.unit,
-            "rows": len(self.values),
+            "rows": len(self.rows),
             **{split: len(self.origins[split]) for split in SPLITS},
-            "sha256": self.sha256,
             "inputs": self.inputs,
-            "spacing": None if self.step is None else spacing(self.step),
+            "spacing": self.spacing() or None,
+            "freq": None if self.freq is None else self.freq.freqstr,
             **self.facts,
         }
 
@@ -129,7 +240,7 @@ def load(options: Any) -> Windows:
     """
     as_read = options.preset == "chollet"
     table = sources.find(options.data, options.target, options.time, options.inputs, as_read=as_read)
-    names = ("look_back", "horizon", "split", "max_gap", "calendar", "every", "first_lead")
+    names = ("look_back", "horizon", "split", "max_gap", "calendar", "every", "first_lead", "freq")
     return prepare(table, **{name: getattr(options, name) for name in names})
 
 
@@ -143,8 +254,9 @@ def prepare(
     calendar: bool = True,
     every: int = 1,
     first_lead: int = 1,
+    freq: str | None = None,
 ) -> Windows:
-    """Put the table on its grid, fill short gaps from the past, add the calendar, scale by train, and cut windows.
+    """Put the table on its grid, add the calendar, fill short gaps from the past, scale by train, and cut windows.
 
     Args:
         split: three fractions or three row counts, ``train,validation,test``, in time order; or ``BOOK``.
@@ -152,118 +264,42 @@ def prepare(
         every: rows from one step of a window to the next (hourly windows from 10-minute data: 6); windows still begin
             at every row.
         first_lead: the first step ahead that is forecast.
+        freq: the spacing by pandas' name; None: inferred from the times.
 
     Raises:
         UserError: irregular, unsorted or duplicate times; a bad split; or too few rows for one window per split.
     """
-    frame, time, step = to_grid(table)
-    on_file = None if time is None else time.isin(table.time)
-    sees, ahead = every * (look_back - 1) + 1, every * (first_lead + horizon - 1)
-    bounds = split_bounds(split, len(frame), sees, ahead)
-    names = list(frame.columns) + (calendar_names(step) if calendar and time is not None else [])
-    values = np.empty((len(frame), len(names)), np.float32)
-    truth = np.empty((len(frame), len(table.target)), np.float32)
-    mean, scale = np.empty(len(names)), np.empty(len(names))
-    absent, missing_values, digest = np.zeros(len(frame), bool), 0, hashlib.sha256()
-    for k, name in enumerate(names):  # column by column: the series is never held twice
-        raw = frame[name].to_numpy(np.float64) if name in frame else calendar_column(name, time)
-        filled = fill(pd.Series(raw), max_gap).to_numpy()
-        mean[k], scale[k] = _scaling(filled[: bounds["train"][1]], name)
-        standardised = (filled - mean[k]) / scale[k]
-        _check_range(standardised, raw, name, time)
-        values[:, k] = standardised
-        absent |= np.isnan(filled)
-        if name in table.target:
-            truth[:, table.target.index(name)] = np.where(np.isnan(raw), np.nan, values[:, k])
-        digest.update(np.ascontiguousarray(raw).tobytes())
-        if name in frame:
-            missing_values += int(np.isnan(raw).sum())
-    np.nan_to_num(values, copy=False)
-    if not any(np.nanstd(truth[: bounds["train"][1]], axis=0)):
-        raise UserError(
-            f"{table.name}: {', '.join(table.target[:8])} never changes in the training rows, so there is nothing to "
-            "learn; choose another --target or --split"
-        )
-    reach = sees, ahead, every * first_lead
-    candidates = candidate_origins(split, bounds, *reach)
-    unmeasured = np.asarray(np.isnan(truth).any(axis=1))
-    origins = {name: whole_origins(absent, unmeasured, rows, *reach) for name, rows in candidates.items()}
-    for name, rows in origins.items():
-        if len(rows) == 0:
-            raise UserError(
-                f"every {name} window of {table.name} touches a missing value; "
-                + _remedy(frame, table.target, on_file, max_gap, candidates[name], reach)
-            )
+    frame, time, offset = times.to_grid(table.frame, table.time, table.name, freq)
+    missing_values = int(frame.isna().sum().sum())
+    if calendar and time is not None:
+        frame = frame.assign(**{name: calendar_column(name, time) for name in calendar_names(offset)})
+    digest = hashlib.sha256()
+    for name in frame:
+        digest.update(np.ascontiguousarray(frame[name].to_numpy(np.float64)).tobytes())
     return Windows(
         name=table.name,
         look_back=look_back,
         horizon=horizon,
-        inputs=names,
+        inputs=list(frame.columns),
         targets=table.target,
-        values=values,
-        truth=truth,
-        mean=mean,
-        scale=scale,
-        origins=origins,
-        bounds=bounds,
+        rows=frame.to_numpy(np.float64),
+        bounds=split_bounds(split, len(frame), every * (look_back - 1) + 1, every * (first_lead + horizon - 1)),
         time=time,
-        step=step,
+        freq=offset,
         unit=table.unit,
         sha256=digest.hexdigest(),
+        max_gap=max_gap,
         every=every,
         first_lead=first_lead,
+        as_the_book=split == BOOK,
         facts={
             "missing_values": missing_values,
             "grid_rows_added": len(frame) - len(table.frame),
-            "windows_dropped": sum(len(candidates[name]) - len(rows) for name, rows in origins.items()),
-            "max_gap": max_gap,
             "time_column": table.time_column,
             "citation": table.citation,
             "notes": table.notes,
         },
     )
-
-
-def to_grid(table: Table) -> tuple[pd.DataFrame, pd.DatetimeIndex | None, pd.Timedelta | None]:
-    """The table on a regular grid of its commonest spacing, absent rows as NaN."""
-    if table.time is None:
-        return table.frame, None, None
-    time = table.time
-    if len(time) < 2:
-        raise UserError(f"{table.name} has {len(time)} row(s); a series needs more")
-    if not time.is_unique:
-        raise UserError(
-            f"{table.name}: the time {time[time.duplicated()][0]} occurs twice, and every time needs one row. If clocks"
-            " were put back, write times with their offset (+01:00); if rows are of several series, give each a column"
-        )
-    gaps = np.diff(time.asi8)
-    if (gaps < 0).any():
-        raise UserError(
-            f"{table.name}: time runs backwards after {time[int(np.argmax(gaps < 0))]}; sort the rows by time"
-        )
-    steps, counts = np.unique(gaps, return_counts=True)
-    common = int(steps[np.argmax(counts)])
-    if (gaps % common).any() and (calendar := times.calendar_spacing(time)):
-        raise UserError(
-            f"{table.name} has a spacing of {calendar}; months, quarters and years are not supported yet as a spacing: "
-            + times.ROWS_INSTEAD
-        )
-    if (gaps % common).any():
-        at = time[int(np.argmax(gaps % common != 0))]
-        raise UserError(
-            f"{table.name} has no regular spacing: mostly {pd.Timedelta(common, unit=time.unit)}, but not after {at}; "
-            "resample it to even steps"
-        )
-    rows = int((time.asi8[-1] - time.asi8[0]) // common) + 1
-    if rows > 20 * len(time):
-        raise UserError(
-            f"{table.name} has {len(time)} rows over {rows} steps of time: mostly gaps; resample it to longer steps"
-        )
-    step = pd.Timedelta(common, unit=time.unit)
-    frame = table.frame.set_axis(time)
-    if rows != len(time):
-        frame = frame.reindex(pd.date_range(time[0], periods=rows, freq=step))
-    return frame, pd.DatetimeIndex(frame.index), step
 
 
 def _scaling(train: np.ndarray, name: str) -> tuple[float, float]:
@@ -295,144 +331,82 @@ def split_bounds(split: str, rows: int, sees: int, ahead: int) -> dict[str, tupl
     """Rows of each split, first and one past the last, in time order; rows after the last split are left out.
 
     Args:
-        split: three fractions or three row counts, ``train,validation,test``; or ``BOOK``.
+        split: three fractions or three row counts, ``train,validation,test``; or ``BOOK``: half, a quarter and the
+            rest, as *Deep Learning with Python* (2nd ed., section 10.2) slices them. Its inputs are
+            ``raw_data[:-delay]``, with the delay counted from a window's first row to its target: so many rows at the
+            end are not offered.
         sees, ahead: rows that one window spans up to its origin, and after it.
 
     Raises:
         UserError: neither, or too few rows for one window per split.
     """
+    parts, book = _parts(split), split == BOOK
+    fractions = max(parts) < 1
+    # The last rows that the book does not offer count as a part of its last split.
+    needed = [sees, sees, 2 * sees - 1 + ahead] if book else [sees + ahead, ahead, ahead]
+
+    def lengths(rows: int) -> list[int]:
+        if book:
+            return [int(0.5 * rows), int(0.25 * rows), rows - int(0.5 * rows) - int(0.25 * rows)]
+        if not fractions:
+            return [int(part) for part in parts]
+        return [int(n) for n in np.diff([round(rows * float(share)) for share in np.cumsum(parts)], prepend=0)]
+
+    def short(rows: int) -> list[tuple[str, int, int]]:
+        return [each for each in zip(SPLITS, lengths(rows), needed, strict=True) if each[1] < each[2]]
+
+    ends = list(itertools.accumulate(lengths(rows)))
+    if ends[-1] > rows:
+        raise UserError(f"--split {split!r} asks for {ends[-1]} rows, but the series has {rows}")
+    for name, own, least in short(rows):
+        remedy = "give it more of them with --split"
+        if fractions:
+            total = (
+                int(max((n + 2) / part for n, part in zip(needed, parts, strict=True))) + 1
+            )  # enough if all is rounded
+            while total > 0 and not short(total - 1):
+                total -= 1
+            remedy = f"give a series of at least {total} rows"
+        raise UserError(
+            f"the series has {rows} rows and the {name} split {own}; one window needs {least} (it sees {sees} and "
+            f"looks {ahead} ahead): {remedy}, or shorten --look-back and --horizon"
+        )
+    if book:
+        ends[-1] -= sees - 1 + ahead
+    return dict(zip(SPLITS, itertools.pairwise([0, *ends]), strict=True))
+
+
+def _parts(split: str) -> list[float]:
+    """The three fractions or row counts of ``--split``."""
     if split == BOOK:
-        return _book_bounds(rows, sees, ahead)
+        return [0.5, 0.25, 0.25]
     try:
         parts = [float(part) for part in split.split(",")]
     except ValueError:
         parts = []
-    if len(parts) != 3 or min(parts, default=0) <= 0 or not np.isfinite(parts).all():
+    if len(parts) != 3 or min(parts) <= 0 or not np.isfinite(parts).all():
         raise UserError(
             f"--split {split!r} is not three fractions or row counts, such as 0.6,0.2,0.2 or 8640,2880,2880"
         )
-    fractions = max(parts) < 1
-    if fractions and sum(parts) > 1 + 1e-9:
+    if max(parts) < 1 and sum(parts) > 1 + 1e-9:
         raise UserError(f"--split {split!r} adds up to more than 1")
-    ends = _ends(parts, rows) if fractions else [int(n) for n in np.cumsum(parts)]
-    if ends[-1] > rows:
-        raise UserError(f"--split {split!r} asks for {ends[-1]} rows, but the series has {rows}")
-    bounds = dict(zip(SPLITS, zip([0, *ends[:2]], ends, strict=True), strict=True))
-    needed = np.array([sees + ahead, ahead, ahead])
-    for (name, (first, end)), rows_needed in zip(bounds.items(), needed, strict=True):
-        if end - first < rows_needed:
-            # Rounding takes at most one row from a split.
-            most = int(((needed + 2) / parts).max()) + 1
-            total = _least(lambda n: bool((np.diff(_ends(parts, n), prepend=0) >= needed).all()), most)
-            remedy = f"give a series of at least {total} rows" if fractions else "give it more of them with --split"
-            raise UserError(
-                f"the {name} split has {end - first} rows; one window needs {rows_needed} (it sees {sees} and "
-                f"looks {ahead} ahead): {remedy}, or shorten --look-back and --horizon"
-            )
-    return bounds
-
-
-def _ends(fractions: list[float], rows: int) -> list[int]:
-    """The row after the last of each split."""
-    return [round(rows * float(share)) for share in np.cumsum(fractions)]
-
-
-def _least(enough: Callable[[int], bool], most: int) -> int:
-    """The number of rows from which on every number is enough; ``most`` and all above it are."""
-    while most > 0 and enough(most - 1):
-        most -= 1
-    return most
-
-
-def _book_bounds(rows: int, sees: int, ahead: int) -> dict[str, tuple[int, int]]:
-    """Half, a quarter and the rest, as *Deep Learning with Python* (2nd ed., section 10.2) slices them.
-
-    There the inputs are ``raw_data[:-delay]``, with the delay counted from a window's first row to its target, so that
-    as many rows at the end are not offered.
-    """
-
-    def lengths(rows: int) -> list[int]:
-        train, validation = int(0.5 * rows), int(0.25 * rows)
-        return [train, validation, rows - (sees - 1 + ahead) - train - validation]
-
-    if min(lengths(rows)) < sees:
-        total = _least(lambda n: min(lengths(n)) >= sees, 4 * (2 * sees + ahead) + 4)
-        raise UserError(
-            f"the series has {rows} rows; one window per split of this preset needs at least {total} rows: "
-            "give a longer series"
-        )
-    train, validation, test = (int(end) for end in np.cumsum(lengths(rows)))
-    return {"train": (0, train), "validation": (train, validation), "test": (validation, test)}
-
-
-def candidate_origins(
-    split: str, bounds: dict[str, tuple[int, int]], sees: int, ahead: int, first: int
-) -> dict[str, np.ndarray]:
-    """Per split the rows at which its windows may begin to forecast ``(n,)``, missing values aside.
-
-    Args:
-        first: rows from a window's origin to its first target.
-    """
-    if split == BOOK:
-        return {name: np.arange(start + sees - 1, end) for name, (start, end) in bounds.items()}
-    return {name: np.arange(max(start - first, sees - 1), end - ahead) for name, (start, end) in bounds.items()}
+    return parts
 
 
 def whole_origins(
-    absent: np.ndarray, unmeasured: np.ndarray, rows: np.ndarray, sees: int, ahead: int, first: int
+    absent: np.ndarray, unmeasured: np.ndarray, origins: np.ndarray, past: np.ndarray, future: np.ndarray
 ) -> np.ndarray:
-    """Those of the origins ``rows`` whose inputs are all there and whose targets are all measured.
+    """Those of the origins whose inputs are all there and whose targets are all measured, from first row to last.
 
     Args:
         absent, unmeasured: rows ``(rows,)`` where an input is missing and not filled, or a target was not measured.
+        past, future: rows that a window sees and forecasts, relative to its origin.
     """
     absent_before, unmeasured_before = (np.concatenate([[0], np.cumsum(flags)]) for flags in (absent, unmeasured))
-    whole = absent_before[rows + 1] == absent_before[rows + 1 - sees]
-    return rows[whole & (unmeasured_before[rows + 1 + ahead] == unmeasured_before[rows + first])]
+    whole = absent_before[origins + 1] == absent_before[origins + past[0]]
+    return origins[whole & (unmeasured_before[origins + 1 + future[-1]] == unmeasured_before[origins + future[0]])]
 
 
 def fill(values: Series, max_gap: int) -> Series:
     """Gaps of at most ``max_gap`` rows filled with the last value before them."""
     return values.ffill(limit=max_gap) if max_gap else values
-
-
-def _remedy(
-    frame: pd.DataFrame,
-    targets: list[str],
-    on_file: np.ndarray | None,
-    max_gap: int,
-    candidates: np.ndarray,
-    reach: tuple[int, int, int],
-) -> str:
-    """What helps where no window is whole: to count rows, to fill longer gaps, or to leave a column out.
-
-    Args:
-        on_file: which rows of the grid the file has ``(rows,)``; None without times.
-        candidates: the split's origins, had nothing been missing.
-        reach: ``sees``, ``ahead`` and ``first`` of ``whole_origins``.
-    """
-
-    def helps(absent: np.ndarray, unmeasured: np.ndarray) -> bool:
-        return len(whole_origins(absent, unmeasured, candidates, *reach)) > 0
-
-    rows, missing = len(frame), frame.isna()
-    if on_file is not None and not on_file.all():
-        unfilled = fill(pd.Series(np.where(on_file, 1.0, np.nan)), max_gap).isna().to_numpy()
-        if not helps(unfilled, ~on_file):
-            absent = pd.DatetimeIndex(frame.index[~on_file])
-            days = absent.day_name().unique()
-            at = f"on {' and '.join(f'{day}s' for day in days)}" if len(days) < 3 else f"such as {absent[0]}"
-            return f"the file has no row for {len(absent)} of {rows} steps, {at}: {times.ROWS_INSTEAD}"
-    unmeasured = missing[targets].any(axis=1).to_numpy()
-    if not helps(np.zeros(rows, bool), unmeasured):
-        worst = missing[targets].sum().idxmax()
-        return (
-            f"the target {worst!r} has no value in {missing[worst].sum()} of {rows} rows: fill it or shorten --horizon"
-        )
-    gaps = {name: int(missing[name].groupby((~missing[name]).cumsum()).sum().max()) for name in frame.columns}
-    worst = max(gaps, key=lambda name: gaps[name])
-    if helps(fill(frame, gaps[worst]).isna().any(axis=1).to_numpy(), unmeasured):
-        return f"column {worst!r} has {gaps[worst]} in a row: raise --max-gap to {gaps[worst]}" + (
-            "" if worst in targets else ", or leave the column out with --inputs"
-        )
-    return f"column {worst!r} has {gaps[worst]} in a row: fill them or leave the column out with --inputs"

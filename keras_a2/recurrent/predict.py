@@ -9,14 +9,17 @@ import matplotlib
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
+from pandas.tseries.frequencies import to_offset
+from pandas.tseries.offsets import BaseOffset
 
 from keras_a2 import page
 from keras_a2.errors import UserError
 from keras_a2.recurrent import sources, times
-from keras_a2.recurrent.data import fill, to_grid
+from keras_a2.recurrent.data import fill
 from keras_a2.recurrent.times import CALENDAR, calendar_column, spacing
 from keras_a2.saved_model import SavedModel
 
+OWN_SHARE = 0.6  # of the model's own steps that a file must have to be read in them
 MAX_GAP = 12  # of a card without it: what every version's option stood at
 
 
@@ -35,11 +38,10 @@ class Forecaster(SavedModel):
         self.leads = card["first_lead"] + np.arange(self.horizon)
         self.typical_errors = dict(zip(self.targets, card.get("typical_errors") or [], strict=False))
         self.max_gap: int = MAX_GAP if card.get("max_gap") is None else card["max_gap"]
-        seconds = card.get("spacing_seconds")
-        self.step = None if seconds is None else pd.Timedelta(seconds=seconds)
+        self.freq = self._freq(card.get("freq"), card.get("spacing_seconds"))
         self.span = self.every * (self.look_back - 1) + 1  # rows from the first that a window sees to its last
         self.measured = [name for name in self.inputs if name not in CALENDAR]
-        if not set(self.targets) <= set(self.inputs) or (self.step is None and set(CALENDAR) & set(self.inputs)):
+        if not set(self.targets) <= set(self.inputs) or (self.freq is None and set(CALENDAR) & set(self.inputs)):
             raise UserError(
                 f"{self.folder / 'model.json'}: a target is not among the inputs, or calendar inputs have no "
                 "spacing_seconds: copy the file again"
@@ -77,25 +79,39 @@ class Forecaster(SavedModel):
             raise UserError(
                 f"{table.name}: column {gaps[0]!r} has a gap in the last {self.look_back} rows, too long to fill"
             )
-        last = None if stamps is None else stamps[-1]
+        past = self.every * np.arange(1 - self.look_back, 1)
+        index = pd.Index(past, name="step") if stamps is None else stamps[past - 1].rename("time")
         forecast = self.serve(window[np.newaxis])[0].reshape(self.horizon, len(self.targets))
-        past, ahead = self.every * np.arange(1 - self.look_back, 1), self.every * self.leads
         columns = [self.inputs.index(name) for name in self.targets]
-        seen = pd.DataFrame(window[:, columns], columns=self.targets, index=self._index(last, past))
-        answer = pd.DataFrame(forecast, columns=self.targets, index=self._index(last, ahead))
+        seen = pd.DataFrame(window[:, columns], columns=self.targets, index=index)
+        answer = pd.DataFrame(forecast, columns=self.targets, index=self._ahead(index))
         answer.insert(0, "lead", self.leads)
         return seen, answer
 
-    def _index(self, last: pd.Timestamp | None, steps: np.ndarray) -> pd.Index:
-        """Times so many steps from the last row's, or the steps."""
-        if last is None or self.step is None:
+    def _freq(self, name: str | None, seconds: float | None) -> BaseOffset | None:
+        """The spacing of the rows that the model was trained on; None where it counts them."""
+        if seconds is None or name is None:
+            return None if seconds is None else times.even(pd.Timedelta(seconds=seconds))
+        try:
+            offset = to_offset(name)
+            times.length(offset)
+            return offset
+        except ValueError as error:
+            raise UserError(
+                f"{self.folder / 'model.json'}: freq {name!r} is no spacing; copy the file again"
+            ) from error
+
+    def _ahead(self, seen: pd.Index) -> pd.Index:
+        """The times that are forecast, or the steps."""
+        steps = self.every * self.leads
+        if self.freq is None:
             return pd.Index(steps, name="step")
         try:
-            return pd.DatetimeIndex([last + int(n) * self.step for n in steps], name="time")
+            return pd.DatetimeIndex([seen[-1] + int(n) * self.freq for n in steps], name="time")
         except (ValueError, OverflowError) as error:  # pandas raises one of its own for each kind
             raise UserError(
-                f"the forecast's times, {int(steps[-1])} steps of {self.step} after {last}, are too far away; "
-                f"compare {self.folder / 'model.json'} with the original"
+                f"the forecast's times, {int(steps[-1])} steps of {spacing(self.freq)} after {seen[-1]}, are too far "
+                f"away; compare {self.folder / 'model.json'} with the original"
             ) from error
 
     def decimals(self, digits: int) -> dict[str, int]:
@@ -112,7 +128,7 @@ class Forecaster(SavedModel):
         return whole.transpose(0, 2, 1)
 
     def _table(self, series: pd.DataFrame | str | Path, time: str | None) -> sources.Table:
-        time = times.NO_TIMES if self.step is None else time  # it was trained on rows, whatever their times
+        time = times.NO_TIMES if self.freq is None else time  # it was trained on rows, whatever their times
         if isinstance(series, str | Path):
             return sources.from_file(Path(series), time, target=self.measured, inputs=self.measured)
         return sources.from_frame(series, "the series", "the series", time, target=self.measured, inputs=self.measured)
@@ -122,15 +138,15 @@ class Forecaster(SavedModel):
         missing = [name for name in self.measured if name not in table.frame.columns]
         if missing:
             raise UserError(f"{table.name} has no column {missing[0]!r}; the model needs {', '.join(self.measured)}")
-        if self.step is not None:
-            trained = f"the model was trained on steps of {spacing(self.step)}"
+        freq = None
+        if self.freq is not None:
+            trained = f"the model was trained on steps of {spacing(self.freq)}"
             if table.time is None:
                 raise UserError(f"{table.name} has no times; {trained}")
-            if uneven := times.calendar_spacing(table.time):
-                raise UserError(f"{table.name} has a spacing of {uneven}; {trained}")
-        frame, stamps, step = to_grid(table)
-        if self.step is not None and step != self.step:
-            raise UserError(f"{table.name} has steps of {spacing(step)}; {trained}")
+            freq = self.freq.freqstr if times.fits(table.time, self.freq, OWN_SHARE) else None
+        frame, stamps, freq = times.to_grid(table.frame, table.time, table.name, freq)
+        if self.freq is not None and spacing(freq) != spacing(self.freq):
+            raise UserError(f"{table.name} has steps of {spacing(freq)}; {trained}")
         if len(frame) < self.span:
             raise UserError(f"{table.name} has {len(frame)} rows; the model needs its last {self.span}")
         calendar = [name for name in self.inputs if name in CALENDAR]

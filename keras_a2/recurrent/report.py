@@ -15,7 +15,7 @@ from keras_a2 import page, runs
 from keras_a2.console import console
 from keras_a2.recurrent.data import Windows
 from keras_a2.recurrent.evaluate import WITH_RIDGE, Published, errors
-from keras_a2.recurrent.times import CALENDAR, spacing
+from keras_a2.recurrent.times import CALENDAR
 from keras_a2.training import History
 
 MAX_PREDICTIONS = 3_000_000  # numbers in predictions.csv; more are thinned to forecasts that do not overlap
@@ -41,7 +41,7 @@ def describe(windows: Windows) -> None:
         left_out = f"{column} is left out" if column else "no column with times was detected"
         read = f"no times ({left_out}), rows count as even steps"
     else:
-        read = f"{f'times {column}'.strip()} from {time[0]} to {time[-1]}, every {spacing(windows.step)}"
+        read = f"{f'times {column}'.strip()} from {time[0]} to {time[-1]}, every {windows.spacing()}"
     counts = ", ".join(f"{len(origins)} {split}" for split, origins in windows.origins.items())
     console.print(
         f"{windows.name}: {len(windows.values)} rows; {read}\n"
@@ -162,6 +162,7 @@ def card(windows: Windows, published: Published, metrics: dict, name: str) -> di
         "first_lead": windows.first_lead,
         "max_gap": windows.facts["max_gap"],
         "spacing_seconds": None if windows.step is None else windows.step.total_seconds(),
+        "freq": None if windows.freq is None else windows.freq.freqstr,
         "input": "float64 windows in the columns' own units (batch, look_back, inputs), oldest row first",
         "output": "forecasts in the targets' units (batch, horizon) or (batch, horizon, targets)",
         "data": {"name": windows.name, "sha256": windows.sha256, "citation": windows.facts["citation"]},
@@ -335,8 +336,8 @@ def _colour(name: str) -> str:
 
 
 def _steps(windows: Windows, rows: int = 1) -> str:
-    """What so many rows count: ``hours``, ``steps of 7 days``."""
-    if windows.step is None:
+    """What so many rows count: ``hours``, ``steps of 15 minutes``."""
+    if windows.freq is None:
         return "steps"
-    step = spacing(rows * windows.step)
+    step = windows.spacing(rows)
     return f"{step[2:]}s" if step.startswith("1 ") else f"steps of {step}"

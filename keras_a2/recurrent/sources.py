@@ -24,11 +24,12 @@ JENA_MD5 = "bc3a10c7ac8da27e5ae0d4ef49e5be39"
 STATIONS = ("EWR", "JFK", "LGA")
 FORECAST_COLUMNS = ("lead", "step", "time")
 SEPARATORS = ";\t|,"  # a file whose header counts two alike takes the first: names hold commas more often
-NUMBER = re.compile(r"[+-]?\d+")
-# A decimal comma, thousands apart or not; the same with the marks swapped; and what could be either.
-COMMA = re.compile(r"[+-]?(?:[1-9]\d{0,2}(?:[.'\s]\d{3})+|\d+)(?:,\d+)?")
-POINT = re.compile(r"[+-]?[1-9]\d{0,2}(?:[,'\s]\d{3})+(?:\.\d+)?|[+-]?\d+(?:\.\d+)?")
-EITHER = re.compile(r"[+-]?[1-9]\d{0,2},\d{3}")
+# Numbers by their decimal mark, thousands apart or not.
+NUMBERS = {
+    ",": r"[+-]?(?:[1-9]\d{0,2}(?:[.'\s]\d{3})+|\d+)(?:,\d+)?",
+    ".": r"[+-]?(?:[1-9]\d{0,2}(?:[,'\s]\d{3})+|\d+)(?:\.\d+)?",
+}
+ANY_MARK = "|".join(NUMBERS.values())
 SAMPLE = 1000  # values of a column that show whether it holds numbers
 LARGEST = 1e30  # float32 ends at 3.4e38, and errors of this size are squared in float64
 Columns = str | list[str] | None  # names, or their text on the command line
@@ -68,30 +69,25 @@ def find(data: str, target: str | None, time: str | None, inputs: str | None, as
         table = jena(as_read)
     else:
         table = from_file(Path(data), times.NO_TIMES if as_read and time is None else time, target, inputs)
-    if target == "all":
-        table.target = list(table.frame.columns)
-    elif target:
-        table.target = _columns(target, table.frame, data)
+    frame = table.frame
+    if target:
+        table.target = list(frame.columns) if target == "all" else _columns(target, frame, data)
     if not table.target:
-        raise UserError(f"--target is missing; {data} has the columns {', '.join(table.frame.columns[:12])}")
-    keep = _columns(inputs, table.frame, data) if inputs else list(table.frame.columns)
-    table.frame = table.frame[[c for c in table.frame.columns if c in keep or c in table.target]]
+        raise UserError(f"--target is missing; {data} has the columns {', '.join(frame.columns[:12])}")
+    if inputs:
+        asked = _columns(inputs, frame, data) + table.target
+        table.frame = frame[[c for c in frame.columns if c in asked]]
     if as_read or (time == times.NO_TIMES and data in ("nyc_weather", "jena")):
         table.time = None
-    _check_names(table, data)
-    return table
-
-
-def _check_names(table: Table, data: str) -> None:
-    """Refuse columns that would share their name with one of what is published or forecast."""
-    names = [
+    taken = [
         name for name in table.frame.columns if name in times.CALENDAR or (name == "time" and table.time is not None)
     ]
-    names += [name for name in table.target if name in FORECAST_COLUMNS]
-    if names:
+    taken += [name for name in table.target if name in FORECAST_COLUMNS]
+    if taken:
         raise UserError(
-            f"{data}: the column name {names[0]!r} is taken by a column of the calendar or of the forecast; rename it"
+            f"{data}: the column name {taken[0]!r} is taken by a column of the calendar or of the forecast; rename it"
         )
+    return table
 
 
 def _columns(text: str | list[str], frame: pd.DataFrame, data: str) -> list[str]:
@@ -197,8 +193,8 @@ def from_frame(
     if stamps is not None:
         times.check_one_series(frame, stamps, column, where, target if isinstance(target, str) else None)
     if inputs is not None and target not in (None, "all"):
-        wanted = _columns(inputs, frame, where) + _columns(target, frame, where)
-        frame = frame[[c for c in frame.columns if c in wanted]]
+        asked = _columns(inputs, frame, where) + _columns(target, frame, where)
+        frame = frame[[c for c in frame.columns if c in asked]]
     check_numeric(frame, where)
     return Table(name, frame.astype(np.float64), stamps, target=[], notes=notes, time_column=column)
 
@@ -247,55 +243,45 @@ def _read_csv(path: Path, encoding: str) -> tuple[pd.DataFrame, list[str]]:
     header = re.sub(r'"[^"]*"', "", str(first.iat[0, 0]))
     separator = max(SEPARATORS, key=header.count)
     options: dict[str, Any] = {"sep": separator, "encoding": encoding, "skipinitialspace": True}
-    frame = pd.read_csv(path, low_memory=False, **options)
-    decimal = _decimal_mark(frame, path, separator)
-    notes = []
-    if decimal is not None:
-        frame = pd.read_csv(path, dtype=str, **options).apply(_numbers, decimal=decimal)
-        notes = [
-            f"Numbers were read with decimal {'commas' if decimal == ',' else 'points'}, as in {decimal.join('15')}."
-        ]
+    frame, notes = pd.read_csv(path, low_memory=False, **options), list[str]()
+    mark = _decimal_mark(frame, path, separator)
+    if mark is not None:
+        frame = pd.read_csv(path, dtype=str, **options).apply(_numbers, mark=mark)
+        notes = [f"Numbers were read with decimal {'commas' if mark == ',' else 'points'}, as in {mark.join('15')}."]
     return frame[[c for c in frame.columns if not (str(c).startswith("Unnamed:") and frame[c].isna().all())]], notes
 
 
 def _decimal_mark(frame: pd.DataFrame, path: Path, separator: str) -> str | None:
     """The decimal mark of the numbers that pandas has left as texts; None where there are none."""
-    unsure = None
-    for name in frame.columns:
-        values = frame[name].dropna()
-        if pd.api.types.is_numeric_dtype(values) or not (_share(values[:SAMPLE], COMMA, POINT) > 0.5):
-            continue
-        texts = values.astype(str).str.strip()
-        comma, point = (texts.str.fullmatch(p) & texts.str.contains(",") for p in (COMMA, POINT))
-        if (comma & ~point).any():
-            return ","
-        if (point & ~texts.str.fullmatch(EITHER)).any():
-            return "."
-        unsure = name if comma.any() else unsure
-    if unsure is not None and separator == ",":
+    columns = [frame[c].dropna().astype(str).str.strip() for c in frame.select_dtypes(exclude="number")]
+    texts = pd.concat([pd.Series(dtype=str), *(c for c in columns if _are_numbers(c, ANY_MARK))])
+    comma, point = (texts.str.fullmatch(pattern) & texts.str.contains(",") for pattern in NUMBERS.values())
+    if (comma & ~point).any():
+        return ","
+    if (point & ~comma).any():
+        return "."
+    if comma.any() and separator == ",":
         raise UserError(
-            f"{path}: column {unsure!r} has commas in its numbers that can be decimal or thousands; "
+            f"{path}: numbers such as {texts[comma].iloc[0]!r} have commas that can be decimal or thousands; "
             "write them without thousands and with decimal points"
         )
-    return None if unsure is None else ","
+    return "," if comma.any() else None
 
 
-def _share(values: pd.Series, *patterns: re.Pattern) -> float:
-    texts = values.astype(str).str.strip()
-    return float(np.mean([any(p.fullmatch(text) for p in patterns) for text in texts])) if len(texts) else 0.0
+def _are_numbers(texts: pd.Series, pattern: str) -> bool:
+    return len(texts) > 0 and bool(texts[:SAMPLE].str.fullmatch(pattern).mean() > 0.5)
 
 
-def _numbers(column: pd.Series, decimal: str) -> pd.Series:
-    """A column of texts as numbers where it holds numbers, and as it is where it does not."""
-    pattern, thousands = (COMMA, ".") if decimal == "," else (POINT, ",")
-    plain = pd.to_numeric(column, errors="coerce")
-    own = column.dropna().str.strip()
-    if _share(own[:SAMPLE], pattern) > 0.5:
-        marks = own.str.fullmatch(pattern)
-        cleaned = own.str.replace(rf"[{thousands}'\s]", "", regex=True).str.replace(",", ".")
-        parsed = pd.to_numeric(cleaned.where(marks), errors="coerce").reindex(column.index)
-        return parsed if marks.all() else column.where(parsed.isna(), parsed.astype(str))
-    return column if (plain.isna() & column.notna()).any() else plain
+def _numbers(column: pd.Series, mark: str) -> pd.Series:
+    """A column of texts as numbers where most of it are numbers with this decimal mark."""
+    texts = column.str.strip()
+    if _are_numbers(texts.dropna(), NUMBERS[mark]):
+        thousands = r"['\s.]" if mark == "," else r"['\s,]"
+        plain = texts.str.replace(thousands, "", regex=True).str.replace(",", ".")
+        texts = plain.where(texts.str.fullmatch(NUMBERS[mark]).eq(True))
+    numbers = pd.to_numeric(texts, errors="coerce")
+    read = numbers.notna()
+    return numbers if read.eq(column.notna()).all() else numbers.astype(object).where(read, column)
 
 
 def check_numeric(frame: pd.DataFrame, where: str) -> None:
@@ -304,17 +290,15 @@ def check_numeric(frame: pd.DataFrame, where: str) -> None:
     Raises:
         UserError: naming the first value and its line.
     """
-    for name in frame.columns:
-        column = frame[name]
+    for name, column in frame.items():
         if not pd.api.types.is_numeric_dtype(column) or pd.api.types.is_bool_dtype(column):
-            bad = pd.to_numeric(column.astype(object), errors="coerce").isna() & column.notna()
-            row = int(np.argmax(bad.to_numpy()))
+            row = int(np.argmax(pd.to_numeric(column.astype(object), errors="coerce").isna() & column.notna()))
             raise UserError(
                 f"{where}: column {name!r} is not numeric (first in line {row + 2}: {str(column.iloc[row])[:40]!r}); "
                 "repair it or leave it out with --inputs"
             )
-        values = column.to_numpy(dtype=float, na_value=np.nan)
-        for wrong, fault in ((np.isinf(values), "infinite"), (np.abs(values) > LARGEST, f"larger than {LARGEST:g}")):
+        values = np.abs(column.to_numpy(dtype=float, na_value=np.nan))
+        for wrong, fault in ((np.isinf(values), "infinite"), (values > LARGEST, f"larger than {LARGEST:g}")):
             if wrong.any():
                 raise UserError(
                     f"{where}: column {name!r} is {fault} in line {int(np.argmax(wrong)) + 2}; repair that row"

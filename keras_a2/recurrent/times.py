@@ -1,27 +1,40 @@
-"""The times of a table: which column holds them, how they are written, their spacing, and the calendar."""
+"""The times of a table: which columns hold them, how they are written, their spacing, and the calendar."""
 
 from __future__ import annotations
 
-import datetime
 import re
 import warnings
 
 import numpy as np
 import pandas as pd
+from pandas.tseries.frequencies import to_offset
+from pandas.tseries.offsets import BaseOffset
 
 from keras_a2.errors import UserError
 
 DAY = pd.Timedelta("1D")
 YEAR = pd.Timedelta("365.2425D")
-CALENDAR = ("hour_sin", "hour_cos", "year_sin", "year_cos")
+CALENDAR = tuple(f"{cycle}_{wave}" for cycle in ("hour", "weekday", "month", "year") for wave in ("sin", "cos"))
+EVEN = {"week": 7 * DAY, "day": DAY} | {unit: pd.Timedelta(1, unit) for unit in ("hour", "minute", "second")}
+# Steps of no constant length: their mean, and what pandas calls them.
+UNEVEN = {
+    "business day": (7 / 5 * DAY, ["B"]),
+    "month": (YEAR / 12, ["MS", "ME", "BMS", "BME", "WOM", "LWOM"]),
+    "quarter": (YEAR / 4, ["QS", "QE", "BQS", "BQE"]),
+    "year": (YEAR, ["YS", "YE", "BYS", "BYE"]),
+}
 NAMES = ("date", "time", "datetime", "timestamp", "ds", "date time", "date_time")
 WORDS = {"date", "time", "datetime", "timestamp", "ds", "ts", "epoch", "unix", "unixtime"}
+PARTS = ("year", "month", "day", "hour", "minute", "second")
+DAYS_OFF = 5  # business days in a row without a row that are holidays and no gap
+LEAST_SHARE = 1 / 20  # of the steps between the first row and the last that must have a row
 NO_TIMES = "none"  # --time none: rows count as even steps
-EPOCH_UNITS = {"s": 1e8, "ms": 1e11, "us": 1e14, "ns": 1e17}  # the years 1973 to 2286 lie between one and 100 times it
-LONG_UNITS = {"s": "seconds", "ms": "milliseconds", "us": "microseconds", "ns": "nanoseconds"}
+# The years 1973 to 2286 lie between this number and 100 times it.
+EPOCHS = {"s": 1e8, "ms": 1e11, "us": 1e14, "ns": 1e17}
+EPOCH_UNITS = dict(zip(EPOCHS, ("seconds", "milliseconds", "microseconds", "nanoseconds"), strict=True))
 NUMERIC_DATE = r"^(\d{1,2})([./-])(\d{1,2})\2(\d{4}|\d{2})(?!\d)"
-CLOCK = r"\d{1,2}:\d{2}(:\d{2}(\.\d+)?)?( ?[AaPp][Mm])?"
-OFFSET = r"\d{1,2}:\d{2}(?::\d{2}(?:[.,]\d+)?)?\s*(Z|UTC|GMT|[+-]\d{2}(?::?\d{2})?)$"
+CLOCK = r"\d{1,2}:\d{2}(?::\d{2}(?:[.,]\d+)?)?"
+OFFSET = r"\s*(?:Z|UTC|GMT|[+-]\d{2}(?::?\d{2})?)$"
 ROWS_INSTEAD = f"add --time {NO_TIMES} to leave the times out and count rows"
 
 
@@ -34,23 +47,25 @@ def take(frame: pd.DataFrame, where: str, column: str | None) -> tuple[pd.Dateti
     Raises:
         UserError: no such column, or something in it that is no time or can be read in two ways.
     """
-    unused = column == NO_TIMES and column not in frame.columns
-    if column is not None and not unused and column not in frame.columns:
+    if column not in (None, NO_TIMES, *frame.columns):
         raise UserError(f"{where} has no column {column!r} for --time; it has {', '.join(frame.columns[:12])}")
+    unused = column == NO_TIMES and column not in frame.columns
     column = _find(frame) if column is None or unused else column
     if column is None:
-        return None, "", []
+        return (None, "", []) if unused else _from_parts(frame)
     values = frame.pop(column)
     clock = next((c for c in frame.columns if c.lower() == "time" and _is_clock(frame[c])), None)
     if clock is not None:  # the day in one column, the hour in another
         values, column = values.astype(str) + " " + frame.pop(clock).astype(str), f"{column} {clock}"
     if unused:
         return None, column, []
-    if values.isna().any():
-        raise UserError(f"{where}: row {int(np.argmax(values.isna())) + 2} has no time in column {column!r}")
     stamps, notes = _parse(values, f"{where}: column {column!r}")
-    if stamps.isna().any():
-        raise UserError(f"{where}: row {int(np.argmax(stamps.isna())) + 2} has no time in column {column!r}")
+    hour = next((c for c in frame.columns if c.lower() in ("hour", "hr") and _is_hour(frame[c])), None)
+    if hour is not None and not stamps.is_unique:
+        return stamps + pd.to_timedelta(frame.pop(hour), "h"), f"{column} {hour}", notes
+    days = stamps.day
+    if len(days) > 1 and days.nunique() == 1 and 1 < days[0] < 29 and commonest_step(stamps) >= 28 * DAY:
+        stamps, notes = stamps - (days[0] - 1) * DAY, [*notes, "Months are named by their first day."]
     return stamps, column, notes
 
 
@@ -63,20 +78,35 @@ def _find(frame: pd.DataFrame) -> str | None:
 
 
 def _is_clock(values: pd.Series) -> bool:
-    texts = values.dropna()[:50]
-    return len(texts) > 0 and bool(texts.astype(str).str.strip().str.fullmatch(CLOCK).all())
+    texts = values.dropna()[:50].astype(str).str.strip()
+    return len(texts) > 0 and bool(texts.str.fullmatch(rf"{CLOCK}( ?[AaPp][Mm])?").all())
+
+
+def _is_hour(values: pd.Series) -> bool:
+    return pd.api.types.is_numeric_dtype(values) and bool(values.between(0, 24).all())
+
+
+def _from_parts(frame: pd.DataFrame) -> tuple[pd.DatetimeIndex | None, str, list[str]]:
+    """The times of columns named ``year``, ``month`` and so on, which are taken out of ``frame``."""
+    columns = {c.lower(): c for c in frame.columns if c.lower() in PARTS}
+    if not {"year", "month"} <= set(columns):
+        return None, "", []
+    names = [columns[part] for part in PARTS if part in columns]
+    values = frame[names].rename(columns=str.lower)
+    stamps = pd.DatetimeIndex(pd.to_datetime(values if "day" in values else values.assign(day=1), errors="coerce"))
+    if stamps.isna().any():
+        return None, "", []
+    frame.drop(columns=names, inplace=True)
+    return stamps, " ".join(names), []
 
 
 def are_times(name: str, values: pd.Series) -> bool:
     """Whether a column's name and values say that it holds times."""
     if pd.api.types.is_numeric_dtype(values):
-        return bool(_numeric_unit(name, values))
-    return _parses(values.dropna()[:50])
-
-
-def _parses(values: pd.Series) -> bool:
+        return _from_numbers(values, name) is not None
     try:
-        return len(values) > 0 and bool(_parse(values, "")[0].notna().all())
+        sample = values.dropna()[:50]
+        return len(sample) > 0 and len(_parse(sample, "")[0]) > 0
     except UserError as error:
         return isinstance(error, AmbiguousDates)
 
@@ -85,119 +115,99 @@ class AmbiguousDates(UserError):
     """Dates that can be read as day/month and as month/day."""
 
 
-def _numeric_unit(name: str, values: pd.Series, named: bool = False) -> str:
-    """What numbers count: an epoch's unit, ``days`` as 20240131, ``years``; empty where they are no times."""
+def _from_numbers(values: pd.Series, name: str) -> tuple[pd.DatetimeIndex, list[str]] | None:
+    """Numbers as times, where the column's name admits them: years, days such as 20240131, or an epoch's seconds."""
     words = set(re.split(r"[\W_]+", name.lower()))
-    values = values.dropna()
-    if len(values) == 0 or pd.api.types.is_bool_dtype(values):
-        return ""
-    low, high = float(values.min()), float(values.max())
-    whole = bool((values % 1 == 0).all())
-    if named or words & WORDS:
-        for unit, least in EPOCH_UNITS.items():
-            if least <= low and high < 100 * least:
-                return unit
-        if whole and low >= 19000101 and high <= 22001231 and not pd.isna(_days(values)).any():
-            return "days"
-    if (named or words & (WORDS | {"year", "yr"})) and whole and low >= 1000 and high <= 2200:
-        return "years" if bool((np.diff(values) > 0).all()) else ""
-    return ""
-
-
-def _days(values: pd.Series) -> pd.DatetimeIndex:
-    return pd.DatetimeIndex(pd.to_datetime(values.astype("int64").astype(str), format="%Y%m%d", errors="coerce"))
+    if values.isna().any() or pd.api.types.is_bool_dtype(values) or not words & (WORDS | {"year", "yr"}):
+        return None
+    for unit, least in EPOCHS.items():
+        if words & WORDS and least <= values.min() and values.max() < 100 * least:
+            stamps = pd.DatetimeIndex(pd.to_datetime(values, unit=unit, utc=True))
+            return stamps, [f"Times were read as {EPOCH_UNITS[unit]} since 1970, in UTC."]
+    digits = values.astype("int64").astype(str) if (values % 1 == 0).all() else pd.Series(dtype=str)
+    days, years = (
+        pd.DatetimeIndex(pd.to_datetime(digits, format=format, errors="coerce")) for format in ("%Y%m%d", "%Y")
+    )
+    if words & WORDS and len(days) and days.notna().all():
+        return days, ["Times were read as dates such as 20240131."]
+    return (years, []) if len(years) and years.notna().all() and years.is_unique else None
 
 
 def _parse(values: pd.Series, where: str) -> tuple[pd.DatetimeIndex, list[str]]:
-    """Times of a column without holes, in the zone they are written in, and how they were read."""
+    """Times of a column, in the zone they are written in, and how they were read."""
     if isinstance(values.dtype, pd.PeriodDtype):
         values = values.dt.to_timestamp()
     if pd.api.types.is_datetime64_any_dtype(values):
-        return _by_the_clock(pd.DatetimeIndex(values), pd.DatetimeIndex(values).tz_localize(None), [])
-    if pd.api.types.is_numeric_dtype(values):
-        return _from_numbers(values, where)
-    texts, notes = values.astype(str).str.strip(), list[str]()
-    parts = texts.str.extract(NUMERIC_DATE)
-    if parts[0].notna().all():
-        day_first, notes = _day_first(parts, texts, where)
-        texts = _year_first(parts, texts, day_first)
-    texts = texts.str.replace(r"^(\d{4})[ -]?Q([1-4])$", r"\1Q\2", regex=True)
-    stamps = _to_datetime(texts)
-    if stamps.isna().any():
-        row = int(np.argmax(stamps.isna()))
+        read: tuple | None = _by_the_clock(pd.DatetimeIndex(values), pd.DatetimeIndex(values).tz_localize(None), [])
+    elif pd.api.types.is_numeric_dtype(values):
+        read = _from_numbers(values, "time")
+    else:
+        read = _from_texts(values.astype(str).str.strip(), where)
+    if read is None:
+        raise UserError(
+            f"{where} holds numbers that are neither seconds, milliseconds, microseconds or nanoseconds since 1970 nor "
+            f"dates such as 20240131; give times as texts such as 2024-01-31 12:00, or {ROWS_INSTEAD}"
+        )
+    if read[0].isna().any():
+        row = int(np.argmax(read[0].isna()))
         raise UserError(f"{where} holds {str(values.iloc[row])[:40]!r} in line {row + 2}, which is no time; repair it")
-    offsets = texts.str.extract(OFFSET)[0]
-    if offsets.isna().all():
+    return read
+
+
+def _from_texts(texts: pd.Series, where: str) -> tuple[pd.DatetimeIndex, list[str]]:
+    notes, parts = list[str](), texts.str.extract(NUMERIC_DATE)
+    if parts[0].notna().all():
+        day_first = _day_first(parts, texts, where)
+        texts = _year_first(parts, texts, day_first)
+        notes = [f"Dates were read as {'day, month' if day_first else 'month, day'}, year."]
+    stamps, zoned = _to_datetime(texts), texts.str.contains(CLOCK + OFFSET).to_numpy()
+    if not zoned.any() or stamps.isna().any():
         return stamps.tz_localize(None), notes
-    if offsets.isna().any():
-        row = int(np.argmax(offsets.isna() != offsets.isna().iloc[0]))
+    if not zoned.all():
+        row = int(np.argmax(zoned != zoned[0]))
         raise UserError(f"{where} has times with an offset from UTC and without (line {row + 2}); write all in one way")
-    wall = _to_datetime(texts.str.replace(r"\s*(Z|UTC|GMT|[+-]\d{2}(:?\d{2})?)$", "", regex=True)).tz_localize(None)
-    return _by_the_clock(stamps.tz_convert(_zone(str(offsets.iloc[-1]))), wall, notes)
+    wall = _to_datetime(texts.str.replace(OFFSET, "", regex=True)).tz_localize(None)
+    return _by_the_clock(stamps.tz_convert(pd.Timestamp(texts.iloc[-1]).tz), wall, notes)
 
 
 def _by_the_clock(
     stamps: pd.DatetimeIndex, wall: pd.DatetimeIndex, notes: list[str]
 ) -> tuple[pd.DatetimeIndex, list[str]]:
     """Times of days that begin at midnight by a clock that changes are taken as that clock shows them."""
-    whole_days = [not ((time - time[0]) % pd.Timedelta("1D")).any() for time in (stamps, wall)]
-    if len(stamps) < 2 or whole_days != [False, True]:
+    if ((wall - wall[0]) % DAY).any() or not ((stamps - stamps[0]) % DAY).any():
         return stamps, notes
     return wall, [*notes, "Days are those of the local clock."]
 
 
 def _to_datetime(texts: pd.Series) -> pd.DatetimeIndex:
     """Times in UTC, NaT where a text is none."""
-    try:
-        return pd.DatetimeIndex(pd.to_datetime(texts, utc=True, format="ISO8601"))
-    except (ValueError, TypeError, OverflowError):
-        pass
+    quarters = texts.str.extract(r"^(\d{4})[ -]?(Q[1-4])$").dropna()
+    if len(quarters) == len(texts):
+        return pd.PeriodIndex(quarters[0] + quarters[1], freq="Q").to_timestamp().tz_localize("UTC")
+    for format in ("ISO8601", "%b-%y"):
+        try:
+            return pd.DatetimeIndex(pd.to_datetime(texts, utc=True, format=format))
+        except (ValueError, TypeError, OverflowError):
+            pass
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that each text is parsed on its own
         return pd.DatetimeIndex(pd.to_datetime(texts, utc=True, errors="coerce"))
 
 
-def _zone(offset: str) -> datetime.timezone:
-    """The zone of ``Z``, ``UTC``, ``+01``, ``+0100`` or ``+01:00``."""
-    if not offset.startswith(("+", "-")):
-        return datetime.timezone.utc
-    digits = offset[1:].replace(":", "").ljust(4, "0")
-    minutes = 60 * int(digits[:2]) + int(digits[2:])
-    return datetime.timezone(datetime.timedelta(minutes=-minutes if offset[0] == "-" else minutes))
-
-
-def _from_numbers(values: pd.Series, where: str) -> tuple[pd.DatetimeIndex, list[str]]:
-    unit = _numeric_unit("", values, named=True)
-    if not unit:
-        raise UserError(
-            f"{where} holds numbers that are neither seconds, milliseconds, microseconds or nanoseconds since 1970 nor "
-            f"dates such as 20240131; give times as texts such as 2024-01-31 12:00, or {ROWS_INSTEAD}"
-        )
-    if unit == "days":
-        return _days(values), ["Times were read as dates such as 20240131."]
-    if unit == "years":
-        return pd.DatetimeIndex(pd.to_datetime(values.astype("int64").astype(str), format="%Y")), []
-    stamps = pd.DatetimeIndex(pd.to_datetime(values, unit=unit, utc=True))
-    return stamps, [f"Times were read as {LONG_UNITS[unit]} since 1970, in UTC."]
-
-
-def _day_first(parts: pd.DataFrame, texts: pd.Series, where: str) -> tuple[bool, list[str]]:
+def _day_first(parts: pd.DataFrame, texts: pd.Series, where: str) -> bool:
     """Whether dates such as 3/4/2024 begin with the day, by the evidence of the whole column."""
     first, second = int(parts[0].astype(int).max()), int(parts[2].astype(int).max())
     if (parts[1] == ".").all():
-        day_first = True  # no country writes the month first with points
-    elif max(first, second) > 12:
-        day_first = first > 12
-    else:
-        once = ~texts.duplicated()
-        even = {order: _evenness(_to_datetime(_year_first(parts[once], texts[once], order))) for order in (True, False)}
-        if even[True] == even[False]:
-            raise AmbiguousDates(
-                f"{where} holds dates that can be read as day/month and as month/day, such as {texts.iloc[0][:20]!r}; "
-                "write them as 2024-01-31"
-            )
-        day_first = even[True] > even[False]
-    return day_first, [f"Dates were read as {'day, month' if day_first else 'month, day'}, year."]
+        return True  # no country writes the month first with points
+    if max(first, second) > 12:
+        return first > 12
+    by_day, by_month = (_regularity(_to_datetime(_year_first(parts, texts, order))) for order in (True, False))
+    if by_day == by_month:
+        raise AmbiguousDates(
+            f"{where} holds dates that can be read as day/month and as month/day, such as {texts.iloc[0][:20]!r}; "
+            "write them as 2024-01-31"
+        )
+    return by_day > by_month
 
 
 def _year_first(parts: pd.DataFrame, texts: pd.Series, day_first: bool) -> pd.Series:
@@ -208,33 +218,12 @@ def _year_first(parts: pd.DataFrame, texts: pd.Series, day_first: bool) -> pd.Se
     return year + "-" + month.str.zfill(2) + "-" + day.str.zfill(2) + rest
 
 
-def _evenness(time: pd.DatetimeIndex) -> float:
-    """Share of the commonest step, in time or in months; 0 where time does not run forward."""
-    if time.isna().any() or len(time) < 2 or not time.is_unique or not time.is_monotonic_increasing:
+def _regularity(time: pd.DatetimeIndex) -> float:
+    """Share of the steps of time that have a row, to a tenth; 0 where time has no spacing or runs backwards."""
+    time = time.unique()
+    if time.isna().any() or len(time) < 2 or not time.is_monotonic_increasing or (freq := frequency(time)) is None:
         return 0.0
-    steps = pd.Series(np.diff(time.asi8)).value_counts(normalize=True).iloc[0]
-    of_months = time.is_month_start.all() or time.is_month_end.all()  # who writes the 2nd of each month means days
-    return float(max(steps, _month_steps(time).value_counts(normalize=True).iloc[0] if of_months else 0))
-
-
-def _on_one_day(time: pd.DatetimeIndex) -> bool:
-    """Whether every time is of the same day of a month, or all are of the last."""
-    return bool((time == time.normalize()).all() and ((time.day == time[0].day).all() or time.is_month_end.all()))
-
-
-def _month_steps(time: pd.DatetimeIndex) -> pd.Series:
-    return pd.Series(np.diff(12 * time.year + time.month))
-
-
-def calendar_spacing(time: pd.DatetimeIndex) -> str:
-    """``months``, ``quarters`` or ``years`` where times are so far apart; else nothing."""
-    if not _on_one_day(time) or len(time) < 3:
-        return ""
-    steps = _month_steps(time)
-    common, share = steps.mode().iloc[0], steps.value_counts(normalize=True).iloc[0]
-    if not (steps > 0).all() or share < 0.5:
-        return ""
-    return "years" if common % 12 == 0 else "quarters" if common == 3 else "months"
+    return round(len(time) / ((time[-1] - time[0]) / length(freq) + 1), 1)
 
 
 def check_one_series(frame: pd.DataFrame, time: pd.DatetimeIndex, column: str, where: str, target: str | None) -> None:
@@ -258,13 +247,9 @@ def check_one_series(frame: pd.DataFrame, time: pd.DatetimeIndex, column: str, w
         blocks = int((ids != ids.shift()).sum()) == count
         if not 1 < count <= len(ids) / 2 or ids.isna().any() or not (blocks or time.duplicated().mean() > 0.2):
             continue
-        if not pd.Series(time.asi8).groupby(ids).apply(_runs_forward).all():
+        parts = pd.Series(time.asi8).groupby(ids)
+        if not all(part.is_unique and part.is_monotonic_increasing for _, part in parts):
             continue
-        if name.lower() in ("hour", "hr"):
-            raise UserError(
-                f"{where} has its times in two columns, {column!r} and {name!r}; join them into one column "
-                "of times such as 2024-01-31 12:00"
-            )
         value = target if target in frame.columns else next((c for c in numbers if c != name), "VALUE")
         raise UserError(
             f"{where} holds {count} series, told apart by column {name!r}; a table with one row per time is needed: "
@@ -273,27 +258,169 @@ def check_one_series(frame: pd.DataFrame, time: pd.DatetimeIndex, column: str, w
         )
 
 
-def _runs_forward(stamps: pd.Series) -> bool:
-    return stamps.is_unique and stamps.is_monotonic_increasing
+def to_grid(
+    frame: pd.DataFrame, time: pd.DatetimeIndex | None, name: str, freq: str | None = None
+) -> tuple[pd.DataFrame, pd.DatetimeIndex | None, BaseOffset | None]:
+    """The columns of a table on a regular grid, absent rows as NaN; its times and their spacing.
+
+    Args:
+        freq: the spacing by pandas' name; None: inferred.
+
+    Raises:
+        UserError: times that occur twice, run backwards, or have no spacing.
+    """
+    if time is None:
+        return frame, None, None
+    if len(time) < 2:
+        raise UserError(f"{name} has {len(time)} row(s); a series needs more")
+    if not time.is_unique:
+        raise UserError(
+            f"{name}: the time {time[time.duplicated()][0]} occurs twice, and every time needs one row. If clocks"
+            " were put back, write times with their offset (+01:00); if rows are of several series, give each a column"
+        )
+    if not time.is_monotonic_increasing:
+        at = time[int(np.argmax(np.diff(time.asi8) < 0))]
+        raise UserError(f"{name}: time runs backwards after {at}; sort the rows by time")
+    offset = named(freq, time) if freq else frequency(time)
+    if offset is None:
+        common = commonest_step(time)
+        at = time[int(np.argmax((time[1:] - time[:-1]) % common != pd.Timedelta(0)))]
+        raise UserError(
+            f"{name} has no regular spacing: mostly {spacing(even(common))}, but not after {at}; "
+            f"resample it to even steps, or {ROWS_INSTEAD}"
+        )
+    if not fits(time, offset):
+        raise UserError(
+            f"{name} has {len(time)} rows over {(time[-1] - time[0]) / length(offset):.0f} steps of time: mostly "
+            "gaps; resample it to longer steps"
+        )
+    grid = pd.date_range(time[0], time[-1], freq=offset, unit=time.unit)
+    if unit(offset) == "business day":
+        absent = pd.Series(~grid.isin(time))
+        grid = grid[~absent | (run_lengths(absent) > DAYS_OFF)]
+    frame = frame.set_axis(time)
+    frame = frame if len(grid) == len(time) else frame.reindex(grid)
+    return frame, pd.DatetimeIndex(frame.index), offset
 
 
-def spacing(step: pd.Timedelta) -> str:
-    """``1 hour``, ``15 minutes``, ``7 days``: a step in the largest unit that divides it."""
-    for unit, name in (("D", "day"), ("h", "hour"), ("min", "minute"), ("s", "second")):
-        count = step / pd.Timedelta(1, unit)
-        if count.is_integer() and count >= 1:
-            return f"{count:.0f} {name}{'' if count == 1 else 's'}"
-    return f"{step.total_seconds():g} seconds"
+def run_lengths(flags: pd.Series) -> pd.Series:
+    """For each flag that is set, how many are set in a row there; else 0."""
+    return flags.groupby((~flags).cumsum()).transform("sum") * flags
 
 
-def calendar_names(step: pd.Timedelta | None) -> list[str]:
-    """Hour of the day (for steps below a day) and day of the year, as sine and cosine."""
-    return list(CALENDAR if step is not None and step < DAY else CALENDAR[2:])
+def frequency(time: pd.DatetimeIndex) -> BaseOffset | None:
+    """The spacing of increasing times, of which some may be absent; None where they have none.
+
+    Complete times are left to ``pandas.infer_freq``. Of months, quarters and years the longest step that fits is taken.
+    """
+    common = commonest_step(time)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # pandas will return an offset in place of a text
+        inferred = to_offset(pd.infer_freq(time)) if len(time) > 2 else None
+    if inferred is not None and not isinstance(inferred, pd.offsets.BusinessHour):
+        return inferred
+    names: list[str] = []
+    if common >= 28 * DAY:
+        month = f"{time[0]:%b}".upper()
+        names = [f"{name}-{month}" for unit in ("year", "quarter") for name in UNEVEN[unit][1]] + UNEVEN["month"][1][:4]
+    elif common == 7 * DAY:
+        names = [f"W-{time[0]:%a}".upper()]
+    elif common == DAY and time[-1] - time[0] > 7 * DAY:
+        names = ["B"]
+    fitting = [to_offset(name) for name in names if fits(time, to_offset(name))]
+    if fitting or ((time - time[0]) % common).any():
+        return fitting[0] if fitting else None
+    return even(common)
+
+
+def commonest_step(time: pd.DatetimeIndex) -> pd.Timedelta:
+    """The shortest of the commonest steps from one time to the next."""
+    return pd.Timedelta(pd.Series(time[1:] - time[:-1]).mode().iloc[0])
+
+
+def fits(time: pd.DatetimeIndex, freq: BaseOffset, share: float = LEAST_SHARE) -> bool:
+    """Whether every time is one of the steps from the first, and so large a share of the steps has a time."""
+    if len(time) < share * ((time[-1] - time[0]) / length(freq) + 1):
+        return False
+    return bool(time.isin(pd.date_range(time[0], time[-1], freq=freq, unit=time.unit)).all())
+
+
+def named(freq: str, time: pd.DatetimeIndex) -> BaseOffset:
+    """The spacing that pandas calls ``freq``; a week without a day begins on the first time's.
+
+    Raises:
+        UserError: there is none of this name, or the times do not keep to it.
+    """
+    try:
+        offset = to_offset(f"W-{time[0]:%a}".upper() if freq == "W" else freq)
+        known = length(offset) > pd.Timedelta(0)
+    except ValueError:
+        known = False
+    if not known:
+        raise UserError(
+            f"--freq {freq!r} is no spacing; take one of pandas, such as 15min, h, D, B, W, MS, ME, QS or YS"
+        )
+    if not fits(time, offset):
+        raise UserError(
+            f"--freq {freq}: the times are not steps of {spacing(offset)} from {time[0]}; resample the rows"
+        )
+    return offset
+
+
+def even(step: pd.Timedelta) -> BaseOffset:
+    """pandas' offset of a step of constant length."""
+    return to_offset("D") * int(step / DAY) if not step % DAY else to_offset(step)
+
+
+def unit(freq: BaseOffset) -> str:
+    """The unit in ``UNEVEN`` that a step counts; empty for steps of constant length."""
+    code = freq.rule_code.split("-")[0]
+    return next((name for name, (_, codes) in UNEVEN.items() if code in codes), "")
+
+
+def length(freq: BaseOffset) -> pd.Timedelta:
+    """How long a step is: exactly, or in the mean of months, quarters, years and business days."""
+    if name := unit(freq):
+        return freq.n * UNEVEN[name][0]
+    return freq.n * EVEN["week"] if isinstance(freq, pd.offsets.Week) else pd.Timedelta(freq)
+
+
+def spacing(freq: BaseOffset, count: int = 1) -> str:
+    """So many steps in the largest unit that divides them: ``1 hour``, ``15 minutes``, ``1 month``."""
+    units = {name: one for name, (one, _) in UNEVEN.items() if name == unit(freq)} or EVEN
+    for name, one in units.items():
+        number = count * length(freq) / one
+        if number.is_integer() and number >= 1:
+            return f"{number:.0f} {name}{'' if number == 1 else 's'}"
+    return f"{count * length(freq).total_seconds():g} seconds"
+
+
+def calendar_names(freq: BaseOffset | None) -> list[str]:
+    """The cycles that steps of this length pass through, each as sine and cosine."""
+    if freq is None:
+        return []
+    step = length(freq)
+    passed = {
+        "hour": step < DAY,
+        "weekday": DAY <= step < 7 * DAY,
+        "month": 28 * DAY <= step < YEAR,
+        "year": step < 28 * DAY,
+    }
+    return [name for name in CALENDAR if passed[name.split("_")[0]]]
 
 
 def calendar_column(name: str, time: pd.DatetimeIndex) -> np.ndarray:
     """One of the calendar's inputs ``(rows,)``."""
     time = time if time.tz is None else time.tz_convert(None)  # UTC, whatever offset a file is written in
     day = np.asarray((time - time.normalize()) / DAY, float)
-    angle = 2 * np.pi * (day if name.startswith("hour") else (time.dayofyear - 1 + day) / (YEAR / DAY))
-    return np.asarray(np.sin(angle) if name.endswith("sin") else np.cos(angle), float)
+    cycle, wave = name.split("_")
+    if cycle == "hour":
+        turns = day
+    elif cycle == "weekday":
+        turns = (time.dayofweek + day) / 7
+    elif cycle == "month":
+        turns = (time.month - 1) / 12
+    else:
+        turns = (time.day_of_year - 1 + day) / (YEAR / DAY)
+    angle = 2 * np.pi * turns
+    return np.asarray(np.sin(angle) if wave == "sin" else np.cos(angle), float)
