@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 import zipfile
+from dataclasses import replace
+from pathlib import Path
 
 import keras
 import pytest
@@ -34,6 +37,8 @@ def broken_network(tmp_path, monkeypatch):
     [
         (series.jena, f"datasets/{series.JENA_FILE}"),
         (images.cifar100, f"datasets/{images.CIFAR100_ARCHIVE}"),
+        (lambda: images.find("flowers"), "datasets/flower_photos.tgz"),
+        (lambda: images.find("cats_vs_dogs"), "datasets/cats_and_dogs.zip"),
         (lambda: model.find_weights("imagenet", 0.75), f"models/{model.IMAGENET_FILES[0.75][0]}"),
     ],
 )
@@ -48,6 +53,40 @@ def test_a_wrong_file_is_deleted_and_named(broken_network, load, path):
     with pytest.raises(UserError) as error:
         load()
     assert "and is deleted" not in str(error.value)
+
+
+def archive_of(photos: Path, path: Path, name: str, *parts: str) -> str:
+    """An archive of the photos below folders of the given names; its SHA-256."""
+    root = path.parent / name
+    for part in parts:
+        shutil.copytree(photos, root / part)
+    shutil.make_archive(str(path.with_suffix("")), "zip" if path.suffix == ".zip" else "gztar", path.parent, name)
+    made = next(path.parent.glob(f"{path.stem}.*"))
+    made.rename(path)
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+@pytest.mark.parametrize(("name", "parts"), [("flowers", [""]), ("cats_vs_dogs", ["train", "validation"])])
+def test_named_photographs_are_downloaded_once_checked_and_read(photos, tmp_path, monkeypatch, name, parts):
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path / "cache"))
+    known = images.ARCHIVES[name]
+    for folder in ("site", "cache"):
+        (tmp_path / folder).mkdir()
+    online = tmp_path / "site" / known.file
+    digest = archive_of(photos, online, known.folder, *parts)
+    small = replace(known, url=online.as_uri(), sha256=known.sha256 and digest, images=24 * len(parts))
+    monkeypatch.setitem(images.ARCHIVES, name, small)
+    source = images.find(name)
+    assert (source.name, source.classes, len(source.items)) == (name, ["left", "right"], 24 * len(parts))
+    assert source.given is None or sorted(set(source.given)) == ["test", "train"]
+    online.unlink()  # from the cache
+    assert images.find(name).item_names == source.item_names
+    cached = tmp_path / "cache" / "datasets" / known.file
+    monkeypatch.setitem(images.ARCHIVES, name, replace(small, sha256="0" * 64 if small.sha256 else "", images=25))
+    for _ in range(2):  # refused and deleted; then there is none
+        with pytest.raises(UserError, match=f"{name} is not in .* and cannot be downloaded"):
+            images.find(name)
+        assert not cached.exists()
 
 
 JENA = """Date Time,p (mbar),T (degC),wv (m/s)

@@ -6,8 +6,8 @@ import importlib.util
 import os
 import re
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
@@ -21,6 +21,40 @@ from keras_a2.transfer.decode import EXTENSIONS
 # As in keras/src/datasets/cifar100.py.
 CIFAR100_ARCHIVE = "cifar-100-python-target_archive"
 CIFAR100_SHA256 = "85cd44d02ba6437773c5bbd22e183051d648de2e7d6b014e1ef29b855ba677a7"
+
+
+@dataclass(frozen=True)
+class Archive:
+    """Photographs that Keras downloads: the archive in its cache, and the folder with the images inside."""
+
+    file: str
+    url: str
+    sha256: str  # empty where none is published: the number of images tells a whole archive
+    folder: str
+    images: int
+    citation: str
+    splits: dict[str, str] = field(default_factory=dict)  # split -> its folder, where they are not called so
+
+
+ARCHIVES = {
+    "flowers": Archive(
+        "flower_photos.tgz",
+        "https://storage.googleapis.com/download.tensorflow.org/example_images/flower_photos.tgz",
+        "4c54ace7911aaffe13a365c34f650e71dd5bf1be0a58b464e5a7183e3e595d9c",
+        "flower_photos",
+        3670,
+        "The TensorFlow team 2019, Flowers; photographs under CC BY 2.0 by those named in LICENSE.txt",
+    ),
+    "cats_vs_dogs": Archive(
+        "cats_and_dogs.zip",
+        "https://storage.googleapis.com/mledu-datasets/cats_and_dogs_filtered.zip",
+        "",
+        "cats_and_dogs_filtered",
+        3000,
+        "Elson et al. 2007, Asirra (ACM CCS); the part that TensorFlow's tutorial of transfer learning takes",
+        {"train": "train", "test": "validation"},
+    ),
+}
 SPLIT_FOLDERS = {
     "train": "train", "training": "train", "test": "test", "testing": "test",
     "validation": "validation", "valid": "validation", "val": "validation", "dev": "validation",
@@ -53,12 +87,18 @@ class Source:
 
 
 def find(data: str) -> Source:
-    """The images called ``data``: ``elpv``, ``elpv4``, ``digits``, ``cifar100``, or a folder.
+    """The images called ``data``: ``elpv``, ``elpv4``, ``digits``, ``cifar100``, one of ``ARCHIVES``, or a folder.
 
     Raises:
         UserError: unknown, not installed, not to be downloaded, no folder, or fewer than two classes.
     """
-    named = {"elpv": elpv, "elpv4": partial(elpv, classes=4), "digits": digits, "cifar100": cifar100}
+    named: dict[str, Callable[[], Source]] = {
+        "elpv": elpv,
+        "elpv4": partial(elpv, classes=4),
+        "digits": digits,
+        "cifar100": cifar100,
+    }
+    named |= {name: partial(archive, name) for name in ARCHIVES}
     return named[data]() if data in named else folder(Path(data))
 
 
@@ -124,19 +164,45 @@ def cifar100() -> Source:
     )
 
 
-def folder(root: Path) -> Source:
+def archive(name: str) -> Source:
+    """The photographs of one of ``ARCHIVES``, from Keras's cache or its download.
+
+    Raises:
+        UserError: not to be downloaded, or not what was published.
+    """
+    with silence():
+        import keras
+
+    known, cache = ARCHIVES[name], keras_cache()
+    advice = "; connect once, or use --data elpv, digits or a folder"
+    with download(name, cache / "datasets" / known.file, known.sha256, advice):
+        unpacked = keras.utils.get_file(
+            known.file, known.url, file_hash=known.sha256 or None, extract=True, cache_dir=cache
+        )
+        root = Path(unpacked) / known.folder
+        source = folder(root, {split: root / path for split, path in known.splits.items()} or None)
+        if len(source.items) != known.images:
+            raise UserError(f"{len(source.items)} images instead of {known.images}")
+    return replace(source, name=name, citation=known.citation)
+
+
+def folder(root: Path, splits: dict[str, Path] | None = None) -> Source:
     """One folder per class, or folders of the splits (``train/``, ``test/``, ``valid/`` ...) above the class folders.
+
+    Args:
+        splits: split -> its folder, where that is known; None goes by the folders' names.
 
     Raises:
         UserError: no such folder, fewer than two classes, or folders that look like splits and cannot be.
     """
     if not root.is_dir():
         raise UserError(
-            f"no such folder or data set: {root}; --data takes elpv, digits, cifar100 or a folder of images"
+            f"no such folder or data set: {root}; --data takes elpv, elpv4, digits, cifar100, {', '.join(ARCHIVES)} "
+            "or a folder of images"
         )
     left_out = LeftOut()
     inside = left_out.folders_of(root)
-    splits = _split_folders(root, inside)
+    splits = _split_folders(root, inside) if splits is None else splits
     if splits:
         left_out.folders |= {f"{path.name}/" for path in set(inside) - set(splits.values())}
     rows = []  # split, class and file of each image
