@@ -6,7 +6,9 @@ python experiments/transfer.py --data ~/photos      your photos, one folder per 
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -33,7 +35,7 @@ class DataOptions:
     """The images and their splits."""
 
     data: str = "elpv"
-    """elpv, elpv4 (four grades), digits, cifar100, or a folder: a folder per class, or train/ [valid/] test/ above."""
+    """elpv, elpv4, digits, cifar100, flowers, cats_vs_dogs, or a folder: a folder per class, or train/ test/."""
     train_per_class: Count | None = None
     """Train on at most so many images of each class."""
     test_fraction: Fraction = 0.25
@@ -42,6 +44,8 @@ class DataOptions:
     """Share of the training images on which every choice is made, where the data come without such a split."""
     image_size: Annotated[int, Range(32, 1024)] = 128
     """Pixels of the square that images are resized to; larger is better and slower."""
+    fit: Literal["squash", "pad", "crop"] = "squash"
+    """How an image becomes a square: squashed, padded with grey, or cropped to its middle."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +62,8 @@ class NetworkOptions:
     """Images per step of phase 2 and of the control; by default 32 below 4,000 images, else 64."""
     augment: Literal["auto", "none", "shift", "crop", "flips"] = "auto"
     """Random crops and flips; auto takes what keeps the data's meaning (digits are not flipped)."""
+    class_weights: Literal["none", "balanced"] = "none"
+    """balanced: in every loss, all classes count alike however few images they have; finds more of a rare class."""
     label_smoothing: Share = 0.1
     """Probability mass spread over the other classes; keeps a few thousand images from being learnt by heart."""
     weight_decay: NotNegative = 0.02
@@ -106,6 +112,8 @@ class ControlOptions:
     """Epochs of the scratch control; by default head epochs + fine-tune epochs."""
     scratch_learning_rate: Positive = 2e-3
     """Peak rate of the scratch control: random weights need and bear a higher one."""
+    learning_curve: str = "auto"
+    """Train again on few images: auto (where it costs less than a quarter of the run), none, or per class: 10,30."""
 
 
 @dataclass(frozen=True)
@@ -141,7 +149,8 @@ def build_arm(name: str, images: Images, weights: Weights, config: Config, seed:
             keras.layers.Dense(len(images.classes), name="logits"),
         ]
     )
-    return train.Arm(name, images, weights, backbone, head, seed, folder)
+    class_weights = train.class_weights(images, config.network.class_weights)
+    return train.Arm(name, images, weights, backbone, head, seed, folder, *class_weights)
 
 
 def train_pretrained(images: Images, weights: Weights, config: Config, seed: int, folder: Path) -> Arm:
@@ -162,10 +171,11 @@ def train_pretrained(images: Images, weights: Weights, config: Config, seed: int
     compute = train.keras_features if plain else litert.Parallel
     features = train.Features(compute, arm, config.head.views, config.network.augment)
     train.solve_head(arm, features)  # logistic regression: the best head for these features
-    loss = train.cross_entropy(config.network.label_smoothing)
+    loss = train.cross_entropy(config.network.label_smoothing, arm.class_weights)
     head.compile(keras.optimizers.Adam(config.head.head_learning_rate), loss)
     epoch = train.keras_epoch(head, features.batches) if plain else fast.compiled_epoch(head, features.batches)
     arm.fit("head", head, epoch, config.head.head_epochs, predict=lambda: head.predict(features.validation, verbose=0))
+    arm.frozen = arm.network.get_weights()  # to be compared, on the test split, with what phase 2 makes of it
 
     # Phase 2: the last blocks train too, at a low rate that warms up and decays, lower for earlier blocks.
     options = config.fine_tune
@@ -212,7 +222,7 @@ def compile_network(arm: Arm, config: Config, epochs: int, rate: float, decay: f
     schedule = train.warm_up_and_decay(rate, epochs, train.steps_per_epoch(arm.images, options.batch_size))
     rates = train.rate_multipliers(network, decay)
     optimizer = train.LayerwiseAdamW(rates, options.weight_decay, learning_rate=schedule)
-    network.compile(optimizer, train.cross_entropy(options.label_smoothing))
+    network.compile(optimizer, train.cross_entropy(options.label_smoothing, arm.class_weights))
     average = train.average(arm, network, options.ema, options.batch_size)
     batches = train.augmented(arm.images, options.augment, options.batch_size, arm.seed)
     if config.run.plain:
@@ -231,7 +241,7 @@ def main(config: Config) -> None:
     with runs.Run(config, name, options.output, options.resume) as run:
         images, weights, config = prepare(source, config, run.work)
         from keras_a2 import saved_model
-        from keras_a2.transfer import baselines, evaluate, model, report
+        from keras_a2.transfer import baselines, evaluate, learning, model, report
 
         run.check_inputs(data=images.summary(), weights=weights.sha256)
         seeds = range(options.seed, options.seed + options.seeds)
@@ -244,12 +254,15 @@ def main(config: Config) -> None:
                 {name: TRAININGS[name](images, weights, config, seed, run.work) for name in names} for seed in seeds
             ]
 
+            controls = learning.train_on_few(images, config, run.work, partial(train_scratch, weights=weights))
+
         # Every choice is made: the test split is read here, once.
         results = evaluate.read_test_split(images, arms, baselines.predict(images), settings.flat(config))
+        results.metrics |= learning.measure(results, controls, config)
         report.show(results)  # with the verdict: better, worse, or not shown to differ
         arm, size = results.published["pretrained"], images.store.size
         with saved_model.FreshProcess() as process, run.publishing() as folder:
-            network = model.assemble(arm.backbone, arm.head, size)
+            network = model.assemble(arm.backbone, arm.head, size, config.data.fit)
             saved_model.export(network, model.signatures(network, size), folder)
             report.write(folder, results, options.output / run.name)
             evaluate.write(folder, results, run.name, network, process, options.litert)
@@ -285,6 +298,10 @@ def check(config: Config) -> None:
     weights, mirrored = config.network.weights, config.network.strategy == "mirrored"
     if weights not in WEIGHTS and not Path(weights).is_file():
         raise UserError(f"no such weights file: {weights}; --weights takes {', '.join(WEIGHTS)} or a file")
+    if not re.fullmatch(r"auto|none|[1-9]\d*(,[1-9]\d*)*", config.control.learning_curve):
+        raise UserError(
+            f"--learning-curve is {config.control.learning_curve}; it must be auto, none, or like 10,30,100"
+        )
     if mirrored and (config.run.jobs != 1 or config.run.plain):
         raise UserError("--strategy mirrored gives all devices to one fast training; leave out --jobs and --plain")
 

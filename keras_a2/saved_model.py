@@ -50,6 +50,7 @@ CARD_OF: dict[str, dict[str, Field]] = {
     },
 }  # fmt: skip
 OPTIONAL: dict[str, Field] = {
+    "fit": ("squash, pad or crop", lambda value: value in ("squash", "pad", "crop")),
     "max_gap": _whole(0, 10**9),
     "spacing_seconds": ("a number of seconds below 9e9", lambda value: _is_positive(value) and value < 9e9),
     "freq": TEXT,

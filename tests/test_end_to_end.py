@@ -98,7 +98,15 @@ def test_transfer_metrics_are_those_of_the_predictions(published):
     for name, baseline in metrics["baselines"].items():
         assert baseline["test"]["accuracy"] == pytest.approx((rows[f"prediction_{name}"] == rows["truth"]).mean())
     assert metrics["saved_model_check"]["items"] == len(rows) + 2  # pixels, and two files through serve_bytes
-    assert set(metrics["arms"]) == {"pretrained", "scratch"}
+    assert set(metrics["arms"]) == {"pretrained", "frozen", "scratch"}
+    frozen = (rows["prediction_frozen_seed0"] == rows["truth"]).mean()
+    assert metrics["difference_frozen"]["accuracy"] == pytest.approx(test["accuracy"] - frozen)
+    for name, share in test["recall"].items():
+        assert share == pytest.approx((rows["prediction"] == name)[rows["truth"] == name].mean())
+    curve = pd.DataFrame(metrics["learning_curve"])
+    whole = curve.sort_values("per_class").groupby("arm")["accuracy"].last()
+    assert whole["frozen"] == pytest.approx(frozen)
+    assert whole["pixels"] == metrics["baselines"]["pixels"]["test"]["accuracy"]
     assert {"accuracy", "ci95", "p_value"} <= set(metrics["difference"])
     assert set(metrics["baselines"]) == {"majority", "pixels"}
     assert metrics["arms"]["pretrained"]["weights"]["origin"] == "bundled"

@@ -16,7 +16,10 @@ WINGS = ("transfer", "recurrent")
 LINES = 450
 # Data flow from left to right, and a part of a room serves that room.
 ROOMS = ("sources", "data", "model", "baselines", "train", "evaluate", "report", "predict")
-PARTS = {"transfer": {"decode": "sources", "duplicates": "data"}, "recurrent": {"times": "sources"}}
+PARTS = {
+    "transfer": {"decode": "sources", "duplicates": "data", "learning": "evaluate", "figures": "report"},
+    "recurrent": {"times": "sources"},
+}
 MODULES = sorted(path for folder in ("keras_a2", "experiments") for path in (ROOT / folder).rglob("*.py"))
 
 

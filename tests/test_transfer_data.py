@@ -93,6 +93,33 @@ def test_resize_is_that_of_the_saved_model():
     assert np.abs(ours - exported).max() <= 1.5
 
 
+@pytest.mark.parametrize("fit", ["squash", "pad", "crop"])
+@pytest.mark.parametrize("shape", [(90, 70, 3), (41, 120, 3), (64, 64, 3)])
+def test_an_image_becomes_a_square_as_in_the_saved_model(fit, shape):
+    import keras
+
+    from keras_a2.transfer import model
+
+    pixels = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+    backbone = keras.Sequential([keras.Input((32, 32, 3)), keras.layers.Identity()])
+    head = keras.Sequential([keras.Input((32, 32, 3)), keras.layers.Identity()])
+    network = model.assemble(backbone, head, 32, fit)
+    resized = keras.Model(network.input, network.get_layer("resize").output)
+    exported = np.asarray(resized(pixels[np.newaxis]))[0].astype(int)
+    assert np.abs(decode(pixels, 32, fit) - exported).max() <= 2  # the layer rounds down
+
+
+def test_a_padded_image_keeps_its_shape_and_a_cropped_one_its_middle():
+    image = Image.new("RGB", (80, 40), (0, 0, 200))
+    image.paste((200, 0, 0), (20, 0, 60, 40))
+    content = encoded(image, "PNG")
+    padded, cropped = (decode(content, 16, fit) for fit in ("pad", "crop"))
+    assert (padded[:3] == 127).all()
+    assert (padded[-3:] == 127).all()
+    assert (padded[6:10, 7:9] == (200, 0, 0)).all()
+    assert (cropped == (200, 0, 0)).all()
+
+
 def header_of(width: int, height: int) -> bytes:
     """A PNG whose header claims a size and whose data are not there."""
     content = bytearray(encoded(RED, "PNG"))

@@ -9,7 +9,7 @@ from matplotlib.text import Text
 from scipy.stats import binomtest, ttest_1samp
 
 from keras_a2 import page
-from keras_a2.transfer import baselines, data, evaluate, report, sources
+from keras_a2.transfer import baselines, data, evaluate, figures, report, sources
 
 
 def test_wilson_interval_of_the_courseworks_ten_of_twelve():
@@ -105,9 +105,9 @@ def test_equal_arms_differ_by_nothing():
 def test_pixels_baseline_reads_an_easy_set_and_not_a_shuffled_one(photos):
     images = data.load(sources.folder(photos), 32, seed=0)
     truth = images.labels[images.test]
-    assert (baselines.pixels(images) == truth).all()
+    assert (baselines.predict(images)["pixels"] == truth).all()
     images.source.labels = np.random.default_rng(5).permutation(images.labels)
-    assert (baselines.pixels(images) == images.labels[images.test]).mean() < 1
+    assert (baselines.predict(images)["pixels"] == images.labels[images.test]).mean() < 1
 
 
 def test_perfect_predictions_are_perfect_when_a_class_is_absent_from_test():
@@ -128,11 +128,9 @@ def test_confused_pairs_by_hand():
 @pytest.fixture
 def drawn(monkeypatch):
     """The texts of the figure that was drawn last."""
-    figures, save = [], Figure.savefig
-    monkeypatch.setattr(
-        Figure, "savefig", lambda figure, *args, **options: (figures.append(figure), save(figure, *args))
-    )
-    return lambda: list(dict.fromkeys(text.get_text() for text in figures[-1].findobj(Text)))
+    shown, save = [], Figure.savefig
+    monkeypatch.setattr(Figure, "savefig", lambda figure, *args, **options: (shown.append(figure), save(figure, *args)))
+    return lambda: list(dict.fromkeys(text.get_text() for text in shown[-1].findobj(Text)))
 
 
 def test_class_names_are_no_formulas_in_figures(photos, tmp_path, drawn):
@@ -140,9 +138,9 @@ def test_class_names_are_no_formulas_in_figures(photos, tmp_path, drawn):
     images = data.load(sources.folder(photos), 16, seed=0)
     labels = images.labels[images.test]
     wrong = np.eye(2)[1 - labels]
-    report.confusion(labels, 1 - labels, images.classes, tmp_path / "c.png")
-    report.per_class_f1(labels, {"pretrained": 1 - labels}, images.classes, tmp_path / "f.png")
-    report.mistakes(images, wrong, tmp_path / "m.png")
+    figures.confusion(labels, 1 - labels, images.classes, tmp_path / "c.png")
+    figures.per_class_f1(labels, {"pretrained": 1 - labels}, images.classes, tmp_path / "f.png")
+    figures.mistakes(images, wrong, tmp_path / "m.png")
     assert {path.name for path in tmp_path.glob("*.png")} == {"c.png", "f.png", "m.png"}
     texts = drawn()
     assert "a$_$b\nsaid right 100%" in texts
@@ -153,22 +151,23 @@ def test_a_hundred_classes_are_shown_by_their_most_confused_pairs(tmp_path, draw
     classes = [f"class {i:03d}" for i in range(100)]
     labels = np.repeat(np.arange(100), 10)
     predicted = np.where(np.arange(1000) % 10 < labels // 20, (labels + 1) % 100, labels)
-    report.confusion(labels, predicted, classes, tmp_path / "c.png")
+    figures.confusion(labels, predicted, classes, tmp_path / "c.png")
     names = [text for text in drawn() if "→" in text and "class" in text]
-    assert len(names) == report.READABLE_CLASSES
+    assert len(names) == figures.READABLE_CLASSES
     assert names[0] == "class 080 → class 081"
     assert " 4 of 10" in drawn()
-    report.per_class_f1(labels, {"pretrained": predicted}, classes, tmp_path / "f.png")
-    assert sum(text.startswith("class") for text in drawn()) == report.SHOWN_CLASSES
+    figures.per_class_f1(labels, {"pretrained": predicted}, classes, tmp_path / "f.png")
+    assert sum(text.startswith("class") for text in drawn()) == figures.SHOWN_CLASSES
     arm = {
         "weights": {"origin": "bundled"},
         "seconds": 1.0,
-        "test": evaluate.metrics(labels, np.eye(100)[predicted][np.newaxis]),
+        "test": evaluate.metrics(labels, np.eye(100)[predicted][np.newaxis])
+        | {"recall": evaluate.recall(labels, predicted, classes)},
     }
     metrics = {
         "data": {"name": "many", "classes": classes},
         "arms": {"pretrained": arm},
-        "baselines": {name: {"test": {"accuracy": 0.01}} for name in ("pixels", "majority")},
+        "baselines": {name: {"test": arm["test"]} for name in ("pixels", "majority")},
         "most_confused": [{"truth": "class 080", "prediction": "class 081", "n": 4}],
     }
     report.show(evaluate.Results(None, [], [{"pretrained": np.eye(100)[predicted]}], {}, metrics=metrics))

@@ -150,6 +150,55 @@ def test_the_solved_head_is_logistic_regression(classes):
     np.testing.assert_allclose(probability, reference.predict_proba(x[200:]), atol=2e-2)
 
 
+def test_noise_is_answered_with_the_strongest_penalty():
+    rng = np.random.default_rng(0)
+    x, labels = rng.normal(size=(300, 50)).astype(np.float32), np.arange(300) % 2
+    assert model.solve(x[:20], labels[:20], x[20:], labels[20:])[2] == model.STRONGER[-1]
+
+
+def thinned(photos) -> data.Images:
+    """Two images of each class, of which one was five times as frequent."""
+    images = data.load(sources.folder(photos), 32, seed=0, train_per_class=2)
+    return replace(images, shares=np.array([5 / 6, 1 / 6]))
+
+
+def test_class_weights_by_hand(photos):
+    images = thinned(photos)
+    train_weights, validation_weights = train.class_weights(images, "none")
+    np.testing.assert_allclose(train_weights, [5 / 3, 1 / 3])  # on average 1, and as frequent as they were
+    assert validation_weights is None
+    assert train.class_weights(replace(images, shares=None), "none") == (None, None)
+    order = np.argsort(images.labels[images.train])
+    uneven = replace(images, shares=None, train=images.train[order][:3])  # two and one
+    np.testing.assert_allclose(train.class_weights(uneven, "balanced")[0], [3 / 4, 3 / 2])
+    classes, logits = np.array([0, 1]), np.array([[2.0, 1.0], [0.0, 1.0]], np.float32)
+    losses = train.cross_entropy(0.1)(classes, logits)
+    weighted = train.cross_entropy(0.1, np.array([0.5, 3.0]))(classes, logits)
+    np.testing.assert_allclose(weighted, np.asarray(losses) * [0.5, 3.0], rtol=1e-6)
+
+
+def test_a_balanced_head_is_scikit_learns():
+    rng = np.random.default_rng(0)
+    labels = (rng.random(400) < 0.15).astype(int)
+    x = (rng.normal(size=(400, 5)) + labels[:, np.newaxis]).astype(np.float32)
+    weights = 0.5 / data.class_shares(labels[:300], 2)
+    kernel, bias, strength = model.solve(x[:300], labels[:300], x[300:], labels[300:], weights, weights)
+    theirs = LogisticRegression(C=1 / (strength * 300), class_weight="balanced", tol=1e-8).fit(x[:300], labels[:300])
+    np.testing.assert_allclose((kernel[:, 1] - kernel[:, 0]), theirs.coef_[0], atol=2e-2)
+    plain_kernel, plain_bias, _ = model.solve(x[:300], labels[:300], x[300:], labels[300:])
+    balanced, plain = ((x @ w + b).argmax(axis=1) for w, b in ((kernel, bias), (plain_kernel, plain_bias)))
+    assert balanced[labels == 1].mean() > plain[labels == 1].mean()  # recall of the rare class
+
+
+def test_an_epoch_on_few_images_passes_over_them_several_times(photos):
+    images = thinned(photos)
+    steps = train.steps_per_epoch(images, 3)
+    assert steps == train.LEAST_STEPS
+    assert int(train.augmented(images, "none", 3, 0)(1).cardinality()) == steps
+    many = replace(images, train=np.tile(images.train, 50))
+    assert (train.passes(many, 8), train.steps_per_epoch(many, 8)) == (1, 25)
+
+
 def test_the_solved_head_does_not_depend_on_the_number_of_cores():
     rng = np.random.default_rng(0)
     x = rng.normal(size=(7000, 576)).astype(np.float32)

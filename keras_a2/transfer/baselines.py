@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 
 import numpy as np
 from PIL import Image
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 
-from keras_a2.transfer.data import Images
+from keras_a2.transfer.data import Images, class_shares
 
 GREY_PIXELS, COLOUR_PIXELS = 24, 16  # side of the baseline's thumbnails
 PIXEL_STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)  # scikit-learn's C on pixels standardised as a whole
@@ -18,28 +19,41 @@ PIXEL_STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)  # scikit-learn's C on pixels st
 def predict(images: Images) -> dict[str, np.ndarray]:
     """Predicted classes of the test images by each baseline ``(test images,)``."""
     majority = np.bincount(images.labels[images.train]).argmax()
-    return {"majority": np.full(len(images.test), majority), "pixels": pixels(images)}
+    return {"majority": np.full(len(images.test), majority), "pixels": pixels(images, [images.train])[0]}
 
 
-def pixels(images: Images) -> np.ndarray:
-    """Test predictions of logistic regression on thumbnails, its strength chosen on validation, fitted on train."""
+def pixels(images: Images, trained_on: Sequence[np.ndarray]) -> np.ndarray:
+    """Test predictions of logistic regression on thumbnails, its strength chosen on validation.
+
+    Args:
+        trained_on: the training images of each fit, by index.
+
+    Returns:
+        Predicted classes ``(fits, test images)``.
+    """
     grey = bool((np.ptp(images.store.read(images.train[:32]), axis=-1) <= 2).all())
-    train, validation, test = (
-        _thumbnails(images, part, grey) for part in (images.train, images.validation, images.test)
-    )
-    mean, scale = train.mean(axis=0), train.std() or 1.0
-    train, validation, test = ((part - mean) / scale for part in (train, validation, test))
-    best_accuracy, predicted = -1.0, np.zeros(len(test), int)
-    model = LogisticRegression(max_iter=100, warm_start=True, tol=1e-3)
-    for strength in PIXEL_STRENGTHS:
-        model.set_params(C=strength)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ConvergenceWarning)
-            model.fit(train, images.labels[images.train])
-        accuracy = model.score(validation, images.labels[images.validation])
-        if accuracy > best_accuracy:
-            best_accuracy, predicted = accuracy, model.predict(test)
-    return predicted
+    splits = (images.train, images.validation, images.test)
+    weights = None
+    if images.shares is not None:  # see ``train.class_weights``
+        weights = images.shares / class_shares(images.labels[images.train], len(images.classes))
+    parts = [_thumbnails(images, part, grey) for part in splits]
+    labels, answers = images.labels, np.zeros((len(trained_on), len(images.test)), int)
+    for predicted, indices in zip(answers, map(np.sort, trained_on), strict=True):
+        of_each = None if weights is None else weights[labels[indices]]
+        train = parts[0][np.isin(images.train, indices)]
+        mean, scale = train.mean(axis=0), train.std() or 1.0
+        train, validation, test = ((part - mean) / scale for part in (train, *parts[1:]))
+        best_accuracy = -1.0
+        model = LogisticRegression(max_iter=100, warm_start=True, tol=1e-3)
+        for strength in PIXEL_STRENGTHS:
+            model.set_params(C=strength)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", ConvergenceWarning)
+                model.fit(train, labels[indices], of_each)
+            accuracy = model.score(validation, labels[images.validation])
+            if accuracy > best_accuracy:
+                best_accuracy, predicted[:] = accuracy, model.predict(test)
+    return answers
 
 
 def _thumbnails(images: Images, indices: np.ndarray, grey: bool) -> np.ndarray:

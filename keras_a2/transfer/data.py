@@ -84,6 +84,7 @@ class Images:
     validation: np.ndarray
     test: np.ndarray
     sha256: str
+    shares: np.ndarray | None = None  # of the classes in the training split, where it was thinned afterwards
     skipped: list[str] = field(default_factory=list)  # 'file: reason'
     duplicates: list[str] = field(default_factory=list)  # left out of train: a held-out image shows the same picture
     held_out_duplicates: list[str] = field(default_factory=list)  # left out of validation or test: likewise
@@ -134,14 +135,18 @@ def load(
     folder: Path | None = None,
     memory_limit: int = MEMORY_LIMIT,
     on_image: OnImage = lambda done, total: None,
+    fit: str = "squash",
 ) -> Images:
     """Decode every image once, leave out what is unreadable, and split.
+
+    Args:
+        fit: how an image becomes a square, see ``decode.decode``.
 
     Raises:
         UserError: more than 5 % unreadable, a class too small for the split, or an empty split.
     """
     store = PixelStore(len(source.items), size, folder, memory_limit)
-    decoded = decode_all(source, store, on_image)
+    decoded = decode_all(source, store, on_image, fit)
     skipped = [f"{source.item_names[i]}: {reason}" for i, reason in decoded.reasons.items()]
     if len(skipped) > MAX_UNREADABLE * len(source.items):
         raise UserError(
@@ -156,9 +161,11 @@ def load(
     train = readable[np.isin(picture, picture[np.isin(readable, train)])]
     copies = np.setdiff1d(readable, np.concatenate([train, validation, test]))
     held_out = np.zeros(len(copies), bool) if source.given is None else source.given[copies] != "train"
-    if train_per_class:
-        train = few_per_class(train, source.labels, train_per_class, seed)
     _check_split(source, {"train": train, "validation": validation, "test": test})
+    shares = None
+    if train_per_class:
+        shares = class_shares(source.labels[train], len(source.classes))
+        train = few_per_class(train, source.labels, train_per_class, seed)
     digest = "".join(f"{facts.file}{source.labels[i]}" for i, facts in decoded.facts.items())
     names = np.array(source.item_names, object)
     shown = pd.DataFrame({"name": names[readable], "label": source.labels[readable]}).groupby(picture)
@@ -169,6 +176,7 @@ def load(
         validation,
         test,
         sha256=_sha256(digest.encode()),
+        shares=shares,
         skipped=skipped,
         duplicates=names[copies[~held_out]].tolist(),
         held_out_duplicates=names[copies[held_out]].tolist(),
@@ -187,7 +195,7 @@ def load_and_describe(source: Source, options: Any, seed: int, folder: Path) -> 
         images = load(
             source, options.image_size, seed=seed, validation_fraction=options.validation_fraction,
             test_fraction=options.test_fraction, train_per_class=options.train_per_class, folder=folder,
-            on_image=lambda done, _: bar.update(task, completed=done),
+            on_image=lambda done, _: bar.update(task, completed=done), fit=options.fit,
         )  # fmt: skip
     console.print(
         f"{images.name}: {len(images.classes)} classes; {len(images.train)} images to train on, "
@@ -237,7 +245,7 @@ class Decoded:
     reasons: dict[int, str] = field(default_factory=dict)
 
 
-def decode_all(source: Source, store: PixelStore, on_image: OnImage) -> Decoded:
+def decode_all(source: Source, store: PixelStore, on_image: OnImage, fit: str = "squash") -> Decoded:
     """Decode every image of the source into the store; ``on_image`` is called with the number done and the total."""
     decoded, total = Decoded(), len(source.items)
 
@@ -245,7 +253,7 @@ def decode_all(source: Source, store: PixelStore, on_image: OnImage) -> Decoded:
         item = source.items[i]
         try:
             content = item if isinstance(item, np.ndarray) else read_bytes(item)
-            pixels = decode(content, store.size)
+            pixels = decode(content, store.size, fit)
             store.write(i, pixels)
             raw = content.tobytes() if isinstance(content, np.ndarray) else content
             return Facts(_sha256(raw), _sha256(pixels.tobytes()), encoding(content))
@@ -333,6 +341,11 @@ def few_per_class(train: np.ndarray, labels: np.ndarray, n: int, seed: int) -> n
     """At most ``n`` training indices of each class."""
     order = np.random.default_rng([seed, 2]).permutation(train)
     return np.sort(np.concatenate([order[labels[order] == label][:n] for label in np.unique(labels[train])]))
+
+
+def class_shares(labels: np.ndarray, classes: int) -> np.ndarray:
+    """Share of each class among the labels ``(classes,)``."""
+    return np.bincount(labels, minlength=classes) / len(labels)
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ EXTENSIONS = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff"}
 FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF")
 MAX_PIXELS = 100_000_000  # 300 MB as RGB; a larger header is taken for a decompression bomb
 MAX_BYTES = 200 * 2**20
+GREY = 127  # of the bars beside a padded image: 0 once the network has scaled its pixels
 
 ImageFile.LOAD_TRUNCATED_IMAGES = False
 
@@ -40,13 +41,14 @@ def read_bytes(path: Path) -> bytes:
         raise UnreadableImage(error.strerror or "cannot be read") from error
 
 
-def decode(content: bytes | np.ndarray, size: int | None) -> np.ndarray:
-    """Decode an image file's content (or take an array) and squash it to a square.
+def decode(content: bytes | np.ndarray, size: int | None, fit: str = "squash") -> np.ndarray:
+    """Decode an image file's content (or take an array) and make it a square.
 
     Args:
         content: the bytes of a JPEG, PNG, BMP, GIF (first frame), WebP or TIFF (first page) file, or an array
             ``(height, width[, 1 or 3])`` of uint8.
         size: pixels of the square's side; None keeps the image's own size.
+        fit: ``squash``, ``pad`` with grey, or ``crop`` to the middle, as ``keras.layers.Resizing`` does.
 
     Returns:
         uint8 array ``(size, size, 3)``, resized with an antialiased triangle filter as ``tf.image.resize`` does.
@@ -55,7 +57,7 @@ def decode(content: bytes | np.ndarray, size: int | None) -> np.ndarray:
         UnreadableImage: not an image, truncated, or with more than ``MAX_PIXELS`` pixels.
     """
     if isinstance(content, np.ndarray):
-        return _square(Image.fromarray(np.squeeze(content)).convert("RGB"), size)
+        return _square(Image.fromarray(np.squeeze(content)).convert("RGB"), size, fit)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -64,7 +66,7 @@ def decode(content: bytes | np.ndarray, size: int | None) -> np.ndarray:
                 raise UnreadableImage(f"{image.width} x {image.height} pixels")
             if size and image.format == "JPEG":
                 image.draft(None, (2 * size, 2 * size))  # libjpeg decodes a large photo at 1/2, 1/4 or 1/8
-            return _square(_to_rgb(ImageOps.exif_transpose(image)), size)
+            return _square(_to_rgb(ImageOps.exif_transpose(image)), size, fit)
     except UnreadableImage:
         raise
     except Exception as error:  # Pillow raises a dozen types on damaged files, all of them mean 'unreadable'
@@ -98,7 +100,14 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def _square(image: Image.Image, size: int | None) -> np.ndarray:
+def _square(image: Image.Image, size: int | None, fit: str) -> np.ndarray:
     if size and image.size != (size, size):
+        if fit != "squash":
+            side = max(image.size) if fit == "pad" else min(image.size)
+            left, top = (int((side - length) / 2) for length in image.size)  # negative: outside the crop
+            shape = (image.width + 2 * left, image.height + 2 * top) if fit == "pad" else (side, side)
+            square = Image.new("RGB", shape, (GREY, GREY, GREY))
+            square.paste(image, (left, top))
+            image = square
         image = image.resize((size, size), Image.Resampling.BILINEAR)
     return np.asarray(image, dtype=np.uint8)

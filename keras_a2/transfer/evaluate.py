@@ -11,7 +11,13 @@ from typing import Any
 import numpy as np
 from PIL import Image
 from scipy import stats
-from sklearn.metrics import balanced_accuracy_score, classification_report, f1_score, top_k_accuracy_score
+from sklearn.metrics import (
+    balanced_accuracy_score,
+    classification_report,
+    f1_score,
+    roc_auc_score,
+    top_k_accuracy_score,
+)
 from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.proportion import proportion_confint
 
@@ -52,6 +58,10 @@ class Results:
         """True classes of the test images."""
         return self.images.labels[self.images.test]
 
+    def predicted(self, name: str) -> np.ndarray:
+        """Classes that an arm predicts, of each seed ``(seeds, test images)``."""
+        return np.stack([probabilities[name].argmax(axis=1) for probabilities in self.probabilities])
+
     @property
     def published(self) -> Arms:
         """The arms of the published seed."""
@@ -66,40 +76,62 @@ def read_test_split(
     Args:
         options: every option with its resolved value.
     """
-    predicted = [{name: model.probabilities(arm.network, images, images.test) for name, arm in a.items()} for a in arms]
+    predicted = [
+        {name: answers for arm in trained.values() for name, answers in _probabilities(arm, images).items()}
+        for trained in arms
+    ]
     best = min(range(len(arms)), key=lambda i: arms[i]["pretrained"].phases[-1].history.best["validation_loss"])
     results = Results(images, arms, predicted, baselines, best)
     results.metrics = _summarise(results, options)
     return results
 
 
+def _probabilities(arm: Arm, images: Images) -> Probabilities:
+    """Of the arm, and of what it was before its backbone was unfrozen."""
+    answers = {arm.name: model.probabilities(arm.network, images, images.test)}
+    if len(arm.phases) > 1:
+        with arm.before_unfreezing():
+            answers["frozen"] = model.probabilities(arm.network, images, images.test)
+    return answers
+
+
 def _summarise(results: Results, options: dict[str, Any]) -> dict[str, Any]:
     """Phases and differences to baselines are those of the published seed."""
-    images, labels, baselines = results.images, results.labels, results.baselines
+    images, labels = results.images, results.labels
     summary: dict[str, Any] = {
         "experiment": "transfer",
         "config": options,
         "environment": runs.environment(),
         "data": images.summary(),
         "published_seed": options["seed"] + results.best,
-        "baselines": {name: {"test": {"accuracy": float((p == labels).mean())}} for name, p in baselines.items()},
+        "baselines": {},
         "arms": {},
     }
-    for name, arm in results.published.items():
+    for name, classes in results.baselines.items():
+        recalls = recall(labels, classes, images.classes)
+        test = {"accuracy": float((classes == labels).mean()), "recall": recalls}
+        test["balanced_accuracy"] = float(np.mean(list(recalls.values())))
+        summary["baselines"][name] = {"test": test}
+    predicted = {}
+    for name in results.probabilities[results.best]:
+        arm = results.published["pretrained" if name == "frozen" else name]
+        phases = slice(1 if name == "frozen" else None)
+        predicted[name] = results.predicted(name)
         summary["arms"][name] = {
             "weights": arm.weights.summary(),
-            "seconds": sum(phase.seconds for trained in results.arms for phase in trained[name].phases),
-            "phases": [phase.summary() for phase in arm.phases],
-            "test": metrics(labels, [p[name] for p in results.probabilities]),
+            "seconds": sum(phase.seconds for arms in results.arms for phase in arms[arm.name].phases[phases]),
+            "phases": [phase.summary() for phase in arm.phases[phases]],
+            "test": metrics(labels, [p[name] for p in results.probabilities])
+            | {"recall": recall(labels, predicted[name], images.classes)},
         }
-        if name == "scratch" or options["batch_norm"] == "train":
+        if name == "scratch" or (name == "pretrained" and options["batch_norm"] == "train"):
             summary["arms"][name]["batch_statistics_accuracy"] = batch_statistics_accuracy(arm, images)
-    predicted = {name: np.stack([p[name].argmax(axis=1) for p in results.probabilities]) for name in results.published}
-    if "scratch" in predicted:
-        summary["difference"] = compare(labels, predicted["pretrained"], predicted["scratch"])
+    for other, title in (("scratch", "difference"), ("frozen", "difference_frozen")):
+        if other in predicted:
+            summary[title] = compare(labels, predicted["pretrained"], predicted[other])
     published = predicted["pretrained"][results.best]
     summary["difference_to_baselines"] = {
-        name: compare(labels, published[np.newaxis], p[np.newaxis]) for name, p in baselines.items()
+        name: compare(labels, published[np.newaxis], p[np.newaxis]) for name, p in results.baselines.items()
     }
     summary["most_confused"] = [
         {"truth": images.classes[a], "prediction": images.classes[b], "n": n}
@@ -129,6 +161,7 @@ def write(
         "input": "uint8 images of any size (batch, height, width, 3), or JPEG and PNG files through serve_bytes",
         "output": "class probabilities (batch, classes)",
         "image_size": images.store.size,
+        "fit": metrics["config"]["fit"],
         "data": {"name": images.name, "sha256": images.sha256, "citation": images.source.citation},
         "weights": pretrained["weights"],
         "seed": metrics["published_seed"],
@@ -172,7 +205,17 @@ def _figures(labels: np.ndarray, probability: np.ndarray) -> dict:
             float(top_k_accuracy_score(labels, probability, k=5, labels=np.arange(classes))) if classes > 5 else 1.0
         ),
         "ece": expected_calibration_error(labels, probability),
-    }
+    } | ({"auc": float(roc_auc_score(labels, probability[:, 1]))} if classes == len(np.unique(labels)) == 2 else {})
+
+
+def recall(labels: np.ndarray, predicted: np.ndarray, classes: list[str]) -> dict[str, float]:
+    """Share of each class's images that are recognised, of the classes that occur; the mean over several seeds.
+
+    Args:
+        labels: true classes ``(n,)``.
+        predicted: ``(n,)`` or ``(seeds, n)``.
+    """
+    return {classes[label]: float((predicted[..., labels == label] == label).mean()) for label in np.unique(labels)}
 
 
 def expected_calibration_error(labels: np.ndarray, probability: np.ndarray, bins: int = 15) -> float:

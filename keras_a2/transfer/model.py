@@ -22,6 +22,7 @@ from keras_a2.errors import UserError
 from keras_a2.files import download, keras_cache
 from keras_a2.saved_model import with_constants
 from keras_a2.transfer.data import Images, batches
+from keras_a2.transfer.decode import GREY
 
 ALPHAS = (0.75, 1.0)
 BUNDLED = Path(__file__).parent.parent / "weights" / "mobilenet_v3_small_tiny_imagenet.weights.h5"
@@ -33,6 +34,7 @@ IMAGENET_FILES = {
 }
 BLOCKS = 13  # of the backbone: stem, eleven inverted residuals, last convolution
 STRENGTHS = (1e-1, 1e-2, 1e-3, 1e-4)  # L2 penalties of the head per image, from strong to weak
+STRONGER = (1.0, 10.0)  # tried where the strongest of them is the best: few images
 ITERATIONS = 120
 VARIANCE_FLOOR = 0.05  # of the mean variance
 PREDICTED_BATCH = 64
@@ -185,7 +187,12 @@ def standardise(head: keras.Model, features: np.ndarray) -> None:
 
 
 def solve(
-    train: np.ndarray, train_labels: np.ndarray, validation: np.ndarray, validation_labels: np.ndarray
+    train: np.ndarray,
+    train_labels: np.ndarray,
+    validation: np.ndarray,
+    validation_labels: np.ndarray,
+    class_weights: np.ndarray | None = None,
+    validation_weights: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray, float]:
     """Multinomial logistic regression on standardised features, its L2 strength chosen on the validation split.
 
@@ -194,22 +201,28 @@ def solve(
 
     Args:
         train, validation: standardised features ``(n, features)``; every class occurs in ``train_labels``.
+        class_weights, validation_weights: of each class ``(classes,)`` in the losses; None weighs all images alike.
 
     Returns:
         kernel ``(features, classes)``, bias ``(classes,)`` and the chosen strength, per image.
     """
     model = LogisticRegression(warm_start=True, max_iter=ITERATIONS, tol=1e-3)
+    weights = None if class_weights is None else class_weights[train_labels]
+    if validation_weights is not None:
+        validation_weights = validation_weights[validation_labels]
     lowest, kernel, bias, chosen = np.inf, np.empty(0), np.empty(0), 0.0
     # One thread: sums cut among several are rounded by how many there are, and figures would depend on the machine.
     with warnings.catch_warnings(), threadpool_limits(1, user_api="blas"):
         warnings.simplefilter("ignore", ConvergenceWarning)  # a bounded number of steps is also a regulariser
-        for strength in STRENGTHS:
-            model.set_params(C=1 / (strength * len(train)))
-            model.fit(train, train_labels)
-            loss = log_loss(validation_labels, model.predict_proba(validation), labels=model.classes_)
-            if loss >= lowest:
-                break
-            lowest, kernel, bias, chosen = loss, model.coef_.copy(), model.intercept_.copy(), strength
+        for strengths in (STRENGTHS, STRONGER):
+            for strength in strengths if chosen in (0.0, STRENGTHS[0]) else ():
+                model.set_params(C=1 / (strength * len(train)))
+                model.fit(train, train_labels, weights)
+                probability = model.predict_proba(validation)
+                loss = log_loss(validation_labels, probability, labels=model.classes_, sample_weight=validation_weights)
+                if loss >= lowest:
+                    break
+                lowest, kernel, bias, chosen = loss, model.coef_.copy(), model.intercept_.copy(), strength
     if len(model.classes_) == 2:  # scikit-learn keeps the log-odds of the second class only
         kernel, bias = np.vstack([-kernel, kernel]) / 2, np.concatenate([-bias, bias]) / 2
     return kernel.T.astype(np.float32), bias.astype(np.float32), chosen
@@ -225,14 +238,19 @@ def probabilities(network: keras.Model, images: Images, indices: np.ndarray) -> 
     return special.softmax(predict(network, images, indices).astype(np.float64), axis=1)
 
 
-def assemble(backbone: keras.Model, head: keras.Model, size: int) -> keras.Model:
+def assemble(backbone: keras.Model, head: keras.Model, size: int, fit: str = "squash") -> keras.Model:
     """One Keras model, nothing of this package inside: uint8 images of any size to probabilities ``(batch, classes)``.
 
     Args:
         size: pixels of the square that images ``(batch, height, width, 3)`` are resized to.
+        fit: how they become a square, see ``decode.decode``.
     """
     image = keras.Input((None, None, 3), dtype="uint8", name="images")
-    x = keras.layers.Resizing(size, size, antialias=True, name="resize")(image)
+    resize = keras.layers.Resizing(
+        size, size, antialias=True, name="resize", fill_value=GREY,
+        pad_to_aspect_ratio=fit == "pad", crop_to_aspect_ratio=fit == "crop",
+    )  # fmt: skip
+    x = resize(image)
     for part in (backbone, *head.layers):
         copy = keras.models.clone_model(part) if part is backbone else part.__class__.from_config(part.get_config())
         x = copy(x)

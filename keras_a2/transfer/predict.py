@@ -47,6 +47,11 @@ class Classifier(SavedModel):
         """Pixels of the square that images are resized to."""
         return self.card["image_size"]
 
+    @property
+    def fit(self) -> str:
+        """How an image becomes a square, see ``decode.decode``."""
+        return self.card.get("fit") or "squash"
+
     def predict(self, images: np.ndarray | str | Path | Sequence[str | Path]) -> np.ndarray | pd.DataFrame:
         """Class probabilities of an array of images, or a table for files and folders.
 
@@ -117,7 +122,7 @@ class Classifier(SavedModel):
 
     def _decode(self, path: Path) -> np.ndarray | str:
         try:
-            return decode(read_bytes(path), self.image_size)
+            return decode(read_bytes(path), self.image_size, self.fit)
         except UnreadableImage as error:
             return str(error)
 

@@ -1,32 +1,22 @@
-"""A transfer run for people: the table on the screen, pictures, the tables of predictions and epochs, the page."""
+"""A transfer run for people: the table on the screen, the tables of predictions and epochs, the page."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 import numpy as np
 import pandas as pd
-from matplotlib.figure import Figure
 from rich.table import Table
-from sklearn.metrics import confusion_matrix, f1_score
 
 from keras_a2 import page
 from keras_a2.console import console
-from keras_a2.errors import printable
-from keras_a2.transfer import evaluate
-from keras_a2.transfer.data import Images
-from keras_a2.transfer.evaluate import Arms, Results
+from keras_a2.transfer import evaluate, figures
+from keras_a2.transfer.evaluate import Results
+from keras_a2.transfer.figures import ARMS, BASELINES, CURVES
 
-ARMS = {"pretrained": "pretrained", "scratch": "scratch (random weights)"}
-BASELINES = {"pixels": "logistic regression on pixels", "majority": "majority class"}
-COLOURS = {"pretrained": "#0f62a8", "scratch": "#b8561c"}
-READABLE_CLASSES = 25  # of more, the most confused pairs instead of the matrix
-SHOWN_CLASSES = 50
 SCREEN_CLASSES = 25  # of more, the classification reports are on the page only
+CLAIMS = {"difference": "That is {} random initialisation", "difference_frozen": "It is {} the frozen backbone"}
 VERDICTS = {"better": "better than", "worse": "worse than", "not shown": "not shown to differ from"}
 
 
@@ -45,6 +35,8 @@ def show(results: Results) -> None:
         pairs = [f"{p['truth']} → {p['prediction']} ({p['n']})" for p in metrics["most_confused"][:5]]
         console.print(f"most confused (true → predicted): {', '.join(pairs)}; the report page has every class")
     console.print(headline(metrics))
+    for sentence in curve_sentences(metrics):
+        console.print(sentence)
 
 
 def write(folder: Path, results: Results, published: Path) -> None:
@@ -56,28 +48,38 @@ def write(folder: Path, results: Results, published: Path) -> None:
     # Names of files may hold undecodable bytes.
     predictions(results).to_csv(folder / "predictions.csv", index=False, errors="backslashreplace")
     history(results).to_csv(folder / "history.csv", index=False)
-    pictures = figures(folder / "figures", results)
+    pictures = figures.draw(folder / "figures", results, of_seed(results.metrics))
     page.write(_page(results, pictures, published), folder / "report.html")
 
 
 def _classification_reports(results: Results) -> list[tuple[str, str]]:
-    seed, classes = of_seed(results.metrics), results.images.classes
+    seed, classes, probabilities = of_seed(results.metrics), results.images.classes, results.probabilities[results.best]
     return [
-        (f"Classification report, {name}{seed}", evaluate.report(results.labels, probability, classes))
-        for name, probability in results.probabilities[results.best].items()
+        (f"Classification report, {name}{seed}", evaluate.report(results.labels, probabilities[name], classes))
+        for name in results.published
     ]
 
 
 def result_rows(metrics: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
-    """The comparison as texts: header and one row per arm and baseline."""
-    header = ["", "test accuracy", "95 % interval", "balanced", "macro F1", "calibration error", "seconds"]
-    rows = [
-        [ARMS[name], page.percent(t["accuracy"]), page.interval(t["accuracy_ci95"]),
-         page.percent(t["balanced_accuracy"]), f"{t['macro_f1']:.3f}", f"{t['ece']:.3f}", f"{arm['seconds']:.0f}"]
-        for name, arm in metrics["arms"].items() for t in [arm["test"]]
-    ]  # fmt: skip
-    for name, label in BASELINES.items():
-        rows.append([label, page.percent(metrics["baselines"][name]["test"]["accuracy"]), *[""] * 5])
+    """The comparison as texts: header and one row per arm and baseline; of two classes the recall of either."""
+    two = metrics["data"]["classes"] if len(metrics["data"]["classes"]) == 2 else []
+    recalls = [f"recall: {name}" for name in two] or ["lowest recall"]
+    header = ["", "test accuracy", "95 % interval", "balanced", *recalls, "macro F1", "calibration error", "seconds"]
+
+    def cells(test: dict[str, Any]) -> list[str]:
+        ends = page.interval(test["accuracy_ci95"]) if "accuracy_ci95" in test else ""
+        recall = test["recall"]
+        shown = [page.percent(recall[name]) if name in recall else "" for name in two] or [
+            page.percent(min(recall.values()))
+        ]
+        return [page.percent(test["accuracy"]), ends, page.percent(test["balanced_accuracy"]), *shown]
+
+    rows = []
+    for name, arm in metrics["arms"].items():
+        test = arm["test"]
+        more = [f"{test['macro_f1']:.3f}", f"{test['ece']:.3f}", f"{arm['seconds']:.0f}"]
+        rows.append([ARMS[name], *cells(test), *more])
+    rows += [[label, *cells(metrics["baselines"][name]["test"]), "", "", ""] for name, label in BASELINES.items()]
     return header, rows
 
 
@@ -90,13 +92,38 @@ def headline(metrics: dict[str, Any]) -> str:
         f"test images right ({'one seed' if seeds == 1 else f'mean of {seeds} seeds'}, "
         f"95 % interval {page.interval(arm['test']['accuracy_ci95'])})."
     )
-    if "difference" in metrics:
-        d = metrics["difference"]
-        text += (
-            f" That is {VERDICTS[d['verdict']]} random initialisation: {100 * d['accuracy']:+.1f} points "
-            f"({page.interval(d['ci95'], unit='')}; {d['test']}, p {page.p_text(d['p_value'])})."
-        )
+    for key, claim in CLAIMS.items():
+        if key in metrics:
+            d = metrics[key]
+            text += (
+                f" {claim.format(VERDICTS[d['verdict']])}: {100 * d['accuracy']:+.1f} points "
+                f"({page.interval(d['ci95'], unit='')}; {d['test']}, p {page.p_text(d['p_value'])})."
+            )
     return text
+
+
+def curve_sentences(metrics: dict[str, Any]) -> list[str]:
+    """What the learning curve says: what pretraining is worth in photos, and what twice the photos would bring."""
+    sentences = []
+    points = metrics.get("learning_curve_equivalent", [])
+    matched = [p for p in points[:-1] if p["equivalent"]] or [p for p in points if p["at_least"]][:1]
+    if matched:
+        p = matched[-1]
+        claim = f"is more accurate than random initialisation with all {p['at_least'] or 0:.0f}"
+        if p["equivalent"]:
+            low, high = p["interval"]
+            ends = f"{'fewer' if low is None else f'{low:.0f}'} to {'more than all' if high is None else f'{high:.0f}'}"
+            claim = f"does what random initialisation does with about {p['equivalent']:.0f} ({ends})"
+        sentences.append(f"The frozen pretrained backbone with {p['per_class']:.0f} training images per class {claim}.")
+    if "learning_curve_doubling" in metrics:
+        d = metrics["learning_curve_doubling"]
+        check, gain = d["check"], f"{100 * d['gain']:+.1f} points ({page.interval(d['interval'], unit='')})"
+        predicted = f"{page.percent(check['predicted'])} ({page.interval(check['interval'])})"
+        sentences.append(
+            f"Twice the photos: about {gain} for the frozen backbone. From {check['from_per_class']:.0f} per class the "
+            f"same law predicts {predicted} for all of them; measured: {page.percent(check['measured'])}."
+        )
+    return sentences
 
 
 def of_seed(metrics: dict[str, Any]) -> str:
@@ -109,11 +136,11 @@ def _page(results: Results, pictures: list[tuple[str, Path]], published: Path) -
     metrics = results.metrics
     header, rows = result_rows(metrics)
     seed = of_seed(metrics)
-    compared = {"scratch": metrics.get("difference"), **metrics["difference_to_baselines"]}
+    arms = {"scratch": metrics.get("difference"), "frozen": metrics.get("difference_frozen")}
     differences = [
-        [f"pretrained{'' if other == 'scratch' else seed} less {other}", f"{100 * d['accuracy']:+.1f}",
+        [f"pretrained{'' if other in arms else seed} less {other}", f"{100 * d['accuracy']:+.1f}",
          page.interval(d["ci95"], unit=""), page.p_text(d["p_value"]), d["verdict"]]
-        for other, d in compared.items() if d
+        for other, d in (arms | metrics["difference_to_baselines"]).items() if d
     ]  # fmt: skip
     phases = [
         [name, p["name"].replace("_", " "), str(p["epochs"]), str(p["best_epoch"]),
@@ -136,9 +163,25 @@ def _page(results: Results, pictures: list[tuple[str, Path]], published: Path) -
             "Epoch 0 is the state before the phase; the epoch kept has the lowest validation loss.",
         ),
     ]
+    if "learning_curve" in metrics:
+        tables.insert(2, _curve_table(metrics))
     use = f"python experiments/predict.py {published} IMAGE_OR_FOLDER"
     title, texts = f"Transfer on {metrics['data']['name']}", _classification_reports(results)
     return page.Page(title, headline(metrics), tables, pictures, metrics, use, texts)
+
+
+def _curve_table(metrics: dict[str, Any]) -> page.Table:
+    cells = {
+        (row["per_class"], row["arm"]): f"{page.percent(row['accuracy'])} ({page.interval(row['interval'])})"
+        for row in metrics["learning_curve"]
+    }
+    arms = {row["arm"]: CURVES[row["arm"]] for row in metrics["learning_curve"]}
+    sizes = sorted({size for size, _ in cells})
+    rows = [[f"{size:.0f}", *(cells.get((size, arm), "") for arm in arms)] for size in sizes]
+    note = "Test accuracy. Each part of the training images has their proportions of classes. " + " ".join(
+        curve_sentences(metrics)
+    )
+    return page.Table("Accuracy by number of training images", ["images per class", *arms.values()], rows, note)
 
 
 def predictions(results: Results) -> pd.DataFrame:
@@ -168,148 +211,3 @@ def history(results: Results) -> pd.DataFrame:
         for phase in arm.phases
         for row in phase.history.table()
     )
-
-
-def figures(folder: Path, results: Results) -> list[tuple[str, Path]]:
-    """Draw the pictures of the published seed into ``folder``: caption and file of each."""
-    folder.mkdir()
-    images, labels, seed = results.images, results.labels, of_seed(results.metrics)
-    probabilities = results.probabilities[results.best]
-    predicted = {name: p.argmax(axis=1) for name, p in probabilities.items()}
-    matrix = "Confusion matrix" if len(images.classes) <= READABLE_CLASSES else "The most confused classes"
-    captions = {
-        "comparison": "Test accuracy of both arms and the baselines",
-        "learning_curves": f"Validation accuracy by epoch{seed}; the dotted line is where the backbone is unfrozen",
-        "confusion": f"{matrix} of the pretrained arm{seed} on the test split",
-        "mistakes": f"The pretrained arm's most confident mistakes{seed} on the test split",
-        "per_class_f1": f"F1 by class{seed} on the test split",
-    }
-    comparison(results.metrics, folder / "comparison.png")
-    learning_curves(results.published, folder / "learning_curves.png")
-    confusion(labels, predicted["pretrained"], images.classes, folder / "confusion.png")
-    mistakes(images, probabilities["pretrained"], folder / "mistakes.png")
-    per_class_f1(labels, predicted, images.classes, folder / "per_class_f1.png")
-    return [(caption, folder / f"{name}.png") for name, caption in captions.items()]
-
-
-def comparison(metrics: dict[str, Any], path: Path) -> None:
-    """Test accuracy of both arms with its interval, and of the baselines."""
-    tests = {name: arm["test"] for name, arm in metrics["arms"].items()}
-    tests |= {label: metrics["baselines"][name]["test"] for name, label in BASELINES.items()}
-    with _drawing(path, (7, 4)) as axes:
-        for row, (name, test) in enumerate(tests.items()):
-            value = 100 * test["accuracy"]
-            ends = [100 * end for end in test.get("accuracy_ci95", [])]
-            axes.barh(row, value, color=COLOURS.get(name, "#9aa3ab"), height=0.6)
-            axes.plot(ends, [row] * len(ends), color="black", lw=2)
-            axes.text(max([value, *ends]) + 1, row, f"{value:.1f}", va="center")
-        axes.set_yticks(range(len(tests)), list(tests))
-        axes.invert_yaxis()
-        axes.set(xlabel="test accuracy (%), black: 95 % interval", xlim=(0, 109), title=metrics["data"]["name"])
-
-
-def learning_curves(arms: Arms, path: Path) -> None:
-    """Validation accuracy by epoch, the phase boundary marked."""
-    with _drawing(path, (7, 4)) as axes:
-        for name, arm in arms.items():
-            colour, start = COLOURS[name], 0
-            for phase in arm.phases:
-                label, style = f"{name}: {phase.name.replace('_', ' ')}", "--" if phase.name == "head" else "-"
-                x = [start + row["epoch"] for row in phase.history.rows]
-                y = [100 * row["validation_accuracy"] for row in phase.history.rows]
-                kept = phase.history.best_epoch
-                axes.plot(x, y, style, color=colour, marker=".", label=label)
-                axes.plot(x[kept], y[kept], "o", color=colour, fillstyle="none", ms=10)
-                start = x[-1]
-                if phase.name == "head":
-                    axes.axvline(start, color="grey", lw=0.8, ls=":")
-                    axes.annotate(" unfrozen", (start, 0.02), xycoords=("data", "axes fraction"), color="grey")
-        axes.set(xlabel="epoch", ylabel="validation accuracy (%)", title="Learning curves (circle: the epoch kept)")
-        axes.legend(frameon=False)
-
-
-def confusion(labels: np.ndarray, predicted: np.ndarray, classes: list[str], path: Path) -> None:
-    """Confusion matrix in per cent of the true class; of more than ``READABLE_CLASSES`` the most confused pairs."""
-    n = len(classes)
-    if n > READABLE_CLASSES:
-        _confused_pairs(evaluate.confused(labels, predicted)[:READABLE_CLASSES], labels, classes, path)
-        return
-    counts = confusion_matrix(labels, predicted, labels=np.arange(n))
-    share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    side = float(np.clip(0.45 * n + 2.5, 4, 14))
-    with _drawing(path, (side, side)) as axes:
-        axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
-        axes.set_xticks(range(n), classes, rotation=90 if n > 4 else 0, fontsize=9)
-        axes.set_yticks(range(n), classes, fontsize=9)
-        for i, j in np.ndindex(n, n):
-            if counts[i, j]:
-                colour = "white" if share[i, j] > 0.5 else "black"
-                axes.text(j, i, counts[i, j], ha="center", va="center", fontsize=8, color=colour)
-        axes.set(xlabel="predicted", ylabel="true", title="Confusion matrix, test split")
-
-
-def _confused_pairs(pairs: list[tuple[int, int, int]], labels: np.ndarray, classes: list[str], path: Path) -> None:
-    with _drawing(path, (8, 0.26 * len(pairs) + 1.5)) as axes:
-        axes.barh(range(len(pairs)), [n for *_, n in pairs], color=COLOURS["pretrained"], height=0.7)
-        for k, (true, _, n) in enumerate(pairs):
-            axes.text(n, k, f" {n} of {(labels == true).sum()}", va="center", fontsize=8)
-        names = [f"{_short(classes[true])} → {_short(classes[said])}" for true, said, _ in pairs]
-        axes.set_yticks(range(len(pairs)), names, fontsize=9)
-        axes.invert_yaxis()
-        axes.margins(x=0.12)
-        title = "Most confused pairs (true → predicted)" if pairs else "No mistakes"
-        axes.set(xlabel="test images", title=f"{title}, test split")
-
-
-def mistakes(images: Images, probability: np.ndarray, path: Path, rows: int = 3, columns: int = 6) -> None:
-    """The most confident mistakes on the test split, as a picture sheet."""
-    labels, predicted = images.labels[images.test], probability.argmax(axis=1)
-    wrong = np.flatnonzero(predicted != labels)
-    worst = wrong[np.argsort(-probability[wrong, predicted[wrong]])][: rows * columns]
-    with _drawing(path, (2 * columns, 2.6 * rows), rows, columns) as axes:
-        for axis in axes.flat:
-            axis.axis("off")
-        pictures = images.store.read(images.test[worst])
-        for axis, i, picture in zip(axes.flat, worst, pictures, strict=False):
-            axis.imshow(picture)
-            said, truth = images.classes[predicted[i]], images.classes[labels[i]]
-            title = f"{_short(truth)}\nsaid {_short(said)} {probability[i, predicted[i]]:.0%}"
-            axis.set_title(title, fontsize=8)
-            name = images.source.item_names[images.test[i]]
-            axis.text(0.5, -0.03, _short(name, 34), transform=axis.transAxes, ha="center", va="top", fontsize=6)
-        axes.flat[0].figure.suptitle(
-            "Most confident mistakes (true class above)" if len(wrong) else "No mistakes on the test split"
-        )
-
-
-def per_class_f1(labels: np.ndarray, predictions: dict[str, np.ndarray], classes: list[str], path: Path) -> None:
-    """F1 of every class that is in the test split or predicted, sorted by the first arm; of many, the lowest."""
-    present = np.unique(np.concatenate([labels, *predictions.values()]))
-    scores = pd.DataFrame(
-        {name: f1_score(labels, p, labels=present, average=None, zero_division=0) for name, p in predictions.items()},
-        index=[_short(classes[i]) for i in present],
-    )
-    shown = scores.sort_values(scores.columns[0], kind="stable")[:SHOWN_CLASSES]
-    with _drawing(path, (6, 0.22 * len(shown) + 1.5)) as axes:
-        for name in shown:
-            axes.plot(shown[name], range(len(shown)), "o", color=COLOURS[name], label=name, ms=5)
-        axes.set_yticks(range(len(shown)), shown.index, fontsize=9)
-        lowest = f"The {len(shown)} lowest F1 of {len(scores)} classes" if len(shown) < len(scores) else "F1 by class"
-        axes.set(xlabel="F1", xlim=(-0.02, 1.02), title=f"{lowest}, test split")
-        axes.grid(axis="x", alpha=0.3)
-        axes.legend(frameon=False)
-
-
-def _short(name: str, length: int = 24) -> str:
-    """A name cut to fit, its end kept; on one line."""
-    name = printable(" ".join(name.split()))
-    return name if len(name) <= length else "…" + name[1 - length :]
-
-
-@contextmanager
-def _drawing(path: Path, size: tuple[float, float], rows: int = 1, columns: int = 1) -> Iterator[Any]:
-    """The axes of a figure of ``size`` inches, which is written to ``path`` at the end."""
-    with matplotlib.rc_context({"text.parse_math": False}):  # a class may be called 'a$_$b'
-        figure = Figure(size, layout="constrained")
-        yield figure.subplots(rows, columns)
-        figure.savefig(path, dpi=120)

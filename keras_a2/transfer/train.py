@@ -19,9 +19,10 @@ from keras_a2 import runs, settings, training
 from keras_a2.console import console
 from keras_a2.training import Average
 from keras_a2.transfer import model as models
-from keras_a2.transfer.data import Images, batches, boxes
+from keras_a2.transfer.data import Images, batches, boxes, class_shares
 
 HEAD_BATCH = 256
+LEAST_STEPS = 16  # of an epoch of the network
 FEATURE_BATCH = 64
 SMALL = 4000  # training images; below, an epoch has too few steps of 64
 IMAGENET_BLOCKS = 9  # of ImageNet's weights; the four before them cost most and need least change
@@ -79,13 +80,24 @@ class Arm:
     head: keras.Model
     seed: int
     folder: Path
+    class_weights: np.ndarray | None = None  # of each class's training images in every loss
+    validation_weights: np.ndarray | None = None  # and of its validation images
     phases: list[Phase] = field(default_factory=list)
+    frozen: list[np.ndarray] | None = None  # the network's weights before the backbone was unfrozen
     _started: float = field(default_factory=time.perf_counter)
 
     @cached_property
     def network(self) -> keras.Model:
         """Pixels 0-255 ``(batch, size, size, 3)`` to logits ``(batch, classes)``."""
         return keras.Sequential([self.backbone, self.head])
+
+    @contextmanager
+    def before_unfreezing(self) -> Iterator[None]:
+        """Inside the block the network is what phase 1 left."""
+        tuned = self.network.get_weights()
+        self.network.set_weights(self.frozen)
+        yield
+        self.network.set_weights(tuned)
 
     def state(self, stage: str) -> Path:
         """The file of a phase's state."""
@@ -118,8 +130,9 @@ class Arm:
         def validate() -> dict[str, float]:
             with shown.swapped_in():
                 logits = predict()
+            weights = None if self.validation_weights is None else self.validation_weights[labels]
             return {
-                "validation_loss": float(np.mean(_losses(logits, labels))),
+                "validation_loss": float(np.average(_losses(logits, labels), weights=weights)),
                 "validation_accuracy": float(np.mean(logits.argmax(axis=1) == labels)),
             }
 
@@ -207,33 +220,61 @@ def solve_head(arm: Arm, features: Features) -> None:
     kernel, bias, _ = models.solve(
         np.asarray(scale(train)), np.tile(images.labels[images.train], features.views),
         np.asarray(scale(features.validation)), images.labels[images.validation],
+        arm.class_weights, arm.validation_weights,
     )  # fmt: skip
     head.get_layer("logits").set_weights([kernel, bias])
 
 
+def passes(images: Images, batch_size: int) -> int:
+    """Over the training images in an epoch: several where they are few, so that it has ``LEAST_STEPS`` steps."""
+    n = len(images.train)
+    return -(-LEAST_STEPS * min(batch_size, n) // n)
+
+
 def steps_per_epoch(images: Images, batch_size: int) -> int:
-    """Whole batches in an epoch, at least one."""
-    return max(len(images.train) // batch_size, 1)
+    """Whole batches in an epoch."""
+    n = len(images.train)
+    return passes(images, batch_size) * n // min(batch_size, n)
 
 
 def augmented(images: Images, augment: str, batch_size: int, seed: int) -> Batches:
     """The whole batches of an epoch, images in random order and cropped and flipped at random."""
+    times, size = passes(images, batch_size), min(batch_size, len(images.train))
 
     def of_epoch(epoch: int) -> tf.data.Dataset:
         rng = np.random.default_rng([seed, 5, epoch])
-        order = rng.permutation(images.train)
-        return batches(images, order, min(batch_size, len(order)), boxes(augment, len(order), rng), whole=True)
+        order = np.concatenate([rng.permutation(images.train) for _ in range(times)])
+        return batches(images, order, size, boxes(augment, len(order), rng), whole=True)
 
     return of_epoch
 
 
-def cross_entropy(label_smoothing: float) -> Callable:
-    """Loss ``(labels (n,), logits (n, classes)) -> (n,)``, some probability spread over the other classes."""
+def class_weights(images: Images, kind: str) -> tuple[np.ndarray | None, np.ndarray | None]:
+    """Weights ``(classes,)`` of the training and of the validation images in the losses; None weighs all alike.
+
+    ``balanced``: all classes count alike. Otherwise they count as they occur, also where ``--train-per-class`` left
+    equal numbers of each: what is learnt from those would expect every class equally often.
+    """
+    classes = len(images.classes)
+    train, validation = (class_shares(images.labels[part], classes) for part in (images.train, images.validation))
+    if kind == "balanced":
+        return 1 / classes / train, 1 / classes / np.where(validation == 0, 1, validation)
+    return None if images.shares is None else images.shares / train, None
+
+
+def cross_entropy(label_smoothing: float, class_weights: np.ndarray | None = None) -> Callable:
+    """Loss ``(labels (n,), logits (n, classes)) -> (n,)``, some probability spread over the other classes.
+
+    Args:
+        class_weights: of each class ``(classes,)``; None weighs all images alike.
+    """
 
     def loss(labels: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
-        target = tf.one_hot(tf.cast(labels, tf.int32), logits.shape[-1])
+        labels = tf.cast(labels, tf.int32)
+        target = tf.one_hot(labels, logits.shape[-1])
         target = target * (1 - label_smoothing) + label_smoothing / logits.shape[-1]
-        return tf.nn.softmax_cross_entropy_with_logits(target, logits)
+        losses = tf.nn.softmax_cross_entropy_with_logits(target, logits)
+        return losses if class_weights is None else losses * tf.gather(tf.constant(class_weights, tf.float32), labels)
 
     return loss
 

@@ -1,0 +1,246 @@
+"""The learning curve: accuracy by number of training images, what pretraining is worth, and what more photos would be.
+
+The pretrained arm of the curve keeps its backbone frozen: its features are computed once, so that a head on a part of
+the images costs next to nothing. The control is trained anew for each size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from sklearn.isotonic import isotonic_regression
+from statsmodels.stats.proportion import proportion_confint
+
+from keras_a2.fast import litert
+from keras_a2.transfer import baselines, model
+from keras_a2.transfer.data import Images
+from keras_a2.transfer.evaluate import Results
+from keras_a2.transfer.train import Arm, Features, keras_features
+
+SIZES = (10, 30, 100, 300, 1000, 3000)  # images per class
+SHARE = 0.25  # of the run's cost that the control's trainings may have by default
+FIT_CELLS = 10**6  # rows times classes of a head that is fitted by default
+DRAWS = 3  # of the training images, for the arms that cost little
+RESAMPLES = 2000
+FITTED_POINTS = 3  # the largest sizes, through which the power law goes
+
+Correct = dict[str, dict[float, np.ndarray]]  # arm -> images per class -> right or wrong (draws, test images)
+
+
+def parse(sizes: str) -> list[int] | None:
+    """The sizes that ``--learning-curve`` names, such as ``10,30,100``; None for ``auto``."""
+    return None if sizes == "auto" else sorted({int(size) for size in sizes.split(",") if size != "none"})
+
+
+def affordable(images: Images, tuned_epochs: int, scratch_epochs: int) -> list[int]:
+    """The sizes whose controls cost less than a quarter of the run, a training step as much as three predictions."""
+    n, classes, validation = len(images.train), len(images.classes), len(images.validation)
+    budget = SHARE * (tuned_epochs + scratch_epochs) * (3 * n + validation)
+    sizes = []
+    for size in SIZES:
+        budget -= scratch_epochs * (3 * size * classes + validation)
+        if budget >= 0 and 2 * size * classes < n:
+            sizes.append(size)
+    return sizes
+
+
+def train_on_few(images: Images, config: Any, folder: Path, train: Callable[..., Arm]) -> dict[int, Arm]:
+    """The control again on parts of the training images, by images per class.
+
+    Args:
+        config: the script's.
+        train: the script's training of the control.
+    """
+    sizes = parse(config.control.learning_curve)
+    if sizes is None:
+        sizes = affordable(images, config.fine_tune.fine_tune_epochs, config.control.scratch_epochs)
+    arms = {}
+    for size in sizes if config.control.scratch else []:
+        part, seed = folder / f"per_class_{size}", config.run.seed
+        part.mkdir(exist_ok=True)
+        few = replace(images, train=draw(images, size, seed))
+        arms[size] = train(images=few, config=config, seed=seed, folder=part)
+    return arms
+
+
+def measure(results: Results, controls: dict[int, Arm], config: Any) -> dict[str, Any]:
+    """The learning curve's parts of ``metrics.json``; none where none was asked for.
+
+    Args:
+        controls: by the number of training images per class.
+        config: the script's.
+    """
+    images, labels, seed, classes = results.images, results.labels, config.run.seed, len(results.images.classes)
+    full, asked = len(images.train) / classes, parse(config.control.learning_curve)
+    if asked == []:
+        return {}
+    right = {name: results.predicted(name) == labels for name in results.probabilities[0]}
+    arm = results.published["pretrained"]
+    with arm.before_unfreezing():
+        make = keras_features if config.run.plain else litert.Parallel
+        features = Features(make, arm, config.head.views, config.network.augment)
+        if asked is None:
+            small = [float(size) for size in SIZES if 2 * size < full] + [full / 2]
+            small = [size for size in small if size * classes**2 * features.views <= FIT_CELLS]
+        else:
+            small = [float(size) for size in asked if size < full]
+        correct: Correct = {
+            "frozen": frozen(features, small, seed) | {full: right.get("frozen", right["pretrained"])},
+            "scratch": control(controls) | ({full: right["scratch"]} if "scratch" in right else {}),
+            "pixels": thumbnails(images, small, seed) | {full: results.baselines["pixels"][np.newaxis] == labels},
+        }
+    return summarise({name: points for name, points in correct.items() if points}, full)
+
+
+def draw(images: Images, per_class: float, seed: int) -> np.ndarray:
+    """Indices of ``per_class`` training images per class on average, in the proportions of the training split.
+
+    Of one seed the smaller draws are part of the larger; every class is in each.
+    """
+    order = np.random.default_rng([seed, 7]).permutation(images.train)
+    first = np.unique(images.labels[order], return_index=True)[1]
+    order = np.concatenate([order[first], np.delete(order, first)])
+    return np.sort(order[: max(round(per_class * len(images.classes)), len(first))])
+
+
+def frozen(features: Features, sizes: list[float], seed: int) -> dict[float, np.ndarray]:
+    """Which test images heads on the frozen backbone's features get right.
+
+    Args:
+        features: of an arm that is not unfrozen yet.
+    """
+    images, head, correct = features.arm.images, features.arm.head, {}
+    position = np.full(len(images.labels), -1)
+    position[images.train] = np.arange(len(images.train))
+    test, labels = features.compute(images.test)[0], images.labels
+    scale = head.get_layer("standardise")
+    for size in sizes:
+        draws = []
+        for number in range(DRAWS):
+            rows = draw(images, size, seed + number)
+            train = features.train[:, position[rows]].reshape(-1, test.shape[1])
+            model.standardise(head, train)
+            kernel, bias, _ = model.solve(
+                np.asarray(scale(train)), np.tile(labels[rows], features.views),
+                np.asarray(scale(features.validation)), labels[images.validation],
+                features.arm.class_weights, features.arm.validation_weights,
+            )  # fmt: skip
+            logits = np.asarray(scale(test)) @ kernel + bias
+            draws.append(logits.argmax(axis=1) == labels[images.test])
+        correct[size] = np.stack(draws)
+    return correct
+
+
+def thumbnails(images: Images, sizes: list[float], seed: int) -> dict[float, np.ndarray]:
+    """Which test images logistic regression on thumbnails gets right."""
+    drawn = [draw(images, size, seed + number) for size in sizes for number in range(DRAWS)]
+    right = baselines.pixels(images, drawn) == images.labels[images.test]
+    return dict(zip(sizes, right.reshape(len(sizes), DRAWS, len(images.test)), strict=True))
+
+
+def control(arms: dict[int, Arm]) -> dict[float, np.ndarray]:
+    """Which test images the controls get right that were trained on so many images per class."""
+    correct = {}
+    for size, arm in arms.items():
+        images = arm.images
+        logits = model.predict(arm.network, images, images.test)
+        correct[float(size)] = logits.argmax(axis=1)[np.newaxis] == images.labels[images.test]
+    return correct
+
+
+def summarise(correct: Correct, full: float) -> dict[str, Any]:
+    """``learning_curve`` of ``metrics.json``, a row per arm and size, and what follows from it.
+
+    Args:
+        full: images per class of the whole training split, the last point of each arm.
+    """
+    n = next(iter(next(iter(correct.values())).values())).shape[1]
+    rows = []
+    for arm, points in correct.items():
+        for size, right in sorted(points.items()):
+            accuracy = float(right.mean())
+            ends = proportion_confint(accuracy * n, n, method="wilson")
+            row = {"per_class": size, "arm": arm, "accuracy": accuracy, "interval": [float(end) for end in ends]}
+            rows.append(row)
+    # The same resampled test images for every point: the differences between points are paired.
+    rng = np.random.default_rng(0)
+    weights = rng.multinomial(n, np.full(n, 1 / n), RESAMPLES) / n
+    samples = {}
+    for arm, points in correct.items():
+        accuracies = []
+        for _, right in sorted(points.items()):
+            drawn = rng.integers(len(right), size=(len(right), RESAMPLES))
+            accuracies.append(np.take_along_axis(right @ weights.T, drawn, axis=0).mean(axis=0))
+        samples[arm] = np.array(sorted(points)), np.stack(accuracies, axis=1)
+    summary: dict[str, Any] = {"learning_curve": rows}
+    if "scratch" in correct:
+        summary["learning_curve_equivalent"] = equivalent(*samples["frozen"], *samples["scratch"])
+    if len(correct["frozen"]) > FITTED_POINTS:
+        summary["learning_curve_doubling"] = doubling(*samples["frozen"], full)
+    return summary
+
+
+def equivalent(sizes: np.ndarray, accuracy: np.ndarray, other: np.ndarray, others: np.ndarray) -> list[dict[str, Any]]:
+    """How many images per class another arm needs for this arm's accuracy, at each size of this arm.
+
+    The other's curve is made monotone and interpolated over the logarithm of the size.
+
+    Args:
+        sizes, other: images per class, rising.
+        accuracy, others: of each resample and size ``(resamples, sizes)``.
+
+    Returns:
+        ``per_class``, ``equivalent`` (median; None: more than the other has) and ``interval`` (None likewise) of each.
+    """
+    needed = np.empty_like(accuracy)
+    for row, (own, theirs) in enumerate(zip(accuracy, others, strict=True)):
+        rising = isotonic_regression(theirs) + np.arange(len(theirs)) * 1e-9
+        log_sizes = np.interp(own, rising, np.log(other), left=-np.inf, right=np.inf)
+        needed[row] = np.exp(log_sizes)
+    ends = np.quantile(needed, [0.025, 0.5, 0.975], axis=0, method="nearest").T
+
+    def within(value: float) -> float | None:
+        return float(value) if 0 < value < np.inf else None
+
+    return [
+        {"per_class": float(size), "equivalent": within(middle), "interval": [within(low), within(high)],
+         "at_least": float(other[-1]) if middle == np.inf else None}
+        for size, (low, middle, high) in zip(sizes, ends, strict=True)
+    ]  # fmt: skip
+
+
+def doubling(sizes: np.ndarray, accuracy: np.ndarray, full: float) -> dict[str, Any]:
+    """What twice the photos would add, by a power law of the error (Hestness et al. 2017, arXiv 1712.00409).
+
+    The law's exponent is fitted to the largest sizes. The same law without the last point predicts that point.
+
+    Args:
+        accuracy: of each resample and size ``(resamples, sizes)``.
+    """
+    gains = _doubled(sizes, accuracy) - accuracy[:, -1]
+    earlier = accuracy[:, :-1]
+    factor = np.log2(full / sizes[-2])
+    predicted = _doubled(sizes[:-1], earlier, factor)
+    low, high = np.quantile(gains, [0.025, 0.975])
+    return {
+        "gain": float(gains.mean()),
+        "interval": [float(low), float(high)],
+        "check": {
+            "from_per_class": float(sizes[-2]),
+            "predicted": float(predicted.mean()),
+            "interval": [float(end) for end in np.quantile(predicted, [0.025, 0.975])],
+            "measured": float(accuracy[:, -1].mean()),
+        },
+    }
+
+
+def _doubled(sizes: np.ndarray, accuracy: np.ndarray, doublings: float = 1.0) -> np.ndarray:
+    """Accuracy ``(resamples,)`` after so many doublings of the last size."""
+    error = np.log(np.maximum(1 - accuracy[:, -FITTED_POINTS:], 1e-4))
+    x = np.log2(sizes[-FITTED_POINTS:])
+    slope = np.minimum(np.polyfit(x, error.T, 1)[0], 0)
+    return 1 - np.exp(error[:, -1] + slope * doublings)
