@@ -39,7 +39,6 @@ STEPS = _whole(1, 10**6)
 CARD: dict[str, Field] = {
     "experiment": ("transfer or recurrent", lambda value: value in ("transfer", "recurrent")),
     "version": _whole(1, 10**9),
-    "task": TEXT,
     "data": ("an object", lambda value: isinstance(value, dict)),
 }
 CARD_OF: dict[str, dict[str, Field]] = {

@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 
 from keras_a2.errors import UserError
-from keras_a2.saved_model import FreshProcess, export
+from keras_a2.saved_model import FreshProcess, export, with_constants
 
 pytestmark = pytest.mark.slow
 
@@ -19,8 +19,14 @@ BATCH = np.ones((2, 3), np.float32)
 def exported(tmp_path_factory):
     folder = tmp_path_factory.mktemp("model")
     model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(1, kernel_initializer="ones")])
-    export(model, {"serve": (model, [tf.TensorSpec((None, 3), tf.float32)])}, folder)
+    export(model, {"serve": (with_constants(model), [tf.TensorSpec((None, 3), tf.float32)])}, folder)
     return folder
+
+
+def test_the_graph_holds_the_weights_as_constants(exported):
+    loaded = tf.saved_model.load(str(exported))
+    assert not loaded.serve.concrete_functions[0].captured_inputs
+    np.testing.assert_array_equal(loaded.serve(BATCH), np.full((2, 1), 3.0))
 
 
 def test_what_a_fresh_process_answers_is_compared(exported):
