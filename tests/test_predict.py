@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import re
 import shutil
 from pathlib import Path
 
@@ -14,8 +15,8 @@ import pandas as pd
 import pytest
 import tensorflow as tf
 
-from conftest import run_script
-from keras_a2 import deployment, inference
+from conftest import load_script
+from keras_a2 import deployment, inference, settings
 from keras_a2.errors import UserError
 from keras_a2.saved_model import export
 from keras_a2.transfer.predict import Prediction
@@ -57,7 +58,6 @@ def rows(tmp_path) -> Path:
     return tmp_path / "rows.csv"
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("model", "arguments", "message"),
     [
@@ -69,16 +69,16 @@ def rows(tmp_path) -> Path:
         ("forecaster", ["gone.csv"], "no such file or folder: gone.csv"),
     ],
 )
-def test_what_cannot_be_done_is_refused_before_loading(model, arguments, message, tmp_path, rows):
+def test_what_cannot_be_done_is_refused_before_loading(model, arguments, message, tmp_path, rows, monkeypatch):
     version = tmp_path / "model" / "1"
     version.mkdir(parents=True)  # the card alone: loading it would be another error
     (version / "model.json").write_text(json.dumps(CLASSIFIER if model == "classifier" else FORECASTER))
     (tmp_path / "cat.png").write_bytes(b"")
     before = rows.read_bytes()
-    answer = run_script("predict", version.parent, *arguments, cwd=tmp_path)
-    assert answer.returncode == 2
-    assert message in answer.stderr
-    assert len(answer.stderr.splitlines()) == 1
+    monkeypatch.chdir(tmp_path)
+    script = load_script("predict")
+    with pytest.raises(UserError, match=re.escape(message)):
+        script.main(settings.parse(script.Config, ["model", *arguments]))
     assert rows.read_bytes() == before
 
 

@@ -6,12 +6,13 @@ import json
 import multiprocessing
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from conftest import ROOT, load_script, run_script
+from conftest import ROOT, load_script, run_scripts
 from keras_a2 import machine, runs, settings
 from keras_a2.errors import Diverged, UserError
 
@@ -187,6 +188,7 @@ def test_json_refuses_nan(tmp_path):
 
 INTERRUPTED = """
 import os, signal, sys, time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from keras_a2 import files, runs
@@ -213,11 +215,11 @@ def test_ctrl_c_in_the_middle_of_writing_leaves_no_file(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("script", ["transfer", "recurrent", "predict", "pretrain", "benchmark"])
-def test_help_needs_no_tensorflow(script, tmp_path):
-    answer = run_script(script, "--help", cwd=tmp_path, timeout=20)
-    assert answer.returncode == 0
-    assert "usage" in answer.stdout
+def test_help_needs_no_tensorflow(tmp_path):
+    scripts = ["transfer", "recurrent", "predict", "pretrain", "benchmark"]
+    for answer in run_scripts(*([script, "--help"] for script in scripts), cwd=tmp_path, timeout=60):
+        assert answer.returncode == 0
+        assert "usage" in answer.stdout
     assert list(tmp_path.iterdir()) == []
 
 
@@ -260,31 +262,35 @@ finally:
 """
 
 
+REFUSED = [
+    ("transfer", ["--data", "nowhere"], "no such folder"),
+    ("transfer", ["--data", "digits", "--weights", "nowhere.h5"], "no such weights file: nowhere.h5"),
+    ("transfer", ["--data", "digits", "--output", "/proc/models"], "cannot write to /proc/models"),
+    ("recurrent", ["--data", "nowhere.csv"], "no such file"),
+    ("recurrent", ["--data", "series.csv", "--target", "nothing"], "no column 'nothing'"),
+    ("recurrent", ["--data", "series.csv", "--target", "load", "--output", "/proc/models"], "cannot write to"),
+    ("recurrent", ["--segment", "7"], "does not divide"),
+    ("predict", ["nowhere", "x.png"], "no such file or folder: x.png"),
+    ("predict", ["nowhere", "series.csv"], "no such model folder"),
+    ("pretrain", ["--data", "nowhere", "--output", "."], "no such folder"),
+    ("pretrain", ["--data", ".", "--output", ".", "--teacher", "nowhere.h5"], "no such file: nowhere.h5"),
+]
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("script", "arguments", "message"),
-    [
-        ("transfer", ["--data", "nowhere"], "no such folder"),
-        ("transfer", ["--data", "digits", "--weights", "nowhere.h5"], "no such weights file: nowhere.h5"),
-        ("transfer", ["--data", "digits", "--output", "/proc/models"], "cannot write to /proc/models"),
-        ("recurrent", ["--data", "nowhere.csv"], "no such file"),
-        ("recurrent", ["--data", "series.csv", "--target", "nothing"], "no column 'nothing'"),
-        ("recurrent", ["--data", "series.csv", "--target", "load", "--output", "/proc/models"], "cannot write to"),
-        ("recurrent", ["--segment", "7"], "does not divide"),
-        ("predict", ["nowhere", "x.png"], "no such file or folder: x.png"),
-        ("predict", ["nowhere", "series.csv"], "no such model folder"),
-        ("pretrain", ["--data", "nowhere", "--output", "."], "no such folder"),
-        ("pretrain", ["--data", ".", "--output", ".", "--teacher", "nowhere.h5"], "no such file: nowhere.h5"),
-    ],
-)
-def test_bad_input_is_one_line_and_exit_code_2_before_tensorflow_is_imported(script, arguments, message, series):
-    command = [sys.executable, "-c", WITHOUT_TENSORFLOW, ROOT / "experiments" / f"{script}.py", *arguments]
-    answer = subprocess.run(command, cwd=series.parent, capture_output=True, text=True, timeout=60)
-    assert answer.returncode == 2
-    error, imported = answer.stderr.strip().splitlines()
-    assert error.startswith("error: ")
-    assert message in error
-    assert imported == "False"
+def test_bad_input_is_one_line_and_exit_code_2_before_tensorflow_is_imported(series):
+    def run(script: str, arguments: list[str], _: str) -> subprocess.CompletedProcess:
+        command = [sys.executable, "-c", WITHOUT_TENSORFLOW, ROOT / "experiments" / f"{script}.py", *arguments]
+        return subprocess.run(command, cwd=series.parent, capture_output=True, text=True, timeout=60)
+
+    with ThreadPoolExecutor(2) as threads:
+        answers = list(threads.map(run, *zip(*REFUSED, strict=True)))
+    for answer, (script, arguments, message) in zip(answers, REFUSED, strict=True):
+        assert answer.returncode == 2, (script, arguments)
+        error, imported = answer.stderr.strip().splitlines()
+        assert error.startswith("error: ")
+        assert message in error
+        assert imported == "False", (script, arguments)
     assert list(series.parent.iterdir()) == [series]
 
 
