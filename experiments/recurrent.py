@@ -38,6 +38,10 @@ class SeriesOptions:
     """Spacing of the rows by pandas' name (15min, h, D, B, W, MS, ME, QS, YS); by default inferred from the times."""
     inputs: str | None = None
     """COLUMN[,COLUMN...] to learn from in addition to the targets; by default every column."""
+    known: str | None = None
+    """COLUMN[,COLUMN...] known in advance, such as price,promotion: also seen at the steps that are forecast."""
+    holidays: str | None = None
+    """Country (US, DE, US-CA) whose public holidays are an input known in advance."""
     preset: Literal["none", "chollet"] = "none"
     """chollet: the protocol of Deep Learning with Python, for --data jena only: hourly, 120 steps, 24 h ahead,
     50/25/25, by row number and not by time; it replaces --look-back and the like."""

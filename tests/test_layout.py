@@ -18,7 +18,7 @@ LINES = 450
 ROOMS = ("sources", "data", "model", "baselines", "train", "evaluate", "report", "predict")
 PARTS = {
     "transfer": {"decode": "sources", "duplicates": "data", "learning": "evaluate", "figures": "report"},
-    "recurrent": {"times": "sources"},
+    "recurrent": {"stamps": "sources", "times": "sources", "splits": "data"},
 }
 MODULES = sorted(path for folder in ("keras_a2", "experiments") for path in (ROOT / folder).rglob("*.py"))
 

@@ -14,7 +14,7 @@ import recurrent
 from conftest import run_script
 from keras_a2 import settings
 from keras_a2.errors import UserError
-from keras_a2.recurrent import baselines, data, evaluate, sources, times, train
+from keras_a2.recurrent import baselines, data, evaluate, sources, splits, times, train
 
 
 def table(rows: int = 100, columns: int = 2, freq: str | None = "h") -> sources.Table:
@@ -79,7 +79,7 @@ def test_the_preset_has_the_windows_and_the_naive_error_of_the_book_s_own_code(t
         assert evaluate.metrics(windows, error)["mae"] == pytest.approx(naive, rel=1e-5)
     np.testing.assert_allclose(windows.mean, raw[:train].mean(axis=0), rtol=1e-6)
     with pytest.raises(UserError, match="the series has 6000 rows"):
-        data.split_bounds(data.BOOK, 6000, 715, 144)
+        splits.split_bounds(splits.BOOK, 6000, 715, 144)
 
 
 @pytest.mark.slow
@@ -107,7 +107,7 @@ def test_no_later_row_enters_an_earlier_split(split):
 
 def test_the_published_window_counts_of_etth1():
     windows = data.prepare(table(17_420, 1), look_back=96, horizon=96, split="8640,2880,2880")
-    assert [len(windows.origins[s]) for s in data.SPLITS] == [8449, 2785, 2785]
+    assert [len(windows.origins[s]) for s in splits.SPLITS] == [8449, 2785, 2785]
 
 
 def test_short_gaps_are_filled_from_the_past_and_long_ones_drop_windows():
@@ -370,5 +370,5 @@ def test_a_backtest_covers_the_test_split_and_trains_on_all_rows_before_each_blo
 
 def test_all_rows_can_be_trained_on():
     windows = data.prepare(table(), look_back=5, horizon=3, calendar=False).recut(100, 100, 100)
-    assert [len(windows.origins[split]) for split in data.SPLITS] == [93, 0, 0]
+    assert [len(windows.origins[split]) for split in splits.SPLITS] == [93, 0, 0]
     np.testing.assert_allclose(windows.mean, table().frame.mean())

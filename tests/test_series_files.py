@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from keras_a2 import runs
 from keras_a2.errors import UserError
-from keras_a2.recurrent import baselines, data, predict, report, sources, times
+from keras_a2.recurrent import baselines, data, predict, report, sources, splits, times
 
 ROWS = 400
 LOAD = np.round(np.random.default_rng(0).normal(size=ROWS).cumsum() * 100 + 3000, 2)
@@ -392,11 +392,11 @@ SHARES = st.lists(st.integers(5, 80), min_size=3, max_size=3).filter(lambda part
 @settings(max_examples=100, deadline=None)
 @given(shares=SHARES, sees=st.integers(1, 90), ahead=st.integers(1, 40), rows=st.integers(0, 30))
 def test_the_rows_asked_for_are_enough_and_one_fewer_is_not(shares, sees, ahead, rows):
-    for split in (",".join(str(part / 100) for part in shares), data.BOOK):
+    for split in (",".join(str(part / 100) for part in shares), splits.BOOK):
 
         def needed(rows: int, split: str = split) -> int | None:
             try:
-                data.split_bounds(split, rows, sees, ahead)
+                splits.split_bounds(split, rows, sees, ahead)
             except UserError as error:
                 return int(re.search(r"at least (\d+) rows", str(error))[1])
             return None
@@ -409,7 +409,7 @@ def test_the_rows_asked_for_are_enough_and_one_fewer_is_not(shares, sees, ahead,
 
 def test_a_split_by_rows_that_is_too_small_is_to_be_enlarged():
     with pytest.raises(UserError, match=r"the validation split 20; one window needs 24 .* with --split"):
-        data.split_bounds("60,20,30", 1000, 5, 24)
+        splits.split_bounds("60,20,30", 1000, 5, 24)
 
 
 def forecaster(max_gap: int = 12, step: float | None = 3600, freq: str | None = None) -> predict.Forecaster:

@@ -87,6 +87,8 @@ class Ridge:
         wide = windows.look_back * len(windows.inputs) > RIDGE_COLUMNS
         own_past = self.channel_independent or wide
         self.columns = windows.target_columns if own_past else np.arange(len(windows.inputs))
+        if wide and not self.channel_independent:
+            self.columns = np.union1d(self.columns, [windows.inputs.index(name) for name in windows.ahead]).astype(int)
         gram, cross, n = np.zeros(()), np.zeros(()), 0
         for x, y in self._designs(windows, windows.origins["train"]):
             gram, cross, n = gram + x.T @ x, cross + x.T @ y, n + len(x)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -20,13 +21,12 @@ from pandas.tseries.offsets import BaseOffset
 from keras_a2.errors import UserError
 from keras_a2.recurrent import sources, times
 from keras_a2.recurrent.sources import Table
+from keras_a2.recurrent.splits import BOOK, SPLITS, split_bounds
 from keras_a2.recurrent.times import calendar_column, calendar_names
 
 Series = TypeVar("Series", pd.Series, pd.DataFrame)
-SPLITS = ("train", "validation", "test")
 # The temperature forecast of Deep Learning with Python (Chollet, 2nd ed., section 10.2): hourly steps, five days seen,
 # one day ahead. The book counts rows, not times, and cuts them in its own way.
-BOOK = "chollet"
 CHOLLET = {"look_back": 120, "horizon": 1, "first_lead": 24, "every": 6, "split": BOOK, "calendar": False}
 TINY = 1e-150  # a standard deviation below it loses its digits when it is squared
 FARTHEST = 1e9  # standard deviations of the training rows: squares of more overflow float32
@@ -57,6 +57,8 @@ class Windows:
     max_gap: int
     every: int = 1  # rows from one step of a window to the next
     first_lead: int = 1
+    known: list[str] = field(default_factory=list)  # inputs known in advance
+    holidays: str | None = None  # the country whose holidays are among them
     as_the_book: bool = False  # windows are cut as in *Deep Learning with Python*
     facts: dict = field(default_factory=dict)
     values: np.ndarray = field(init=False)  # (rows, inputs) float32, standardised, gaps filled from the past
@@ -67,14 +69,17 @@ class Windows:
 
     def __post_init__(self) -> None:
         """Fill gaps and standardise, column by column, and find the windows that are whole."""
-        count, end = len(self.rows), self.bounds["train"][1]
+        count, end, ahead = len(self.rows), self.bounds["train"][1], self.ahead
         self.values, self.truth = (np.empty((count, len(n)), np.float32) for n in (self.inputs, self.targets))
         self.mean, self.scale = np.empty(len(self.inputs)), np.empty(len(self.inputs))
         absent = np.zeros(count, bool)
         for k, name in enumerate(self.inputs):
             raw = self.rows[:, k]
             filled = fill(pd.Series(raw), self.max_gap).to_numpy()
-            self.mean[k], self.scale[k] = _scaling(filled[:end], name)
+            own = self.inputs.index(ahead[name][0]) if name in ahead else k  # of training rows, not of those ahead
+            self.mean[k], self.scale[k] = (
+                (self.mean[own], self.scale[own]) if own != k else _scaling(filled[:end], name)
+            )
             standardised = (filled - self.mean[k]) / self.scale[k]
             _check_range(standardised, raw, name, self.time)
             self.values[:, k] = standardised
@@ -105,7 +110,7 @@ class Windows:
 
     def _remedy(self) -> str:
         """What helps where no window is whole."""
-        columns = [name for name in self.inputs if name not in times.CALENDAR]
+        columns = [name for name in self.inputs if name not in times.CALENDAR and name not in self.ahead]
         missing = pd.DataFrame(np.isnan(self.rows), columns=self.inputs)[columns]
         name, count = missing.sum().idxmax(), int(missing.sum().max())
         no_row = missing.all(axis=1)
@@ -136,6 +141,17 @@ class Windows:
     def future(self) -> np.ndarray:
         """Rows that are forecast, relative to the origin ``(horizon,)``."""
         return self.every * self.leads
+
+    @property
+    def ahead(self) -> dict[str, tuple[str, int]]:
+        """Inputs that hold a known column so many rows ahead: their name, the column's, and the rows."""
+        return columns_ahead(self.known, self.future, self.every * self.look_back)
+
+    @property
+    def given(self) -> np.ndarray:
+        """Which inputs are known in advance, the calendar among them ``(inputs,)``."""
+        given = {*times.CALENDAR, *self.known, *self.ahead}
+        return np.array([name in given for name in self.inputs])
 
     @property
     def target_columns(self) -> np.ndarray:
@@ -239,9 +255,13 @@ def load(options: Any) -> Windows:
         UserError: as those.
     """
     as_read = options.preset == "chollet"
-    table = sources.find(options.data, options.target, options.time, options.inputs, as_read=as_read)
-    names = ("look_back", "horizon", "split", "max_gap", "calendar", "every", "first_lead", "freq")
-    return prepare(table, **{name: getattr(options, name) for name in names})
+    known = [] if options.known is None else [name.strip() for name in options.known.split(",")]
+    inputs = options.inputs
+    if inputs:
+        inputs = ",".join([inputs, *(name for name in known if name not in times.CALENDAR)])
+    table = sources.find(options.data, options.target, options.time, inputs, as_read=as_read)
+    names = ("look_back", "horizon", "split", "max_gap", "calendar", "every", "first_lead", "freq", "holidays")
+    return prepare(table, known=known, **{name: getattr(options, name) for name in names})
 
 
 def prepare(
@@ -255,6 +275,8 @@ def prepare(
     every: int = 1,
     first_lead: int = 1,
     freq: str | None = None,
+    known: Sequence[str] = (),
+    holidays: str | None = None,
 ) -> Windows:
     """Put the table on its grid, add the calendar, fill short gaps from the past, scale by train, and cut windows.
 
@@ -265,14 +287,27 @@ def prepare(
             at every row.
         first_lead: the first step ahead that is forecast.
         freq: the spacing by pandas' name; None: inferred from the times.
+        known: columns, of the table or the calendar, that are known in advance.
+        holidays: the country whose holidays become a column that is known in advance.
 
     Raises:
-        UserError: irregular, unsorted or duplicate times; a bad split; or too few rows for one window per split.
+        UserError: irregular, unsorted or duplicate times; a bad split; a column that is missing or cannot be known; or
+            too few rows for one window per split.
     """
     frame, time, offset = times.to_grid(table.frame, table.time, table.name, freq)
     missing_values = int(frame.isna().sum().sum())
     if calendar and time is not None:
         frame = frame.assign(**{name: calendar_column(name, time) for name in calendar_names(offset)})
+    if holidays:
+        frame, known = times.with_holidays(frame, time, offset, holidays), [*known, times.HOLIDAYS]
+    unknown = [name for name in known if name not in frame or name in table.target]
+    if unknown:
+        raise UserError(
+            f"{table.name}: --known {unknown[0]} is {'a target' if unknown[0] in frame else 'no column'}; known in "
+            f"advance can be {', '.join(str(name) for name in frame.columns if name not in table.target)}"
+        )
+    future = every * (first_lead + np.arange(horizon))
+    frame = with_ahead(frame, columns_ahead(known, future, every * look_back))
     digest = hashlib.sha256()
     for name in frame:
         digest.update(np.ascontiguousarray(frame[name].to_numpy(np.float64)).tobytes())
@@ -291,6 +326,8 @@ def prepare(
         max_gap=max_gap,
         every=every,
         first_lead=first_lead,
+        known=list(known),
+        holidays=holidays,
         as_the_book=split == BOOK,
         facts={
             "missing_values": missing_values,
@@ -327,72 +364,6 @@ def _check_range(standardised: np.ndarray, raw: np.ndarray, name: str, time: pd.
         )
 
 
-def split_bounds(split: str, rows: int, sees: int, ahead: int) -> dict[str, tuple[int, int]]:
-    """Rows of each split, first and one past the last, in time order; rows after the last split are left out.
-
-    Args:
-        split: three fractions or three row counts, ``train,validation,test``; or ``BOOK``: half, a quarter and the
-            rest, as *Deep Learning with Python* (2nd ed., section 10.2) slices them. Its inputs are
-            ``raw_data[:-delay]``, with the delay counted from a window's first row to its target: so many rows at the
-            end are not offered.
-        sees, ahead: rows that one window spans up to its origin, and after it.
-
-    Raises:
-        UserError: neither, or too few rows for one window per split.
-    """
-    parts, book = _parts(split), split == BOOK
-    fractions = max(parts) < 1
-    # The last rows that the book does not offer count as a part of its last split.
-    needed = [sees, sees, 2 * sees - 1 + ahead] if book else [sees + ahead, ahead, ahead]
-
-    def lengths(rows: int) -> list[int]:
-        if book:
-            return [int(0.5 * rows), int(0.25 * rows), rows - int(0.5 * rows) - int(0.25 * rows)]
-        if not fractions:
-            return [int(part) for part in parts]
-        return [int(n) for n in np.diff([round(rows * float(share)) for share in np.cumsum(parts)], prepend=0)]
-
-    def short(rows: int) -> list[tuple[str, int, int]]:
-        return [each for each in zip(SPLITS, lengths(rows), needed, strict=True) if each[1] < each[2]]
-
-    ends = list(itertools.accumulate(lengths(rows)))
-    if ends[-1] > rows:
-        raise UserError(f"--split {split!r} asks for {ends[-1]} rows, but the series has {rows}")
-    for name, own, least in short(rows):
-        remedy = "give it more of them with --split"
-        if fractions:
-            total = (
-                int(max((n + 2) / part for n, part in zip(needed, parts, strict=True))) + 1
-            )  # enough if all is rounded
-            while total > 0 and not short(total - 1):
-                total -= 1
-            remedy = f"give a series of at least {total} rows"
-        raise UserError(
-            f"the series has {rows} rows and the {name} split {own}; one window needs {least} (it sees {sees} and "
-            f"looks {ahead} ahead): {remedy}, or shorten --look-back and --horizon"
-        )
-    if book:
-        ends[-1] -= sees - 1 + ahead
-    return dict(zip(SPLITS, itertools.pairwise([0, *ends]), strict=True))
-
-
-def _parts(split: str) -> list[float]:
-    """The three fractions or row counts of ``--split``."""
-    if split == BOOK:
-        return [0.5, 0.25, 0.25]
-    try:
-        parts = [float(part) for part in split.split(",")]
-    except ValueError:
-        parts = []
-    if len(parts) != 3 or min(parts) <= 0 or not np.isfinite(parts).all():
-        raise UserError(
-            f"--split {split!r} is not three fractions or row counts, such as 0.6,0.2,0.2 or 8640,2880,2880"
-        )
-    if max(parts) < 1 and sum(parts) > 1 + 1e-9:
-        raise UserError(f"--split {split!r} adds up to more than 1")
-    return parts
-
-
 def whole_origins(
     absent: np.ndarray, unmeasured: np.ndarray, origins: np.ndarray, past: np.ndarray, future: np.ndarray
 ) -> np.ndarray:
@@ -405,6 +376,25 @@ def whole_origins(
     absent_before, unmeasured_before = (np.concatenate([[0], np.cumsum(flags)]) for flags in (absent, unmeasured))
     whole = absent_before[origins + 1] == absent_before[origins + past[0]]
     return origins[whole & (unmeasured_before[origins + 1 + future[-1]] == unmeasured_before[origins + future[0]])]
+
+
+def columns_ahead(known: Sequence[str], future: np.ndarray, span: int) -> dict[str, tuple[str, int]]:
+    """Inputs that hold known columns so many rows ahead: their name to the column and the rows.
+
+    At the last step that a window sees they hold the value at the last row that is forecast, at the step before it the
+    row before, and so on: a window's last steps show every row ahead once. A horizon longer than the look-back needs
+    several of each.
+
+    Args:
+        future: rows that a window forecasts, relative to its origin.
+        span: rows from a window's first step to the step after its last.
+    """
+    return {f"{name} +{n}": (name, n) for name in known for n in range(future[-1], future[0] - 1, -span)}
+
+
+def with_ahead(frame: pd.DataFrame, columns: dict[str, tuple[str, int]]) -> pd.DataFrame:
+    """The table with columns that hold others so many rows ahead."""
+    return frame.assign(**{new: frame[name].shift(-n) for new, (name, n) in columns.items()})
 
 
 def fill(values: Series, max_gap: int) -> Series:

@@ -12,7 +12,6 @@ from keras import ops
 
 from keras_a2 import saved_model
 from keras_a2.recurrent.data import Windows
-from keras_a2.recurrent.times import CALENDAR
 
 if TYPE_CHECKING:
     from keras_a2.recurrent.baselines import Ridge
@@ -28,10 +27,10 @@ def relative(seen: Any, windows: Windows) -> Any:
         seen: standardised inputs ``(batch, look_back, inputs)``.
 
     Returns:
-        ``(batch, look_back, 2 * inputs)``; calendar columns stay as they are.
+        ``(batch, look_back, 2 * inputs)``; columns known in advance and the calendar stay as they are.
     """
     last = seen[:, -1:, :]
-    measured = np.array([name not in CALENDAR for name in windows.inputs], np.float32)
+    measured = np.where(windows.given, 0, 1).astype(np.float32)
     return ops.concatenate([seen - last * measured, ops.repeat(last, windows.look_back, axis=1)], axis=-1)
 
 

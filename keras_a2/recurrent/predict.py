@@ -15,7 +15,7 @@ from pandas.tseries.offsets import BaseOffset
 from keras_a2 import page
 from keras_a2.errors import UserError
 from keras_a2.recurrent import sources, times
-from keras_a2.recurrent.data import fill
+from keras_a2.recurrent.data import columns_ahead, fill, with_ahead
 from keras_a2.recurrent.times import CALENDAR, calendar_column, spacing
 from keras_a2.saved_model import SavedModel
 
@@ -40,7 +40,10 @@ class Forecaster(SavedModel):
         self.max_gap: int = MAX_GAP if card.get("max_gap") is None else card["max_gap"]
         self.freq = self._freq(card.get("freq"), card.get("spacing_seconds"))
         self.span = self.every * (self.look_back - 1) + 1  # rows from the first that a window sees to its last
-        self.measured = [name for name in self.inputs if name not in CALENDAR]
+        self.known: list[str] = card.get("known") or []  # in advance
+        self.ahead = columns_ahead(self.known, self.every * self.leads, self.every * self.look_back)
+        made = {*CALENDAR, *self.ahead} | ({times.HOLIDAYS} if card.get("holidays") else set())
+        self.measured = [name for name in self.inputs if name not in made]
         if not set(self.targets) <= set(self.inputs) or (self.freq is None and set(CALENDAR) & set(self.inputs)):
             raise UserError(
                 f"{self.folder / 'model.json'}: a target is not among the inputs, or calendar inputs have no "
@@ -54,7 +57,8 @@ class Forecaster(SavedModel):
 
         Args:
             series: a file or a table, its times in the index or a column, with the columns that the model was trained
-                on in any order and at least ``look_back`` rows; or raw windows ``(batch, look_back, inputs)``, the
+                on in any order and at least ``look_back`` rows, followed by the rows that are forecast where columns
+                are known in advance, their other columns empty; or raw windows ``(batch, look_back, inputs)``, the
                 calendar columns included.
             time: name of the column of times; found by itself where there is one.
 
@@ -104,13 +108,16 @@ class Forecaster(SavedModel):
     def _ahead(self, seen: pd.Index) -> pd.Index:
         """The times that are forecast, or the steps."""
         steps = self.every * self.leads
-        if self.freq is None:
-            return pd.Index(steps, name="step")
+        return pd.Index(steps, name="step") if self.freq is None else self._times(seen[-1], steps)
+
+    def _times(self, last: pd.Timestamp, steps: np.ndarray) -> pd.DatetimeIndex:
+        """The times so many steps after a row's."""
+        assert self.freq is not None
         try:
-            return pd.DatetimeIndex([seen[-1] + int(n) * self.freq for n in steps], name="time")
+            return pd.DatetimeIndex([last + int(n) * self.freq for n in steps], name="time")
         except (ValueError, OverflowError) as error:  # pandas raises one of its own for each kind
             raise UserError(
-                f"the forecast's times, {int(steps[-1])} steps of {spacing(self.freq)} after {seen[-1]}, are too far "
+                f"the forecast's times, {int(steps[-1])} steps of {spacing(self.freq)} after {last}, are too far "
                 f"away; compare {self.folder / 'model.json'} with the original"
             ) from error
 
@@ -144,14 +151,43 @@ class Forecaster(SavedModel):
             if table.time is None:
                 raise UserError(f"{table.name} has no times; {trained}")
             freq = self.freq.freqstr if times.fits(table.time, self.freq, OWN_SHARE) else None
-        frame, stamps, freq = times.to_grid(table.frame, table.time, table.name, freq)
+        frame, stamps, freq = times.to_grid(table.frame[self.measured], table.time, table.name, freq)
         if self.freq is not None and spacing(freq) != spacing(self.freq):
             raise UserError(f"{table.name} has steps of {spacing(freq)}; {trained}")
         if len(frame) < self.span:
             raise UserError(f"{table.name} has {len(frame)} rows; the model needs its last {self.span}")
+        frame, stamps, end = self._with_future(frame, stamps, table.name)
         calendar = [name for name in self.inputs if name in CALENDAR]
         frame = frame.assign(**{name: calendar_column(name, stamps) for name in calendar})
-        return fill(frame[self.inputs], self.max_gap).to_numpy(np.float64), stamps
+        if country := self.card.get("holidays"):
+            frame = times.with_holidays(frame, stamps, self.freq, country)
+        frame = fill(with_ahead(frame, self.ahead)[self.inputs], self.max_gap)
+        return frame.to_numpy(np.float64)[:end], None if stamps is None else stamps[:end]
+
+    def _with_future(
+        self, frame: pd.DataFrame, stamps: pd.DatetimeIndex | None, name: str
+    ) -> tuple[pd.DataFrame, pd.DatetimeIndex | None, int]:
+        """The rows and those that are forecast, the times of both, and how many rows were measured.
+
+        Raises:
+            UserError: a column known in advance has no value in a row that is forecast.
+        """
+        known = [column for column in self.known if column in self.measured]
+        rows = np.flatnonzero(frame.drop(columns=known).notna().any(axis=1))
+        end = int(rows[-1]) + 1 if known and len(rows) else len(frame)
+        more = end + self.every * int(self.leads[-1]) - len(frame)
+        if self.known and more > 0:
+            later = pd.RangeIndex(len(frame), len(frame) + more)
+            frame = frame.reindex(
+                frame.index.append(later if stamps is None else self._times(stamps[-1], 1 + np.arange(more)))
+            )
+        for column in known:
+            if frame[column].iloc[end - 1 + self.every * self.leads].isna().any():
+                raise UserError(
+                    f"{name}: column {column!r} must be known at the {self.horizon} steps that are forecast, after "
+                    f"{f'row {end}' if stamps is None else stamps[end - 1]}; append these rows, other columns empty"
+                )
+        return frame, None if stamps is None else pd.DatetimeIndex(frame.index), end
 
 
 def plot(model: Forecaster, seen: pd.DataFrame, forecast: pd.DataFrame) -> Figure:

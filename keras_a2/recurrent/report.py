@@ -161,6 +161,8 @@ def card(windows: Windows, published: Published, metrics: dict, name: str) -> di
         "every": windows.every,
         "first_lead": windows.first_lead,
         "max_gap": windows.facts["max_gap"],
+        "known": windows.known,
+        "holidays": windows.holidays,
         "spacing_seconds": None if windows.step is None else windows.step.total_seconds(),
         "freq": None if windows.freq is None else windows.freq.freqstr,
         "input": "float64 windows in the columns' own units (batch, look_back, inputs), oldest row first",

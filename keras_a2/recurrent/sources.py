@@ -16,7 +16,7 @@ import pandas as pd
 from keras_a2.errors import UserError
 from keras_a2.files import download, keras_cache
 from keras_a2.machine import silence
-from keras_a2.recurrent import times
+from keras_a2.recurrent import stamps, times
 
 JENA_URL = "https://storage.googleapis.com/tensorflow/tf-keras-datasets/jena_climate_2009_2016.csv.zip"
 JENA_FILE = "jena_climate_2009_2016.csv.zip"
@@ -189,21 +189,21 @@ def from_frame(
     frame.columns = [str(c).strip() for c in frame.columns]
     if frame.columns.duplicated().any():
         raise UserError(f"{where} has two columns named {frame.columns[frame.columns.duplicated()][0]!r}; rename one")
-    stamps, column, notes = times.take(frame, where, time)
-    if stamps is not None:
-        times.check_one_series(frame, stamps, column, where, target if isinstance(target, str) else None)
+    time_of, column, notes = stamps.take(frame, where, time)
+    if time_of is not None:
+        stamps.check_one_series(frame, time_of, column, where, target if isinstance(target, str) else None)
     if inputs is not None and target not in (None, "all"):
         asked = _columns(inputs, frame, where) + _columns(target, frame, where)
         frame = frame[[c for c in frame.columns if c in asked]]
     check_numeric(frame, where)
-    return Table(name, frame.astype(np.float64), stamps, target=[], notes=notes, time_column=column)
+    return Table(name, frame.astype(np.float64), time_of, target=[], notes=notes, time_column=column)
 
 
 def _columns_of_index(frame: pd.DataFrame) -> pd.DataFrame:
     """The table with what its index holds as columns; an index of names or row numbers is dropped."""
     index = frame.index
     levels = [name or ("time" if number == 0 else f"level_{number}") for number, name in enumerate(index.names)]
-    holds_times = isinstance(index, pd.MultiIndex) or times.are_times(str(index.name), index.to_series())
+    holds_times = isinstance(index, pd.MultiIndex) or stamps.are_times(str(index.name), index.to_series())
     if not holds_times or any(name in frame.columns for name in levels):
         return frame.reset_index(drop=True)
     return frame.reset_index(names=levels)

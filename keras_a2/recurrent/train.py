@@ -11,6 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_a2 import settings, training
+from keras_a2.errors import UserError
 from keras_a2.recurrent import baselines
 from keras_a2.recurrent.data import Windows
 from keras_a2.recurrent.model import relative
@@ -31,7 +32,9 @@ def resolve(config: Any, windows: Windows) -> Any:
     """
     shared, season = config.network.channel_independent, config.series.season or baselines.find_season(windows)
     if shared is None:
-        shared = len(windows.targets) > 1
+        shared = len(windows.targets) > 1 and not windows.known
+    elif shared and windows.known:
+        raise UserError("--channel-independent shows a network its target's own past only: leave it out, or --known")
     whole_seasons = windows.look_back % season == 0 and windows.look_back >= 2 * season
     samples = len(samples_of(windows, windows.origins["train"], shared))
     most, epochs = (512, 10) if shared else (128, 16)

@@ -1,0 +1,78 @@
+"""The rows of each split."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+
+from keras_a2.errors import UserError
+
+SPLITS = ("train", "validation", "test")
+BOOK = "chollet"  # cut as *Deep Learning with Python* does
+
+
+def split_bounds(split: str, rows: int, sees: int, ahead: int) -> dict[str, tuple[int, int]]:
+    """Rows of each split, first and one past the last, in time order; rows after the last split are left out.
+
+    Args:
+        split: three fractions or three row counts, ``train,validation,test``; or ``BOOK``: half, a quarter and the
+            rest, as *Deep Learning with Python* (2nd ed., section 10.2) slices them. Its inputs are
+            ``raw_data[:-delay]``, with the delay counted from a window's first row to its target: so many rows at the
+            end are not offered.
+        sees, ahead: rows that one window spans up to its origin, and after it.
+
+    Raises:
+        UserError: neither, or too few rows for one window per split.
+    """
+    parts, book = _parts(split), split == BOOK
+    fractions = max(parts) < 1
+    # The last rows that the book does not offer count as a part of its last split.
+    needed = [sees, sees, 2 * sees - 1 + ahead] if book else [sees + ahead, ahead, ahead]
+
+    def lengths(rows: int) -> list[int]:
+        if book:
+            return [int(0.5 * rows), int(0.25 * rows), rows - int(0.5 * rows) - int(0.25 * rows)]
+        if not fractions:
+            return [int(part) for part in parts]
+        return [int(n) for n in np.diff([round(rows * float(share)) for share in np.cumsum(parts)], prepend=0)]
+
+    def short(rows: int) -> list[tuple[str, int, int]]:
+        return [each for each in zip(SPLITS, lengths(rows), needed, strict=True) if each[1] < each[2]]
+
+    ends = list(itertools.accumulate(lengths(rows)))
+    if ends[-1] > rows:
+        raise UserError(f"--split {split!r} asks for {ends[-1]} rows, but the series has {rows}")
+    for name, own, least in short(rows):
+        remedy = "give it more of them with --split"
+        if fractions:
+            total = (
+                int(max((n + 2) / part for n, part in zip(needed, parts, strict=True))) + 1
+            )  # enough if all is rounded
+            while total > 0 and not short(total - 1):
+                total -= 1
+            remedy = f"give a series of at least {total} rows"
+        raise UserError(
+            f"the series has {rows} rows and the {name} split {own}; one window needs {least} (it sees {sees} and "
+            f"looks {ahead} ahead): {remedy}, or shorten --look-back and --horizon"
+        )
+    if book:
+        ends[-1] -= sees - 1 + ahead
+    return dict(zip(SPLITS, itertools.pairwise([0, *ends]), strict=True))
+
+
+def _parts(split: str) -> list[float]:
+    """The three fractions or row counts of ``--split``."""
+    if split == BOOK:
+        return [0.5, 0.25, 0.25]
+    try:
+        parts = [float(part) for part in split.split(",")]
+    except ValueError:
+        parts = []
+    if len(parts) != 3 or min(parts) <= 0 or not np.isfinite(parts).all():
+        raise UserError(
+            f"--split {split!r} is not three fractions or row counts, such as 0.6,0.2,0.2 or 8640,2880,2880"
+        )
+    if max(parts) < 1 and sum(parts) > 1 + 1e-9:
+        raise UserError(f"--split {split!r} adds up to more than 1")
+    return parts
