@@ -53,6 +53,8 @@ OPTIONAL: dict[str, Field] = {
     "max_gap": _whole(0, 10**9),
     "spacing_seconds": ("a number of seconds below 9e9", lambda value: _is_positive(value) and value < 9e9),
     "freq": TEXT,
+    "known": ("a list of names", lambda value: value == [] or _are_names(value)),
+    "holidays": TEXT,
     "typical_errors": ("numbers above 0", lambda value: isinstance(value, list) and all(map(_is_positive, value))),
 }
 

@@ -137,7 +137,7 @@ def test_holidays_and_the_calendar_need_no_rows_of_a_person():
     windows = windows_of(shop(), holidays="US", known=["weekday_sin"], calendar=True)
     assert windows.known == ["weekday_sin", "holiday"]
     table = shop().frame.assign(date=DAYS)
-    model = forecaster(["holiday"], ["load", "holiday +7"], holidays="US")
+    model = forecaster(["holiday"], ["load", "holiday", "holiday +7"], holidays="US")
     to_christmas = table[DAYS <= "2022-12-22"]
     assert list(model.predict(to_christmas)["load"]) == [0, 0, 1, 1, 0, 0, 0]  # Sunday, and Monday in its place
     model = forecaster(["weekday_sin"], ["load", "weekday_sin", "weekday_sin +7"])

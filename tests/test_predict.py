@@ -111,6 +111,8 @@ def test_a_classifier_with_an_edited_card_is_refused(classifier, tmp_path, field
         *[("spacing_seconds", value) for value in (0, float("nan"), 1e300, "3600", 60)],
         *[("freq", value) for value in ("often", "bh", 5, "MS")],
         *[("inputs", value) for value in (["load"], ["load", "sun"], ["load", "hour_sin"], {})],
+        *[("known", value) for value in ("load", ["sun"], ["wind"], [1])],
+        *[("holidays", value) for value in (1, ["US"])],
         *[("targets", value) for value in (["load", "wind"], ["sun"], [])],
         *[("typical_errors", value) for value in (1.0, [0.0], ["1"], [float("nan")])],
         *[("look_back", 6), ("horizon", 3), ("every", 10**6), ("unit", None)],

@@ -44,10 +44,12 @@ class Forecaster(SavedModel):
         self.ahead = columns_ahead(self.known, self.every * self.leads, self.every * self.look_back)
         made = {*CALENDAR, *self.ahead} | ({times.HOLIDAYS} if card.get("holidays") else set())
         self.measured = [name for name in self.inputs if name not in made]
-        if not set(self.targets) <= set(self.inputs) or (self.freq is None and set(CALENDAR) & set(self.inputs)):
+        if not {*self.targets, *self.known, *self.ahead} <= set(self.inputs) or (
+            self.freq is None and set(CALENDAR) & set(self.inputs)
+        ):
             raise UserError(
-                f"{self.folder / 'model.json'}: a target is not among the inputs, or calendar inputs have no "
-                "spacing_seconds: copy the file again"
+                f"{self.folder / 'model.json'}: a target or known column is not among the inputs, or calendar inputs have "
+                "no spacing_seconds: copy the file again"
             )
 
     def predict(
