@@ -48,8 +48,8 @@ class Forecaster(SavedModel):
             self.freq is None and set(CALENDAR) & set(self.inputs)
         ):
             raise UserError(
-                f"{self.folder / 'model.json'}: a target or known column is not among the inputs, or calendar inputs have "
-                "no spacing_seconds: copy the file again"
+                f"{self.folder / 'model.json'}: a target or known column is not among the inputs, or calendar inputs "
+                "have no spacing_seconds: copy the file again"
             )
 
     def predict(
