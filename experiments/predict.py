@@ -2,6 +2,8 @@
 
 python experiments/predict.py saved_models/transfer-elpv photo.png folder/ --top 2
 python experiments/predict.py saved_models/recurrent-nyc_weather-gru series.csv --figure forecast.png
+python experiments/predict.py saved_models/recurrent-nyc_weather-gru series.csv --check
+python experiments/predict.py saved_models/recurrent-sales-gru new_rows.csv --update
 python experiments/predict.py saved_models/transfer-elpv --serve
 python experiments/predict.py --list
 """
@@ -10,13 +12,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
 from keras_a2 import runs, settings
 from keras_a2.errors import UserError
 from keras_a2.settings import Count
+
+if TYPE_CHECKING:
+    from keras_a2.recurrent.predict import Forecaster
 
 FORMATS = {"output": (".csv", ".jsonl"), "figure": (".png", ".pdf", ".svg")}
 
@@ -37,6 +42,11 @@ class Config:
     """Forecasters: draw the forecast into this .png, .pdf or .svg file."""
     time: str | None = None
     """Forecasters: the column with the times; found by itself where there is one."""
+    check: bool = False
+    """Forecasters: mark the rows of the series that lie outside the 95 % interval forecast one step ahead."""
+    update: bool = False
+    """Forecasters: measure the model on the new rows of the series, then train its recipe again with them and publish
+    the next version. The file continues the rows that the model was trained on, or holds them too."""
     list: bool = False
     """Print every published model with its headline figure, data, date and size."""
     models: Path = Path("saved_models")
@@ -68,10 +78,25 @@ def main(config: Config) -> None:
         demo.serve(model, config.port)
     elif config.export != "none":
         inference.export(model, config.export, items, config.time)
+    elif config.update:
+        update(model, config)
+    elif config.check:
+        inference.check(model, items[0], config.time, config.output)
     elif experiment == "transfer":
         inference.classify(model, items, config.top, config.output)
     else:
         inference.forecast(model, items[0], config.time, config.output, config.figure)
+
+
+def update(model: Forecaster, config: Config) -> None:
+    """Measure a forecaster on rows that it has not seen, then publish the next version, trained with them as well."""
+    import recurrent
+    from keras_a2 import inference
+    from keras_a2.recurrent.predict import updated_recipe
+
+    recipe, measured = updated_recipe(model, recurrent.Config, config.items[0], config.time)
+    inference.print_update(measured)
+    recurrent.main(recipe, {"update": measured})
 
 
 def check(config: Config) -> None:
@@ -101,8 +126,8 @@ def check(config: Config) -> None:
 def check_use(config: Config, experiment: str) -> None:
     """Refuse what a model of this kind does not do, before the model is loaded."""
     if experiment == "transfer":
-        for name in ("figure", "time"):
-            if getattr(config, name) is not None:
+        for name in ("figure", "time", "check", "update"):
+            if getattr(config, name):
                 raise UserError(f"--{name} is for forecasters; {config.model} is a classifier: leave it out")
     elif config.top > 1:
         raise UserError(f"--top is for classifiers; {config.model} is a forecaster: leave it out")

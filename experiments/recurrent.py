@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from tyro.conf import DisallowNone
 
@@ -178,7 +178,8 @@ def train_network(cell: str, windows: Windows, config: Config, seed: int, folder
     return forecaster
 
 
-def main(config: Config) -> None:
+def main(config: Config, update: dict[str, Any] | None = None) -> None:
+    """The experiment; ``update`` is what ``predict.py --update`` measured, for ``metrics.json`` and the report."""
     check(config)
     from keras_a2.recurrent import baselines, data
 
@@ -213,6 +214,7 @@ def main(config: Config) -> None:
 
             # Every choice is made: the test split is read here, once.
             metrics, winners = evaluate.on_test(settings.flat(resolved), windows, references, trained, choices)
+            metrics |= {"update": update} if update else {}
             report.show(metrics)
             for winner in winners:
                 home = config.run.output / published_name(config, windows, winner.cell)

@@ -15,11 +15,13 @@ from keras_a2.errors import UserError
 from keras_a2.files import whole
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from keras_a2.recurrent.predict import Forecaster
     from keras_a2.transfer.predict import Classifier, Prediction
 
 MEASURED_ITEMS = 64
-SHOWN_ROWS = 200  # a longer table is for --output
+SHOWN_ROWS, SHOWN_TARGETS, WITH_INTERVALS = 200, 8, 2  # a longer or wider table is for --output
 
 
 def load(folder: str | Path) -> Classifier | Forecaster:
@@ -83,22 +85,72 @@ def forecast(model: Forecaster, series: Path, time: str | None, output: Path | N
             plot(model, seen, answer).savefig(temporary, dpi=120, format=figure.suffix[1:])
         console.print(f"wrote {figure}")
     if output is not None:
-        rows = answer.round(model.decimals(page.FILE_DIGITS)).reset_index()
-        with whole(output) as temporary:
-            if output.suffix == ".csv":
-                rows.to_csv(temporary, index=False)
-            else:  # pandas would write the times in UTC
-                if answer.index.name == "time":
-                    rows["time"] = [time.isoformat() for time in rows["time"]]
-                rows.to_json(temporary, orient="records", lines=True)
-        console.print(f"wrote {output}")
+        _write(answer.round(model.decimals(page.FILE_DIGITS)), output)
         return
-    shown, places = model.targets[:8], model.decimals(page.SCREEN_DIGITS)
-    table = Table(answer.index.name, "lead", *(page.with_unit(name, model.unit) for name in shown))
-    columns = [page.column(answer[name], places=places.get(name)) for name in shown]
-    for step, lead, *values in zip(answer.index, answer["lead"], *columns, strict=True):
+    places, columns = model.decimals(page.SCREEN_DIGITS), {}
+    for target in model.targets[:SHOWN_TARGETS]:
+        columns[page.with_unit(target, model.unit)] = page.column(answer[target], places=places.get(target))
+        for level, *ends in model.ends(target) if len(model.targets) <= WITH_INTERVALS else []:
+            lower, upper = (page.column(answer[end], places=places.get(end)) for end in ends)
+            columns[f"{target} {level:g} %"] = [f"{low} to {high}" for low, high in zip(lower, upper, strict=True)]
+    table = Table(answer.index.name, "lead", *columns)
+    for step, lead, *values in zip(answer.index, answer["lead"], *columns.values(), strict=True):
         table.add_row(str(step), str(lead), *values)
     console.print(table)
+    if len(model.targets) > (WITH_INTERVALS if model.levels else SHOWN_TARGETS):
+        console.print("every target with its intervals: --output FILE.csv")
+
+
+def check(model: Forecaster, series: Path, time: str | None, output: Path | None) -> None:
+    """Mark the rows of a file that lie outside the interval forecast one step ahead; all checked rows to a file."""
+    checked = model.check(series, time)
+    rows = checked[checked["outside"]]
+    share = f"{len(rows)} of {len(checked)} values ({page.percent(len(rows) / len(checked))})"
+    console.print(f"{share} lie outside their {model.anomaly_level:g} % interval one step ahead")
+    places = model.decimals(page.SCREEN_DIGITS)
+    if output is not None:
+        _write(checked, output)
+        return
+    table = Table(rows.index.name, "target", "value", "forecast", "interval")
+    for step, row in rows.head(SHOWN_ROWS).iterrows():
+        value, forecast, lower, upper = (
+            page.column([row[name]], places=places.get(row["target"]))[0]
+            for name in ("value", "forecast", "lower", "upper")
+        )
+        table.add_row(str(step), row["target"], value, forecast, f"{lower} to {upper}")
+    if len(rows) > SHOWN_ROWS:
+        table.add_row("… more: write them with --output")
+    console.print(table)
+
+
+def print_update(facts: dict) -> None:
+    """What a forecaster did on new rows, beside what its own test split promised."""
+    table = Table("", "promised", "on the new rows", title=f"Version {facts['version']} on {facts['rows']} new rows")
+    if facts["windows"]:
+        table.add_row("mean absolute error", page.number(facts["promised_mae"]), page.number(facts["mae"]))
+        for level, share in facts["coverage"].items():
+            promised = (facts["promised_coverage"] or {}).get(level)
+            table.add_row(
+                f"inside the {level} % interval",
+                "" if promised is None else page.percent(promised),
+                page.percent(share),
+            )
+    else:
+        table.add_row("mean absolute error", page.number(facts["promised_mae"]), "too few rows for a forecast")
+    console.print(table)
+
+
+def _write(rows: pd.DataFrame, output: Path) -> None:
+    """A table with its index as a .csv or .jsonl file."""
+    rows = rows.reset_index()
+    with whole(output) as temporary:
+        if output.suffix == ".csv":
+            rows.to_csv(temporary, index=False)
+        else:  # pandas would write the times in UTC
+            if "time" in rows:
+                rows["time"] = [time.isoformat() for time in rows["time"]]
+            rows.to_json(temporary, orient="records", lines=True)
+    console.print(f"wrote {output}")
 
 
 def export(model: Classifier | Forecaster, kind: str, items: list[Path], time: str | None) -> None:

@@ -32,6 +32,11 @@ def _are_names(value: Any) -> bool:
     return isinstance(value, list) and all(isinstance(name, str) for name in value) and 0 < len(value) == len({*value})
 
 
+def _are_levels(value: Any) -> bool:
+    between = isinstance(value, list) and all(_is_positive(level) and level < 100 for level in value)
+    return between and value == sorted(set(value))
+
+
 TEXT: Field = "a text", lambda value: isinstance(value, str)
 NAMES: Field = "a list of different names", _are_names
 STEPS = _whole(1, 10**6)
@@ -55,6 +60,7 @@ OPTIONAL: dict[str, Field] = {
     "freq": TEXT,
     "known": ("a list of names", lambda value: value == [] or _are_names(value)),
     "holidays": TEXT,
+    "levels": ("percentages in ascending order", _are_levels),
     "typical_errors": ("numbers above 0", lambda value: isinstance(value, list) and all(map(_is_positive, value))),
 }
 
@@ -249,6 +255,8 @@ def load(folder: str | Path) -> SavedModel:
         saved = tf.saved_model.load(str(version))
         serve = saved.serve.concrete_functions[0]  # a SavedModel of another origin has no ``serve``
         specs = {"inputs": serve.structured_input_signature[0][0], "outputs": serve.structured_outputs}
+        if card.get("levels"):
+            specs["intervals"] = saved.serve_intervals.concrete_functions[0].structured_outputs
     except Exception as error:  # TensorFlow raises OSError, OpError, AttributeError ... by which file is damaged
         raise UserError(
             f"the SavedModel in {version} cannot be loaded (damaged or half-copied?): copy it again"
@@ -267,4 +275,6 @@ def _shapes(card: dict[str, Any]) -> dict[str, list[int | None]]:
     if card["experiment"] == "transfer":
         return {"inputs": [None, None, 3], "outputs": [len(card["classes"])]}
     several = [len(card["targets"])] if len(card["targets"]) > 1 else []
-    return {"inputs": [card["look_back"], len(card["inputs"])], "outputs": [card["horizon"], *several]}
+    forecast = [card["horizon"], *several]
+    shapes = {"inputs": [card["look_back"], len(card["inputs"])], "outputs": forecast}
+    return shapes | ({"intervals": [*forecast, 2 * len(card["levels"])]} if card.get("levels") else {})

@@ -10,6 +10,7 @@ import dataclasses
 import math
 import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from keras_a2.errors import UserError
@@ -91,6 +92,21 @@ def flat(config: Any) -> dict[str, Any]:
         value = getattr(config, field.name)
         values |= flat(value) if dataclasses.is_dataclass(value) else {field.name: value}
     return values
+
+
+def restore(config_type: type[Config], values: dict[str, Any]) -> Config:
+    """The configuration that ``flat`` wrote as JSON; an option that it lacks has its default.
+
+    Args:
+        values: option name -> value; names that are no options are left out.
+    """
+    given: dict[str, Any] = {}
+    for name, hint in get_type_hints(config_type).items():
+        if isinstance(hint, type) and dataclasses.is_dataclass(hint):
+            given[name] = restore(hint, values)
+        elif name in values:
+            given[name] = Path(values[name]) if hint is Path else values[name]
+    return config_type(**given)
 
 
 def fill(config: Config, **defaults: Any) -> Config:

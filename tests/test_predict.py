@@ -114,6 +114,7 @@ def test_a_classifier_with_an_edited_card_is_refused(classifier, tmp_path, field
         *[("known", value) for value in ("load", ["sun"], ["wind"], [1])],
         *[("holidays", value) for value in (1, ["US"])],
         *[("targets", value) for value in (["load", "wind"], ["sun"], [])],
+        *[("levels", value) for value in (80, [0], [95, 80], [80, 80], ["80"], [100])],
         *[("typical_errors", value) for value in (1.0, [0.0], ["1"], [float("nan")])],
         *[("look_back", 6), ("horizon", 3), ("every", 10**6), ("unit", None)],
     ],
@@ -127,7 +128,9 @@ def test_a_forecaster_with_an_edited_card_is_refused(forecaster, rows, tmp_path,
 def test_a_card_of_an_older_version_loads(forecaster, rows, tmp_path):
     table = pd.read_csv(rows)
     table.loc[18, "load"] = np.nan
-    older = edited(forecaster, tmp_path / "1", max_gap="absent", spacing_seconds="absent", typical_errors="absent")
+    older = edited(
+        forecaster, tmp_path / "1", max_gap="absent", spacing_seconds="absent", typical_errors="absent", levels=None
+    )
     assert len(inference.load(older).predict(table)) == 4  # the gap is filled as those versions did
 
 

@@ -1,9 +1,12 @@
-"""A published forecaster in use: the last rows of a series in, the forecast with its times out."""
+"""A published forecaster in use: the last rows of a series in, forecasts with their intervals and times out."""
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, TypeVar
 
 import matplotlib
 import numpy as np
@@ -12,20 +15,23 @@ from matplotlib.figure import Figure
 from pandas.tseries.frequencies import to_offset
 from pandas.tseries.offsets import BaseOffset
 
-from keras_a2 import page
+from keras_a2 import page, settings
 from keras_a2.errors import UserError
 from keras_a2.recurrent import sources, times
 from keras_a2.recurrent.data import columns_ahead, fill, with_ahead
 from keras_a2.recurrent.times import CALENDAR, calendar_column, spacing
 from keras_a2.saved_model import SavedModel
 
-OWN_SHARE = 0.6  # of the model's own steps that a file must have to be read in them
+Config = TypeVar("Config")
 MAX_GAP = 12  # of a card without it: what every version's option stood at
+OWN_SHARE = 0.6  # of the model's own steps that a file must have to be read in them
+CHUNK = 1024  # windows at once
+ANOMALY = 95  # the interval outside which a row is marked, in percent; the widest where there is none
 
 
 @dataclass
 class Forecaster(SavedModel):
-    """A published forecaster: ``inputs``, ``targets``, ``unit``, ``look_back``, ``horizon``, ``predict``."""
+    """A published forecaster: ``inputs``, ``targets``, ``unit``, ``look_back``, ``horizon``, ``levels``."""
 
     def __post_init__(self) -> None:
         card = self.card
@@ -34,6 +40,8 @@ class Forecaster(SavedModel):
         self.unit: str = card["unit"]
         self.look_back: int = card["look_back"]
         self.horizon: int = card["horizon"]
+        self.levels: list[float] = card.get("levels") or []  # of the intervals, in percent; none before version 2
+        self.anomaly_level = ANOMALY if ANOMALY in self.levels else max(self.levels, default=ANOMALY)
         self.every: int = card["every"]
         self.leads = card["first_lead"] + np.arange(self.horizon)
         self.typical_errors = dict(zip(self.targets, card.get("typical_errors") or [], strict=False))
@@ -65,8 +73,10 @@ class Forecaster(SavedModel):
             time: name of the column of times; found by itself where there is one.
 
         Returns:
-            For a table or file: a table ``lead``, then one column per target in its unit, indexed by time (or by lead).
-            For windows: ``(batch, horizon)`` or ``(batch, horizon, targets)``.
+            For a table or file: a table indexed by time (or by step) with ``lead`` and each target in its unit,
+            followed by the ends of its intervals, ``lower_80``, ``upper_80`` and so on (``TARGET_lower_80`` where there
+            are several targets).
+            For windows: ``(batch, horizon)`` or ``(batch, horizon, targets)``; ``intervals`` gives theirs.
 
         Raises:
             UserError: a missing column, too few rows, another spacing, or values missing in the last rows.
@@ -75,24 +85,143 @@ class Forecaster(SavedModel):
             return self.serve(series)
         return self.forecast(series, time)[1]
 
+    def intervals(self, windows: np.ndarray) -> np.ndarray:
+        """Intervals of the forecasts of raw windows ``(batch, look_back, inputs)``.
+
+        Returns:
+            ``(batch, horizon, targets, levels, 2)`` in the targets' units, levels in ascending order, lower end first.
+        """
+        ends = np.asarray(self.loaded.serve_intervals(windows)) if self.levels else np.zeros(0)
+        return ends.reshape(len(windows), self.horizon, len(self.targets), len(self.levels), 2)
+
+    def ends(self, target: str) -> list[tuple[float, str, str]]:
+        """Each level, and the columns of ``predict`` with the lower and upper end of that interval of a target."""
+        prefix = f"{target}_" if len(self.targets) > 1 else ""
+        return [(level, f"{prefix}lower_{level:g}", f"{prefix}upper_{level:g}") for level in self.levels]
+
     def forecast(self, series: pd.DataFrame | str | Path, time: str | None = None) -> tuple[pd.DataFrame, pd.DataFrame]:
-        """The targets in the last window that the model sees, and the forecast, both as ``predict`` gives it."""
-        table = self._table(series, time)
+        """The targets in the last window that the model sees, and the forecast as ``predict`` gives it."""
+        table = self.read(series, time)
         rows, stamps = self._rows(table)
-        window = rows[-self.span :: self.every]
+        window = fill(rows, self.max_gap).to_numpy(np.float64)[-self.span :: self.every]
         gaps = [name for name, column in zip(self.inputs, window.T, strict=True) if np.isnan(column).any()]
         if gaps:
             raise UserError(
                 f"{table.name}: column {gaps[0]!r} has a gap in the last {self.look_back} rows, too long to fill"
             )
-        past = self.every * np.arange(1 - self.look_back, 1)
-        index = pd.Index(past, name="step") if stamps is None else stamps[past - 1].rename("time")
-        forecast = self.serve(window[np.newaxis])[0].reshape(self.horizon, len(self.targets))
+        if stamps is None:
+            past = pd.Index(self.every * np.arange(1 - self.look_back, 1), name="step")
+        else:
+            past = stamps[-self.span :: self.every].rename("time")
         columns = [self.inputs.index(name) for name in self.targets]
-        seen = pd.DataFrame(window[:, columns], columns=self.targets, index=index)
-        answer = pd.DataFrame(forecast, columns=self.targets, index=self._ahead(index))
-        answer.insert(0, "lead", self.leads)
+        seen = pd.DataFrame(window[:, columns], columns=self.targets, index=past)
+        forecast = self.serve(window[np.newaxis]).reshape(1, self.horizon, len(self.targets))
+        ends = self.intervals(window[np.newaxis])
+        answer = pd.DataFrame({"lead": self.leads}, index=self._ahead(past))
+        for k, target in enumerate(self.targets):
+            answer[target] = forecast[0, :, k]
+            for j, (_, lower, upper) in enumerate(self.ends(target)):
+                answer[lower], answer[upper] = ends[0, :, k, j].T
         return seen, answer
+
+    def check(self, series: pd.DataFrame | str | Path, time: str | None = None) -> pd.DataFrame:
+        """Compare every row of a series with what the model forecast for it one step ahead.
+
+        Args:
+            series, time: as ``predict``.
+
+        Returns:
+            a table indexed by time (or by row): ``target``, ``value``, ``forecast``, ``lower`` and ``upper`` end of
+            the 95 % interval, and whether the value is ``outside`` it. Rows that were not measured, and those whose
+            past has a gap too long to fill, are left out.
+
+        Raises:
+            UserError: as ``predict``; a model without intervals.
+        """
+        if not self.levels:
+            raise UserError(f"{self.folder} was published without intervals: train and publish it again")
+        level = self.levels.index(self.anomaly_level)
+        rows, stamps = self._rows(self.read(series, time), to_forecast=False)
+        rows.index = pd.RangeIndex(1, len(rows) + 1, name="row") if stamps is None else stamps.rename("time")
+        ahead, parts = int(self.every * self.leads[0]), []
+        for origins, forecast, ends in self._forecasts(rows, 0, len(rows) - ahead):
+            for k, target in enumerate(self.targets):
+                part = pd.DataFrame({"target": target, "value": rows[target].iloc[origins + ahead]})
+                parts.append(
+                    part.assign(
+                        forecast=forecast[:, 0, k], lower=ends[:, 0, k, level, 0], upper=ends[:, 0, k, level, 1]
+                    )
+                )
+        if not parts:
+            raise UserError(f"no row has a whole window of {self.span} rows before it: give a longer series")
+        checked = pd.concat(parts).dropna(subset="value").sort_index(kind="stable")
+        return checked.assign(outside=~checked["value"].between(checked["lower"], checked["upper"]))
+
+    def measure(self, table: sources.Table, since: pd.Timestamp | int) -> dict[str, Any]:
+        """Errors of the forecasts of the rows of a table that come after a time, or after so many rows.
+
+        Returns:
+            ``rows`` that are new; ``windows`` whose every lead is new and was measured, their ``mae`` in the targets'
+            units, and ``coverage``, level -> share of values inside the interval; both None without such a window.
+
+        Raises:
+            UserError: no row is new.
+        """
+        rows, stamps = self._rows(table, to_forecast=False)
+        known = int(since) if isinstance(since, int) or stamps is None else int((stamps <= since).sum())
+        new = len(rows) - known
+        if new <= 0:
+            raise UserError(f"{table.name} holds no row after those that the model was trained on, up to {since}")
+        future, truth = self.every * self.leads, rows[self.targets].to_numpy(np.float64)
+        errors, inside = [], []
+        for origins, forecast, ends in self._forecasts(rows, known - int(future[0]), len(rows) - int(future[-1])):
+            actual = truth[origins[:, np.newaxis] + future]
+            whole = np.isfinite(actual).all(axis=(1, 2))
+            errors.append(np.abs(forecast - actual)[whole])
+            between = (ends[..., 0] <= actual[..., np.newaxis]) & (actual[..., np.newaxis] <= ends[..., 1])
+            inside.append(between[whole])
+        count = sum(map(len, errors))
+        if not count:
+            return {"rows": new, "windows": 0, "mae": None, "coverage": None}
+        shares = np.concatenate(inside).mean(axis=(0, 1, 2))
+        coverage = {f"{level:g}": float(share) for level, share in zip(self.levels, shares, strict=True)}
+        return {"rows": new, "windows": count, "mae": float(np.concatenate(errors).mean()), "coverage": coverage}
+
+    def decimals(self, digits: int) -> dict[str, int]:
+        """Decimals of each column of ``predict`` that show its target's typical error with so many digits."""
+        places = {}
+        for name, error in self.typical_errors.items():
+            for column in (name, *(end for _, *ends in self.ends(name) for end in ends)):
+                places[column] = page.decimals(error, digits)
+        return places
+
+    def deployed_inputs(self, items: list[Path], limit: int, time: str | None = None) -> np.ndarray:
+        """Up to ``limit`` raw windows from the end of a series ``(n, look_back, inputs)``."""
+        rows, _ = self._rows(self.read(items[0], time))
+        filled = fill(rows, self.max_gap).to_numpy(np.float64)
+        windows = np.lib.stride_tricks.sliding_window_view(filled, self.span, axis=0)[-limit:, :, :: self.every]
+        whole = windows[np.isfinite(windows).all(axis=(1, 2))]
+        if len(whole) == 0:
+            raise UserError(f"{items[0]} holds no whole window of {self.look_back} rows to measure the export on")
+        return whole.transpose(0, 2, 1)
+
+    def _forecasts(
+        self, rows: pd.DataFrame, first: int, end: int
+    ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+        """Forecasts from each row from ``first`` to before ``end`` whose window has no gap, ``CHUNK`` at a time.
+
+        Returns:
+            the rows' numbers ``(n,)``, forecasts ``(n, horizon, targets)``, and intervals as ``intervals`` gives them.
+        """
+        filled = fill(rows, self.max_gap).to_numpy(np.float64)
+        past = self.every * np.arange(1 - self.look_back, 1)
+        for start in range(max(first, self.span - 1), end, CHUNK):
+            origins = np.arange(start, min(start + CHUNK, end))
+            windows = filled[origins[:, np.newaxis] + past]
+            whole = np.isfinite(windows).all(axis=(1, 2))
+            if whole.any():
+                answer = self.serve(windows[whole]).reshape(-1, self.horizon, len(self.targets))
+                yield origins[whole], answer, self.intervals(windows[whole])
 
     def _freq(self, name: str | None, seconds: float | None) -> BaseOffset | None:
         """The spacing of the rows that the model was trained on; None where it counts them."""
@@ -123,27 +252,19 @@ class Forecaster(SavedModel):
                 f"away; compare {self.folder / 'model.json'} with the original"
             ) from error
 
-    def decimals(self, digits: int) -> dict[str, int]:
-        """Decimals of each target that show its typical error with so many significant digits."""
-        return {name: page.decimals(error, digits) for name, error in self.typical_errors.items()}
-
-    def deployed_inputs(self, items: list[Path], limit: int, time: str | None = None) -> np.ndarray:
-        """Up to ``limit`` raw windows from the end of a series ``(n, look_back, inputs)``."""
-        rows, _ = self._rows(self._table(items[0], time))
-        windows = np.lib.stride_tricks.sliding_window_view(rows, self.span, axis=0)[-limit:, :, :: self.every]
-        whole = windows[np.isfinite(windows).all(axis=(1, 2))]
-        if len(whole) == 0:
-            raise UserError(f"{items[0]} holds no whole window of {self.look_back} rows to measure the export on")
-        return whole.transpose(0, 2, 1)
-
-    def _table(self, series: pd.DataFrame | str | Path, time: str | None) -> sources.Table:
+    def read(self, series: pd.DataFrame | str | Path, time: str | None) -> sources.Table:
+        """The columns of a file or table that the model sees, and its times where the model knows times."""
         time = times.NO_TIMES if self.freq is None else time  # it was trained on rows, whatever their times
         if isinstance(series, str | Path):
             return sources.from_file(Path(series), time, target=self.measured, inputs=self.measured)
         return sources.from_frame(series, "the series", "the series", time, target=self.measured, inputs=self.measured)
 
-    def _rows(self, table: sources.Table) -> tuple[np.ndarray, pd.DatetimeIndex | None]:
-        """All rows on the model's grid, inputs in its order, short gaps filled; and their times."""
+    def _rows(self, table: sources.Table, to_forecast: bool = True) -> tuple[pd.DataFrame, pd.DatetimeIndex | None]:
+        """All rows on the model's grid, inputs in its order, as they were measured; and their times.
+
+        Args:
+            to_forecast: the rows that come next must have the columns known in advance, and are left out.
+        """
         missing = [name for name in self.measured if name not in table.frame.columns]
         if missing:
             raise UserError(f"{table.name} has no column {missing[0]!r}; the model needs {', '.join(self.measured)}")
@@ -158,13 +279,16 @@ class Forecaster(SavedModel):
             raise UserError(f"{table.name} has steps of {spacing(freq)}; {trained}")
         if len(frame) < self.span:
             raise UserError(f"{table.name} has {len(frame)} rows; the model needs its last {self.span}")
-        frame, stamps, end = self._with_future(frame, stamps, table.name)
+        if to_forecast:
+            frame, stamps, end = self._with_future(frame, stamps, table.name)
+        else:
+            end = len(frame)
         calendar = [name for name in self.inputs if name in CALENDAR]
         frame = frame.assign(**{name: calendar_column(name, stamps) for name in calendar})
         if country := self.card.get("holidays"):
             frame = times.with_holidays(frame, stamps, self.freq, country)
-        frame = fill(with_ahead(frame, self.ahead)[self.inputs], self.max_gap)
-        return frame.to_numpy(np.float64)[:end], None if stamps is None else stamps[:end]
+        frame = with_ahead(frame, self.ahead)[self.inputs]
+        return frame[:end], None if stamps is None else stamps[:end]
 
     def _with_future(
         self, frame: pd.DataFrame, stamps: pd.DatetimeIndex | None, name: str
@@ -192,16 +316,69 @@ class Forecaster(SavedModel):
         return frame, None if stamps is None else pd.DatetimeIndex(frame.index), end
 
 
+def updated_recipe(
+    model: Forecaster, config_type: type[Config], file: Path, time: str | None = None
+) -> tuple[Config, dict[str, Any]]:
+    """The configuration that a forecaster was trained with, for its rows and those of a file that come after them.
+
+    Args:
+        config_type: of ``experiments/recurrent.py``.
+        file: continues the rows that the model was trained on, or holds them too.
+        time: name of the file's column of times.
+
+    Returns:
+        the configuration of the next version, and what the model did on the new rows: ``version``, ``rows``,
+        ``promised_mae`` and ``promised_coverage`` of its own test split, and the fields of ``Forecaster.measure``.
+
+    Raises:
+        UserError: the card of an earlier version; no new rows; rows that cannot be read.
+    """
+    data = model.card["data"]
+    metrics = json.loads((model.folder / "metrics.json").read_text(encoding="utf-8"))
+    if "rows" not in data:
+        raise UserError(f"{model.folder} does not say where its rows end, as earlier versions did not: train it again")
+    options, new = metrics["config"], model.read(file, time)
+    if new.time is None:
+        holds_all, since = Path(options["data"]).resolve() == file.resolve(), data["rows"]
+    else:
+        first, since = pd.Timestamp(data["first"]), pd.Timestamp(data["last"])
+        if (first.tz is None) != (new.time.tz is None):
+            raise UserError(f"{file}: write its times {'without' if first.tz is None else 'with'} an offset from UTC")
+        holds_all = new.time.min() <= first
+    options |= {
+        "data": str(file) if holds_all else f"{options['data']},{file}",
+        "time": time or options["time"],
+        "cell": model.card["cell"],
+        "name": model.folder.resolve().parent.name,
+        "output": str(model.folder.resolve().parent.parent),
+        "resume": False,
+    }
+    as_read = options["preset"] == "chollet"
+    table = sources.find(options["data"], model.targets, options["time"], model.measured, as_read)
+    measured = model.measure(table, since)
+    train, *others = options["split"].split(",")
+    if train.isdecimal():  # rows, not shares
+        options["split"] = ",".join([str(int(train) + measured["rows"]), *others])
+    test = (metrics["models"] | metrics["baselines"])[model.card["forecaster"]]["test"]
+    promised = {"promised_mae": test["mae"], "promised_coverage": test.get("coverage")}
+    return settings.restore(config_type, options), {"version": model.version, **measured, **promised}
+
+
 def plot(model: Forecaster, seen: pd.DataFrame, forecast: pd.DataFrame) -> Figure:
-    """The last window seen and the forecast (``Forecaster.forecast``) as a Matplotlib figure."""
+    """The last window seen and the forecast with its intervals (``Forecaster.forecast``) as a Matplotlib figure."""
     if isinstance(forecast.index, pd.DatetimeIndex):  # of times with an offset Matplotlib would show UTC
         seen, forecast = seen.tz_localize(None), forecast.tz_localize(None)
     with matplotlib.rc_context({"text.parse_math": False}):  # a column may be called US$_$
         figure = Figure(figsize=(8, 3.6), layout="constrained")
         axes = figure.subplots()
         for number, name in enumerate(model.targets[:6]):
-            axes.plot(seen.index, seen[name], color=f"C{number}", alpha=0.5)
-            axes.plot(forecast.index, forecast[name], color=f"C{number}", marker=".", label=name)
+            colour = f"C{number}"
+            axes.plot(seen.index, seen[name], color=colour, alpha=0.5)
+            axes.plot(forecast.index, forecast[name], color=colour, marker=".", label=name)
+            for level, lower, upper in reversed(model.ends(name)):
+                label = None if number else f"{level:g} %"
+                ends = forecast[lower], forecast[upper]
+                axes.fill_between(forecast.index, *ends, color=colour, alpha=0.2, lw=0, label=label)
         axes.axvline(seen.index[-1], color="grey", lw=0.8, ls=":")
         label = model.unit if len(model.targets) > 1 else page.with_unit(model.targets[0], model.unit)
         axes.set(ylabel=label, title=f"{model.look_back} steps seen, {model.horizon} forecast")

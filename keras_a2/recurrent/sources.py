@@ -6,7 +6,7 @@ import codecs
 import importlib.util
 import re
 import zipfile
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -52,8 +52,8 @@ class Table:
     time_column: str = ""
 
 
-def find(data: str, target: str | None, time: str | None, inputs: str | None, as_read: bool = False) -> Table:
-    """The series called ``data``: ``nyc_weather``, ``jena``, or a CSV or Parquet file.
+def find(data: str, target: Columns, time: str | None, inputs: Columns, as_read: bool = False) -> Table:
+    """The series called ``data``: ``nyc_weather``, ``jena``, or a CSV or Parquet file; ``FILE,FILE`` continues it.
 
     Args:
         target: ``COLUMN[,COLUMN...]``, ``all``, or None for the data's own.
@@ -63,12 +63,17 @@ def find(data: str, target: str | None, time: str | None, inputs: str | None, as
     Raises:
         UserError: unknown, not installed, not to be downloaded, unreadable, or a column that is missing or not numeric.
     """
-    if data == "nyc_weather":
+    time = times.NO_TIMES if as_read and time is None else time
+    first, *later = [data] if Path(data).exists() else data.split(",")
+    if first == "nyc_weather":
         table = nyc_weather()
-    elif data == "jena":
+    elif first == "jena":
         table = jena(as_read)
     else:
-        table = from_file(Path(data), times.NO_TIMES if as_read and time is None else time, target, inputs)
+        table = from_file(Path(first), time, target, inputs)
+    for name in later:
+        columns = list(table.frame.columns)
+        table = continued(table, from_file(Path(name), time, columns, columns))
     frame = table.frame
     if target:
         table.target = list(frame.columns) if target == "all" else _columns(target, frame, data)
@@ -77,7 +82,7 @@ def find(data: str, target: str | None, time: str | None, inputs: str | None, as
     if inputs:
         asked = _columns(inputs, frame, data) + table.target
         table.frame = frame[[c for c in frame.columns if c in asked]]
-    if as_read or (time == times.NO_TIMES and data in ("nyc_weather", "jena")):
+    if as_read or (time == times.NO_TIMES and first in ("nyc_weather", "jena")):
         table.time = None
     taken = [
         name for name in table.frame.columns if name in times.CALENDAR or (name == "time" and table.time is not None)
@@ -88,6 +93,24 @@ def find(data: str, target: str | None, time: str | None, inputs: str | None, as
             f"{data}: the column name {taken[0]!r} is taken by a column of the calendar or of the forecast; rename it"
         )
     return table
+
+
+def continued(table: Table, later: Table) -> Table:
+    """A series with the rows of a later file, without those up to the series' last time; it has the same columns.
+
+    Raises:
+        UserError: one of the two has times, or times with an offset, and the other has not.
+    """
+    frame, time = later.frame[table.frame.columns], None
+    if table.time is not None and later.time is not None and (table.time.tz is None) == (later.time.tz is None):
+        new = later.time > table.time.max()
+        added = later.time[new].tz_convert(table.time.tz) if table.time.tz else later.time[new]
+        frame, time = frame[new], table.time.append(added)
+    elif table.time is not None or later.time is not None:
+        raise UserError(
+            f"{later.name} does not continue {table.name}: write the times of both, with an offset or without"
+        )
+    return replace(table, frame=pd.concat([table.frame, frame], ignore_index=True), time=time)
 
 
 def _columns(text: str | list[str], frame: pd.DataFrame, data: str) -> list[str]:
