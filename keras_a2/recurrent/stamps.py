@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from keras_a2.errors import UserError
-from keras_a2.recurrent.times import DAY, NO_TIMES, ROWS_INSTEAD, commonest_step, frequency, length
+from keras_a2.recurrent.times import DAY, NO_TIMES, ROWS_INSTEAD, commonest_step, frequency, steps
 
 NAMES = ("date", "time", "datetime", "timestamp", "ds", "date time", "date_time")
 WORDS = {"date", "time", "datetime", "timestamp", "ds", "ts", "epoch", "unix", "unixtime"}
@@ -49,7 +49,7 @@ def take(frame: pd.DataFrame, where: str, column: str | None) -> tuple[pd.Dateti
         return stamps + pd.to_timedelta(frame.pop(hour), "h"), f"{column} {hour}", notes
     days = stamps.day
     if len(days) > 1 and days.nunique() == 1 and 1 < days[0] < 29 and commonest_step(stamps) >= 28 * DAY:
-        stamps, notes = stamps - (days[0] - 1) * DAY, [*notes, "Months are named by their first day."]
+        stamps, notes = stamps - (int(days[0]) - 1) * DAY, [*notes, "Months are named by their first day."]
     return stamps, column, notes
 
 
@@ -207,7 +207,7 @@ def _regularity(time: pd.DatetimeIndex) -> float:
     time = time.unique()
     if time.isna().any() or len(time) < 2 or not time.is_monotonic_increasing or (freq := frequency(time)) is None:
         return 0.0
-    return round(len(time) / ((time[-1] - time[0]) / length(freq) + 1), 1)
+    return round(len(time) / steps(time, freq), 1)
 
 
 def check_one_series(frame: pd.DataFrame, time: pd.DatetimeIndex, column: str, where: str, target: str | None) -> None:

@@ -62,7 +62,7 @@ def to_grid(
         )
     if not fits(time, offset):
         raise UserError(
-            f"{name} has {len(time)} rows over {(time[-1] - time[0]) / length(offset):.0f} steps of time: mostly "
+            f"{name} has {len(time)} rows over {steps(time, offset):.0f} steps of time: mostly "
             "gaps; resample it to longer steps"
         )
     grid = pd.date_range(time[0], time[-1], freq=offset, unit=time.unit)
@@ -99,7 +99,7 @@ def frequency(time: pd.DatetimeIndex) -> BaseOffset | None:
     elif common == DAY and time[-1] - time[0] > 7 * DAY:
         names = ["B"]
     fitting = [to_offset(name) for name in names if fits(time, to_offset(name))]
-    if fitting or ((time - time[0]) % common).any():
+    if fitting or ((time[1:] - time[:-1]) % common).any():
         return fitting[0] if fitting else None
     return even(common)
 
@@ -111,9 +111,15 @@ def commonest_step(time: pd.DatetimeIndex) -> pd.Timedelta:
 
 def fits(time: pd.DatetimeIndex, freq: BaseOffset, share: float = LEAST_SHARE) -> bool:
     """Whether every time is one of the steps from the first, and so large a share of the steps has a time."""
-    if len(time) < share * ((time[-1] - time[0]) / length(freq) + 1):
+    if len(time) < share * steps(time, freq):
         return False
     return bool(time.isin(pd.date_range(time[0], time[-1], freq=freq, unit=time.unit)).all())
+
+
+def steps(time: pd.DatetimeIndex, freq: BaseOffset) -> float:
+    """How many steps there are from the first time to the last, both counted."""
+    days = time[-1].to_julian_date() - time[0].to_julian_date()  # centuries are too long for a time difference
+    return 1 + days / (length(freq) / DAY)
 
 
 def named(freq: str, time: pd.DatetimeIndex) -> BaseOffset:
