@@ -67,9 +67,9 @@ def rows_fine_tune(quick: bool) -> list[dict]:
         for build in (_our_epoch, _plain_epoch):
             started, ended = time.perf_counter(), list[float]()
             epochs.append(build(Path(folder), images, weights))
-            epochs[-1](lambda *_, ended=ended: ended.append(time.perf_counter()))
+            epochs[-1](lambda *_, ended=ended, **__: ended.append(time.perf_counter()))
             firsts.append(ended[0] - started)
-        ours, theirs = (functools.partial(epoch, lambda *_: None) for epoch in epochs)
+        ours, theirs = (functools.partial(epoch, lambda *_, **__: None) for epoch in epochs)
         measured = rates(ours, theirs, (n // BATCH * BATCH, n), 1 if quick else 3)
     fit = "fit, image_dataset_from_directory"
     return [

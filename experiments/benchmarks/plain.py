@@ -45,7 +45,7 @@ def compile_classifier(model: keras.Model, learning_rate: float) -> None:
 def fit_seconds(model: keras.Model, train: tf.data.Dataset, validation: tf.data.Dataset, epochs: int) -> float:
     """Seconds of ``fit`` with validation, from two epochs: the first traces, the others take as long as the second."""
     ended = [time.perf_counter()]
-    callback = keras.callbacks.LambdaCallback(on_epoch_end=lambda *_: ended.append(time.perf_counter()))
+    callback = keras.callbacks.LambdaCallback(on_epoch_end=lambda *_, **__: ended.append(time.perf_counter()))
     model.fit(train, epochs=2, validation_data=validation, callbacks=[callback], verbose=0)
     first, second = ended[1] - ended[0], ended[2] - ended[1]
     return first + (epochs - 1) * second
