@@ -31,12 +31,13 @@ def test_draws_are_nested_proportional_and_hold_every_class():
 
 
 def test_the_control_is_trained_anew_where_that_costs_less_than_a_quarter():
-    # 2 classes, 1,673 images to train on, 20 to validate on: a quarter of 22 epochs is 27,714 predictions;
-    # 12 epochs on 20, 60 and 200 images are 720, 2,160 and 7,200 steps of 3, and 240 predictions each: 10,800 in all.
+    # 2 classes, 1,673 images to train on, 20 to validate on: a quarter of 22 epochs costs 27,715 predictions.
+    # 12 epochs on 20 images (8 passes), 200 (2 passes) and 60 (5 passes): 3 * 160, 3 * 400 and 3 * 300 predictions, and
+    # 20 on validation, are 6,000, 14,640 and 11,040 in all.
     images = images_of(np.arange(2000) % 2, 1673)
-    assert learning.affordable(images, 10, 12) == [10, 30, 100]
-    assert learning.affordable(images, 0, 12) == [10, 30, 100]
-    assert learning.affordable(images_of(np.arange(200) % 2, 60), 10, 12) == [10]
+    assert learning.affordable(images, 32, 10, 12) == [10, 100]
+    assert learning.affordable(images, 32, 100, 12) == [10, 30, 100, 300]
+    assert learning.affordable(images_of(np.arange(200) % 2, 60), 32, 200, 12) == [10]
 
 
 @pytest.mark.parametrize(("text", "sizes"), [("auto", None), ("none", []), ("100,10,30", [10, 30, 100])])

@@ -19,9 +19,9 @@ from keras_a2.fast import litert
 from keras_a2.transfer import baselines, model
 from keras_a2.transfer.data import Images
 from keras_a2.transfer.evaluate import Results
-from keras_a2.transfer.train import Arm, Features, keras_features
+from keras_a2.transfer.train import Arm, Features, keras_features, passes
 
-SIZES = (10, 30, 100, 300, 1000, 3000)  # images per class
+SIZES = (10, 100, 1000, 30, 300, 3000)  # images per class, those first that tell most
 SHARE = 0.25  # of the run's cost that the control's trainings may have by default
 FIT_CELLS = 10**6  # rows times classes of a head that is fitted by default
 DRAWS = 3  # of the training images, for the arms that cost little
@@ -36,16 +36,18 @@ def parse(sizes: str) -> list[int] | None:
     return None if sizes == "auto" else sorted({int(size) for size in sizes.split(",") if size != "none"})
 
 
-def affordable(images: Images, tuned_epochs: int, scratch_epochs: int) -> list[int]:
+def affordable(images: Images, batch_size: int, tuned_epochs: int, scratch_epochs: int) -> list[int]:
     """The sizes whose controls cost less than a quarter of the run, a training step as much as three predictions."""
     n, classes, validation = len(images.train), len(images.classes), len(images.validation)
     budget = SHARE * (tuned_epochs + scratch_epochs) * (3 * n + validation)
     sizes = []
     for size in SIZES:
-        budget -= scratch_epochs * (3 * size * classes + validation)
-        if budget >= 0 and 2 * size * classes < n:
+        few = size * classes
+        cost = scratch_epochs * (3 * few * passes(few, batch_size) + validation)
+        if cost <= budget and 2 * few < n:
+            budget -= cost
             sizes.append(size)
-    return sizes
+    return sorted(sizes)
 
 
 def train_on_few(images: Images, config: Any, folder: Path, train: Callable[..., Arm]) -> dict[int, Arm]:
@@ -57,7 +59,8 @@ def train_on_few(images: Images, config: Any, folder: Path, train: Callable[...,
     """
     sizes = parse(config.control.learning_curve)
     if sizes is None:
-        sizes = affordable(images, config.fine_tune.fine_tune_epochs, config.control.scratch_epochs)
+        epochs = config.fine_tune.fine_tune_epochs, config.control.scratch_epochs
+        sizes = affordable(images, config.network.batch_size, *epochs)
     arms = {}
     for size in sizes if config.control.scratch else []:
         part, seed = folder / f"per_class_{size}", config.run.seed
@@ -84,7 +87,7 @@ def measure(results: Results, controls: dict[int, Arm], config: Any) -> dict[str
         make = keras_features if config.run.plain else litert.Parallel
         features = Features(make, arm, config.head.views, config.network.augment)
         if asked is None:
-            small = [float(size) for size in SIZES if 2 * size < full] + [full / 2]
+            small = [float(size) for size in sorted(SIZES) if 2 * size < full] + [full / 2]
             small = [size for size in small if size * classes**2 * features.views <= FIT_CELLS]
         else:
             small = [float(size) for size in asked if size < full]
