@@ -204,9 +204,11 @@ def unfreeze(backbone: keras.Model, options: FineTuneOptions) -> None:
 
 def train_scratch(images: Images, weights: Weights, config: Config, seed: int, folder: Path) -> Arm:
     """The control: the same network from random initialisation, batch norm in training mode, its own rate."""
-    from keras_a2.transfer import model
+    from keras_a2.transfer import model, train
 
     arm = build_arm("scratch", images, model.random_weights(weights.alpha), config, seed, folder)
+    if train.passes(len(images.train), config.network.batch_size) > 1:
+        train.answer_class_shares(arm)
     epochs, rate = config.control.scratch_epochs, config.control.scratch_learning_rate
     epoch, average = compile_network(arm, config, epochs, rate)
     arm.fit("scratch", arm.network, epoch, epochs, average)

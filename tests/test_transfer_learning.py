@@ -85,18 +85,21 @@ def test_twice_the_photos_follow_a_known_law():
     assert "Twice the photos: about +" in report.curve_sentences(summary)[0]
 
 
-def test_rows_have_the_wilson_interval_of_the_mean_over_draws():
-    row = learning.summarise({"frozen": {10.0: np.concatenate([right(0.5), right(0.7)])}}, 100)["learning_curve"][0]
-    assert (row["arm"], row["per_class"], row["accuracy"]) == ("frozen", 10.0, 0.6)
-    assert row["interval"] == pytest.approx([0.5848, 0.6151], abs=1e-4)  # 2,400 of 4,000
+def test_a_points_interval_is_that_of_its_test_images_and_of_its_draws():
+    point = {10.0: np.concatenate([right(0.5), right(0.7)]), 100.0: right(0.6)}
+    drawn, single = learning.summarise({"frozen": point}, 100)["learning_curve"]
+    assert (drawn["arm"], drawn["per_class"], drawn["accuracy"]) == ("frozen", 10.0, 0.6)
+    assert single["interval"] == pytest.approx([0.5848, 0.6151], abs=2e-3)  # Wilson's, of 2,400 of 4,000
+    low, high = drawn["interval"]
+    assert low < 0.51 < 0.69 < high  # both draws may be the one, or the other
 
 
 def test_thumbnails_on_all_images_are_the_baseline(photos):
     images = data.load(sources.folder(photos), 32, seed=0)
     truth = images.labels[images.test]
-    size = len(images.train) / 2
-    curve = learning.thumbnails(images, [size], 0)
-    np.testing.assert_array_equal(curve[size][0], baselines.predict(images)["pixels"] == truth)
-    assert curve[size].shape == (learning.DRAWS, len(truth))
+    whole = len(images.train) / 2
+    curve = learning.thumbnails(images, [2.0, whole], 0)
+    np.testing.assert_array_equal(curve[whole][0], baselines.predict(images)["pixels"] == truth)
+    assert curve[2.0].shape == (learning.DRAWS, len(truth))
     few = replace(images, train=learning.draw(images, 2, 0))
     assert len(few.train) == 4

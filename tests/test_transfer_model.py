@@ -190,6 +190,15 @@ def test_a_balanced_head_is_scikit_learns():
     assert balanced[labels == 1].mean() > plain[labels == 1].mean()  # recall of the rare class
 
 
+def test_a_control_of_few_images_starts_at_their_shares(network, photos, tmp_path):
+    images = thinned(photos)
+    head = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2, name="logits")])
+    arm = train.Arm("scratch", images, RANDOM, network, head, 0, tmp_path, *train.class_weights(images, "none"))
+    train.answer_class_shares(arm)
+    answers = np.asarray(tf.nn.softmax(head(np.random.default_rng(0).normal(size=(3, 4)))))
+    np.testing.assert_allclose(answers, np.tile([5 / 6, 1 / 6], (3, 1)), rtol=1e-6)
+
+
 def test_an_epoch_on_few_images_passes_over_them_several_times(photos):
     images = thinned(photos)
     steps = train.steps_per_epoch(images, 3)

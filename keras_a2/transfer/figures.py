@@ -90,6 +90,9 @@ def accuracy_by_images(metrics: dict[str, Any], path: Path) -> None:
                 label=CURVES[arm],
             )
         axes.set(xscale="log", xlabel="training images per class", ylabel="test accuracy (%)")
+        sizes = sorted(set(rows["per_class"]))
+        axes.set_xticks(sizes, [f"{size:.0f}" for size in sizes])
+        axes.set_xticks([], minor=True)
         axes.legend(frameon=False)
 
 

@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 from sklearn.isotonic import isotonic_regression
-from statsmodels.stats.proportion import proportion_confint
 
 from keras_a2.fast import litert
 from keras_a2.transfer import baselines, model
@@ -24,7 +23,7 @@ from keras_a2.transfer.train import Arm, Features, keras_features, passes
 SIZES = (10, 100, 1000, 30, 300, 3000)  # images per class, those first that tell most
 SHARE = 0.25  # of the run's cost that the control's trainings may have by default
 FIT_CELLS = 10**6  # rows times classes of a head that is fitted by default
-DRAWS = 3  # of the training images, for the arms that cost little
+DRAWS = 5  # of 10 training images per class and fewer, for the arms that cost little; one of 100 and more
 RESAMPLES = 2000
 FITTED_POINTS = 3  # the largest sizes, through which the power law goes
 
@@ -110,6 +109,11 @@ def draw(images: Images, per_class: float, seed: int) -> np.ndarray:
     return np.sort(order[: max(round(per_class * len(images.classes)), len(first))])
 
 
+def draws(images: Images, per_class: float, seed: int) -> list[np.ndarray]:
+    """Several draws of few images, which differ much in what can be learnt from them."""
+    return [draw(images, per_class, seed + number) for number in range(int(np.clip(10 * DRAWS / per_class, 1, DRAWS)))]
+
+
 def frozen(features: Features, sizes: list[float], seed: int) -> dict[float, np.ndarray]:
     """Which test images heads on the frozen backbone's features get right.
 
@@ -122,9 +126,8 @@ def frozen(features: Features, sizes: list[float], seed: int) -> dict[float, np.
     test, labels = features.compute(images.test)[0], images.labels
     scale = head.get_layer("standardise")
     for size in sizes:
-        draws = []
-        for number in range(DRAWS):
-            rows = draw(images, size, seed + number)
+        answers = []
+        for rows in draws(images, size, seed):
             train = features.train[:, position[rows]].reshape(-1, test.shape[1])
             model.standardise(head, train)
             kernel, bias, _ = model.solve(
@@ -133,16 +136,15 @@ def frozen(features: Features, sizes: list[float], seed: int) -> dict[float, np.
                 features.arm.class_weights, features.arm.validation_weights,
             )  # fmt: skip
             logits = np.asarray(scale(test)) @ kernel + bias
-            draws.append(logits.argmax(axis=1) == labels[images.test])
-        correct[size] = np.stack(draws)
+            answers.append(logits.argmax(axis=1) == labels[images.test])
+        correct[size] = np.stack(answers)
     return correct
 
 
 def thumbnails(images: Images, sizes: list[float], seed: int) -> dict[float, np.ndarray]:
     """Which test images logistic regression on thumbnails gets right."""
-    drawn = [draw(images, size, seed + number) for size in sizes for number in range(DRAWS)]
-    right = baselines.pixels(images, drawn) == images.labels[images.test]
-    return dict(zip(sizes, right.reshape(len(sizes), DRAWS, len(images.test)), strict=True))
+    truth = images.labels[images.test]
+    return {size: baselines.pixels(images, draws(images, size, seed)) == truth for size in sizes}
 
 
 def control(arms: dict[int, Arm]) -> dict[float, np.ndarray]:
@@ -162,22 +164,18 @@ def summarise(correct: Correct, full: float) -> dict[str, Any]:
         full: images per class of the whole training split, the last point of each arm.
     """
     n = next(iter(next(iter(correct.values())).values())).shape[1]
-    rows = []
-    for arm, points in correct.items():
-        for size, right in sorted(points.items()):
-            accuracy = float(right.mean())
-            ends = proportion_confint(accuracy * n, n, method="wilson")
-            row = {"per_class": size, "arm": arm, "accuracy": accuracy, "interval": [float(end) for end in ends]}
-            rows.append(row)
-    # The same resampled test images for every point: the differences between points are paired.
+    # The same resampled test images for every point, so that the differences between points are paired; and resampled
+    # draws of the training images.
     rng = np.random.default_rng(0)
     weights = rng.multinomial(n, np.full(n, 1 / n), RESAMPLES) / n
-    samples = {}
+    rows, samples = [], {}
     for arm, points in correct.items():
         accuracies = []
-        for _, right in sorted(points.items()):
+        for size, right in sorted(points.items()):
             drawn = rng.integers(len(right), size=(len(right), RESAMPLES))
             accuracies.append(np.take_along_axis(right @ weights.T, drawn, axis=0).mean(axis=0))
+            ends = np.quantile(accuracies[-1], [0.025, 0.975]).tolist()
+            rows.append({"per_class": size, "arm": arm, "accuracy": float(right.mean()), "interval": ends})
         samples[arm] = np.array(sorted(points)), np.stack(accuracies, axis=1)
     summary: dict[str, Any] = {"learning_curve": rows}
     if "scratch" in correct:

@@ -34,7 +34,7 @@ IMAGENET_FILES = {
 }
 BLOCKS = 13  # of the backbone: stem, eleven inverted residuals, last convolution
 STRENGTHS = (1e-1, 1e-2, 1e-3, 1e-4)  # L2 penalties of the head per image, from strong to weak
-STRONGER = (1.0, 10.0)  # tried where the strongest of them is the best: few images
+STRONGER = (1.0, 10.0, 100.0)  # tried where the strongest of them is the best: few images
 ITERATIONS = 120
 VARIANCE_FLOOR = 0.05  # of the mean variance
 PREDICTED_BATCH = 64

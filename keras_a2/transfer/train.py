@@ -236,6 +236,14 @@ def steps_per_epoch(images: Images, batch_size: int) -> int:
     return passes(n, batch_size) * n // min(batch_size, n)
 
 
+def answer_class_shares(arm: Arm) -> None:
+    """Start the head at the classes' shares, whatever the features: few images may teach a network nothing better."""
+    kernel, _ = arm.head.get_layer("logits").get_weights()
+    shares = class_shares(arm.images.labels[arm.images.train], len(arm.images.classes))
+    bias = np.log(shares if arm.class_weights is None else shares * arm.class_weights)
+    arm.head.get_layer("logits").set_weights([np.zeros_like(kernel), bias.astype(np.float32)])
+
+
 def augmented(images: Images, augment: str, batch_size: int, seed: int) -> Batches:
     """The whole batches of an epoch, images in random order and cropped and flipped at random."""
     n = len(images.train)
