@@ -253,6 +253,7 @@ def test_days_of_business_without_a_row_are_holidays_and_weeks_are_gaps(tmp_path
     time = BUSINESS_DAYS.delete([*range(50, 55), *range(100, 106)])
     windows = prepared(written(tmp_path / "s.csv", time, LOAD[: len(time)], header="date,load"))
     assert len(windows.values) == ROWS - 5
+    assert "5 weekdays without a row were taken as holidays." in windows.facts["notes"]
     assert windows.facts["missing_values"] == 6
 
 

@@ -298,6 +298,13 @@ def prepare(
     missing_values = int(frame.isna().sum().sum())
     if calendar and time is not None:
         frame = frame.assign(**{name: calendar_column(name, time) for name in calendar_names(offset)})
+    notes = list(table.notes)
+    if (
+        time is not None
+        and len(time) < (weekdays := len(pd.bdate_range(time[0], time[-1])))
+        and offset.rule_code == "B"
+    ):
+        notes.append(f"{weekdays - len(time)} weekdays without a row were taken as holidays.")
     if holidays:
         frame, known = times.with_holidays(frame, time, offset, holidays), [*known, times.HOLIDAYS]
     unknown = [name for name in known if name not in frame or name in table.target]
@@ -334,7 +341,7 @@ def prepare(
             "grid_rows_added": len(frame) - len(table.frame),
             "time_column": table.time_column,
             "citation": table.citation,
-            "notes": table.notes,
+            "notes": notes,
         },
     )
 
