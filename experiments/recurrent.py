@@ -76,7 +76,8 @@ class NetworkOptions:
     dropout: Share = 0.3
     """Share of the recurrent layer's outputs dropped while training."""
     input_dropout: Share | None = None
-    """Share of inputs dropped, each for a whole window; by default 0.4, 0.2 of fewer than 8, 0 where independent."""
+    """Share of inputs dropped, each for a whole window; by default 0.4, 0.2 of fewer than 8, 0 where independent
+    or with --known."""
     segment: CountOrZero | None = None
     """Feed the recurrent layer so many steps at a time (SegRNN), a divisor of the look-back; 0 is step by step. By
     default one season where channels are independent, else 0."""
@@ -120,8 +121,9 @@ def build_network(cell: str, windows: Windows, options: NetworkOptions) -> keras
     from keras import Input, Sequential, layers
 
     recurrent = {"simple_rnn": layers.SimpleRNN, "lstm": layers.LSTM, "gru": layers.GRU}[cell]
-    # One target's own past; or every input, as its difference from the window's last row and as that row itself.
-    features = 1 if options.channel_independent else 2 * len(windows.inputs)
+    # One target's own past; or every input, as its difference from the window's last row and as that row itself;
+    # and at every step what is known of the rows that are forecast.
+    features = 1 if options.channel_independent else windows.features
     outputs = windows.horizon * (1 if options.channel_independent else len(windows.targets))
     network = Sequential([Input((windows.look_back, features))], name=cell)
     if options.input_dropout:  # a window lacks an input from end to end: the network must not lean on any one of them

@@ -143,3 +143,16 @@ def test_holidays_and_the_calendar_need_no_rows_of_a_person():
     model = forecaster(["weekday_sin"], ["load", "weekday_sin", "weekday_sin +7"])
     ahead = times.calendar_column("weekday_sin", pd.date_range(DAYS[-1], periods=8)[1:])
     np.testing.assert_allclose(model.predict(table)["load"], ahead)
+
+
+@pytest.mark.parametrize(("look_back", "horizon"), [(14, 7), (4, 8)])
+def test_every_step_shows_the_network_what_is_known_of_the_rows_ahead(look_back, horizon):
+    from keras_a2.recurrent.model import relative
+
+    windows = windows_of(shop(), known=["promotion"], look_back=look_back, horizon=horizon)
+    origins = windows.origins["test"][:3]
+    features = np.asarray(relative(windows.seen(origins), windows))
+    assert features.shape == (3, look_back, windows.features)
+    column = windows.values[:, windows.inputs.index("promotion")]
+    ahead = np.repeat(np.sort(column[origins[:, np.newaxis] + windows.future])[:, np.newaxis], look_back, axis=1)
+    np.testing.assert_array_equal(np.sort(features[..., -horizon:]), ahead)

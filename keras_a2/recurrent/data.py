@@ -148,6 +148,16 @@ class Windows:
         return columns_ahead(self.known, self.future, self.every * self.look_back)
 
     @property
+    def shown(self) -> int:
+        """The last steps of a window, at which such an input shows rows that are forecast."""
+        return min(self.look_back, self.horizon)
+
+    @property
+    def features(self) -> int:
+        """The features of a step of a window, as ``model.relative`` makes them."""
+        return 2 * (len(self.inputs) - len(self.ahead)) + self.shown * len(self.ahead)
+
+    @property
     def given(self) -> np.ndarray:
         """Which inputs are known in advance, the calendar among them ``(inputs,)``."""
         given = {*times.CALENDAR, *self.known, *self.ahead}

@@ -27,11 +27,19 @@ def relative(seen: Any, windows: Windows) -> Any:
         seen: standardised inputs ``(batch, look_back, inputs)``.
 
     Returns:
-        ``(batch, look_back, 2 * inputs)``; columns known in advance and the calendar stay as they are.
+        ``(batch, look_back, features)``; columns known in advance and the calendar stay as they are. Every step shows
+        what is known of all the rows that are forecast: a network that reads it once would have to remember it.
     """
-    last = seen[:, -1:, :]
+    repeated: list[Any] = []
     measured = np.where(windows.given, 0, 1).astype(np.float32)
-    return ops.concatenate([seen - last * measured, ops.repeat(last, windows.look_back, axis=1)], axis=-1)
+    if windows.ahead:
+        count = len(windows.inputs) - len(windows.ahead)  # they are the last
+        known = seen[:, -windows.shown :, count:]
+        repeated = [ops.reshape(known, (-1, 1, windows.shown * len(windows.ahead)))]
+        seen, measured = seen[..., :count], measured[:count]
+    last = seen[:, -1:, :]
+    repeated = [ops.repeat(each, windows.look_back, axis=1) for each in [last, *repeated]]
+    return ops.concatenate([seen - last * measured, *repeated], axis=-1)
 
 
 def assemble(

@@ -49,7 +49,7 @@ def resolve(config: Any, windows: Windows) -> Any:
         season=season,
         channel_independent=shared,
         segment=season if shared and whole_seasons and season > 1 else 0,
-        input_dropout=0.0 if shared else 0.4 if len(windows.inputs) >= FEW_INPUTS else 0.2,
+        input_dropout=0.0 if shared or windows.known else 0.4 if len(windows.inputs) >= FEW_INPUTS else 0.2,
         epochs=epochs,
         patience=max(epochs // 4, 4),
         batch_size=batch_size,
