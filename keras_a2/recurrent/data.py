@@ -309,12 +309,9 @@ def prepare(
     if calendar and time is not None:
         frame = frame.assign(**{name: calendar_column(name, time) for name in calendar_names(offset)})
     notes = list(table.notes)
-    if (
-        time is not None
-        and len(time) < (weekdays := len(pd.bdate_range(time[0], time[-1])))
-        and offset.rule_code == "B"
-    ):
-        notes.append(f"{weekdays - len(time)} weekdays without a row were taken as holidays.")
+    if time is not None and offset is not None and offset.rule_code == "B":
+        holidays_taken = len(pd.bdate_range(time[0], time[-1])) - len(time)
+        notes += [f"{holidays_taken} weekdays without a row were taken as holidays."] if holidays_taken else []
     if holidays:
         frame, known = times.with_holidays(frame, time, offset, holidays), [*known, times.HOLIDAYS]
     unknown = [name for name in known if name not in frame or name in table.target]
