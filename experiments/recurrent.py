@@ -6,7 +6,9 @@ python experiments/recurrent.py --data sales.csv --target revenue   your own ser
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -87,7 +89,7 @@ class NetworkOptions:
 
 @dataclass(frozen=True)
 class TrainingOptions:
-    """Training, and the choice of what is published."""
+    """How the network is trained."""
 
     epochs: CountOrZero | None = None
     """Epochs at most; by default 16, or 10 where channels are independent (each window is then many samples); up to
@@ -102,8 +104,21 @@ class TrainingOptions:
     """What training minimises, and what validation chooses the epoch by."""
     ema: Share = 0.98
     """Decay of the moving average of the weights that is evaluated and published; 0 turns it off."""
-    combine: DisallowNone[bool | None] = None
-    """Publish the mean of network and ridge regression, or the network alone; by default what validation prefers."""
+
+
+@dataclass(frozen=True)
+class ForecastOptions:
+    """What is measured, and what is published."""
+
+    folds: Count | None = None
+    """Train on so many growing parts of the rows before the test split, each validated on what follows it; every
+    choice uses all of them. By default 3 for a short series, else 1."""
+    backtest: CountOrZero = 0
+    """Train again before each of so many blocks of the test split, and report each block's error."""
+    levels: str = "80,95"
+    """Levels of the intervals, in per cent."""
+    refit: bool = True
+    """Publish the recipe trained again on all rows, once it is measured, or the measured model itself."""
 
 
 @dataclass(frozen=True)
@@ -113,6 +128,7 @@ class Config:
     series: SeriesOptions = SeriesOptions()
     network: NetworkOptions = NetworkOptions()
     training: TrainingOptions = TrainingOptions()
+    forecast: ForecastOptions = ForecastOptions()
     run: runs.Options = field(default_factory=runs.Options)
 
 
@@ -139,8 +155,21 @@ def build_network(cell: str, windows: Windows, options: NetworkOptions) -> keras
     return network
 
 
-def train_network(cell: str, windows: Windows, config: Config, seed: int, folder: Path | None = None) -> Forecaster:
-    """Train one cell with early stopping and restore the epoch with the lowest validation error."""
+def train_network(
+    cell: str,
+    windows: Windows,
+    config: Config,
+    seed: int,
+    folder: Path | None = None,
+    part: str = "",
+    epochs: int | None = None,
+) -> Forecaster:
+    """Train one cell with early stopping and restore the epoch with the lowest validation error.
+
+    Args:
+        folder: keeps the state across a kill, in a file named after cell, seed and ``part``.
+        epochs: train so many, without validation.
+    """
     import keras
 
     from keras_a2.fast.windows import compiled
@@ -160,24 +189,36 @@ def train_network(cell: str, windows: Windows, config: Config, seed: int, folder
     )
     network.compile(keras.optimizers.Adam(rate, clipnorm=1.0), loss=options.loss)
     average = Average(network, options.ema)  # of the weights: it is what is validated and published
-    epoch, predict = train.keras_epoch(network, batches, average), train.keras_predict(network, batches)
+    one_epoch, predict = train.keras_epoch(network, batches, average), train.keras_predict(network, batches)
     if not config.run.plain:  # the same, faster: a twin of the network with compiled loops shares its variables
-        epoch, predict = compiled(network, options.loss, batches.order, batches.gather, average)
+        one_epoch, predict = compiled(network, options.loss, batches.order, batches.gather, average)
     forecaster = train.Forecaster(cell, network, shared, predict)
+    stopped_early = epochs is None
     forecaster.history = training.fit(
-        cell,
-        train_epoch=epoch,
-        validate=lambda: forecaster.validate(windows, average),
-        score=lambda row: -row[f"validation_{options.loss}"],
-        epochs=options.epochs,
-        patience=options.patience,
+        f"{cell}{part}",
+        train_epoch=one_epoch,
+        validate=lambda: forecaster.validate(windows, average) if stopped_early else {},
+        score=lambda row: -row[f"validation_{options.loss}"] if stopped_early else row["epoch"],
+        epochs=options.epochs if epochs is None else epochs,
+        patience=options.patience if stopped_early else None,
         ceiling=train.CEILING[options.loss],
         weights=average.averaged,
         state=train.state_of(network, average),
-        path=folder and runs.state_file(folder, f"seed{seed}-{cell}"),
+        path=folder and runs.state_file(folder, f"seed{seed}-{cell}{part}"),
     )
     average.copy_to_model()
     return forecaster
+
+
+def train_folds(cell: str, folds: list[Windows], config: Config, seed: int, folder: Path) -> list[Forecaster]:
+    """Train one cell on each fold; the last trains on the training split, and is measured on the test split."""
+    count = len(folds)
+    return [train_network(cell, fold, config, seed, folder, part_of(k, count)) for k, fold in enumerate(folds)]
+
+
+def part_of(fold: int, count: int) -> str:
+    """The name of a fold's training; the last fold's is the plain one."""
+    return "" if fold == count - 1 else f"-fold{fold + 1}"
 
 
 def main(config: Config, update: dict[str, Any] | None = None) -> None:
@@ -197,39 +238,43 @@ def main(config: Config, update: dict[str, Any] | None = None) -> None:
         resolved = train.resolve(config, windows)  # the defaults that depend on the data
         shared, options = resolved.network.channel_independent, resolved.training
         run.check_inputs(data=windows.summary(), network=resolved.network, training=options)
-        ridge = baselines.Ridge(shared)
-        ridge.fit(windows)
-        references: list[baselines.Baseline] = [
-            baselines.Persistence(),
-            baselines.SeasonalNaive(resolved.series.season),
-            ridge,
-        ]
+        levels = evaluate.levels(config.forecast.levels)
+        folds, blocks = windows.folds(resolved.forecast.folds), windows.backtest(config.forecast.backtest)
+        season = resolved.series.season
+        naives: list[baselines.Baseline] = [baselines.Persistence(), baselines.SeasonalNaive(season)]
+        ridges = baselines.Ridge(shared, season).fit(folds)
 
         cells = ["simple_rnn", "lstm", "gru"] if config.network.cell == "all" else [config.network.cell]
         seeds = range(config.run.seed, config.run.seed + config.run.seeds)
         if config.run.jobs != 1:
-            tasks = [{"config": resolved, "cell": cell, "seed": seed} for seed in seeds for cell in cells]
+            every = itertools.product(cells, seeds, range(len(folds)))
+            tasks = [{"config": resolved, "cell": cell, "seed": seed, "fold": number} for cell, seed, number in every]
             jobs.spread(train_in_process, tasks, config.run.jobs, run.work, is_trained)
-        trained = {cell: [train_network(cell, windows, resolved, seed, run.work) for seed in seeds] for cell in cells}
+        trained = {cell: [train_folds(cell, folds, resolved, seed, run.work) for seed in seeds] for cell in cells}
         with saved_model.FreshProcess() as process:  # imports TensorFlow while the forecasts are measured
-            choices = evaluate.on_validation(options.combine, options.loss, windows, references, trained)
+            choices = evaluate.on_validation(options.loss, windows, folds, naives, season, ridges, trained)
 
             # Every choice is made: the test split is read here, once.
-            metrics, winners = evaluate.on_test(settings.flat(resolved), windows, references, trained, choices)
+            metrics, winners = evaluate.on_test(settings.flat(resolved), windows, levels, ridges[-1], trained, choices)
             metrics |= {"update": update} if update else {}
             report.show(metrics)
             for winner in winners:
                 home = config.run.output / published_name(config, windows, winner.cell)
+                train_again = partial(train_network, winner.cell, config=resolved, seed=winner.seed, folder=run.work)
                 with run.publishing(home.name) as folder:
-                    # Raw windows in, forecasts in the targets' units out: scaling and ridge regression are inside.
-                    saved = model.assemble(
-                        winner.forecaster.network, windows, shared, ridge if winner.combined else None
-                    )
-                    verified = model.export(process, saved, windows, winner.forecast, folder)
-                    checked = metrics | {"saved_model_check": verified}
+                    tested = evaluate.backtest(winner, choices, blocks, train_again)
+                    # What is published learns from every row; the figures are those of the recipe.
+                    combination = winner.refit(windows, train_again) if config.forecast.refit else winner.combination
+                    # Raw windows in, forecasts and intervals in the targets' units out: scaling is inside.
+                    saved = model.assemble(combination, windows, choices.spread, winner.quantiles)
+                    forecast = combination.forecast(windows, windows.origins["test"][: model.VERIFIED])
+                    verified = model.export(process, *saved, windows, forecast, folder)
+                    own = evaluate.of_winner(metrics, winner, config.forecast.refit, len(folds), tested)
                     litert = deployment.export_litert(folder, model.example(windows)) if config.run.litert else None
-                    histories = {seed: each.history for seed, each in zip(seeds, trained[winner.cell], strict=True)}
-                    report.write(folder, windows, winner, histories, checked, home, litert)
+                    histories = {seed: each[-1].history for seed, each in zip(seeds, trained[winner.cell], strict=True)}
+                    report.write(
+                        folder, windows, winner, histories, own | {"saved_model_check": verified}, home, litert
+                    )
                 console.print(f"published {run.version} (open {run.version / 'report.html'})")
 
 
@@ -240,17 +285,20 @@ def published_name(config: Config, windows: Windows, cell: str) -> str:
     return runs.folder_name(f"recurrent-{windows.name}-{cell}")
 
 
-def train_in_process(config: Config, cell: str, seed: int, folder: Path) -> None:
+def train_in_process(config: Config, cell: str, seed: int, fold: int, folder: Path) -> None:
     """One training of ``--jobs``: leaves its state in ``folder``, where ``train_network`` resumes it."""
     machine.configure_tensorflow(config.run.seed, config.run.deterministic)
     from keras_a2.recurrent import data
 
-    train_network(cell, data.load(config.series), config, seed, folder)
+    folds = data.load(config.series).folds(config.forecast.folds or 1)
+    train_network(cell, folds[fold], config, seed, folder, part_of(fold, len(folds)))
 
 
-def is_trained(config: Config, cell: str, seed: int, folder: Path) -> bool:
+def is_trained(config: Config, cell: str, seed: int, fold: int, folder: Path) -> bool:
     """Whether ``folder`` holds what ``train_in_process`` would leave there."""
-    return training.is_finished(runs.state_file(folder, f"seed{seed}-{cell}"))
+    return training.is_finished(
+        runs.state_file(folder, f"seed{seed}-{cell}{part_of(fold, config.forecast.folds or 1)}")
+    )
 
 
 def check(config: Config) -> None:

@@ -129,7 +129,7 @@ def test_recurrent_metrics_are_those_of_the_predictions(published):
     metrics = json.loads((version / "metrics.json").read_text())
     rows = pd.read_csv(version / "predictions.csv")
     truth, forecast = (rows.filter(regex=f"^{kind}_").to_numpy() for kind in ("truth", "forecast"))
-    assert set(metrics["models"]) == {"gru", "gru+ridge"}
+    assert set(metrics["models"]) == {"gru", "gru+combined"}
     test = metrics["models"][json.loads((version / "model.json").read_text())["forecaster"]]["test"]
     assert test["mae"] == pytest.approx(np.abs(truth - forecast).mean(), rel=1e-3)
     assert set(metrics["baselines"]) == {"persistence", "seasonal_naive", "ridge"}

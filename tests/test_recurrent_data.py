@@ -278,8 +278,9 @@ def test_ridge_is_scikit_learns(strength, monkeypatch):
     t.frame += np.linspace(0, 9, 300)[:, np.newaxis]  # a trend, so that there is an intercept
     windows = data.prepare(t, look_back=5, horizon=3, calendar=False)
     monkeypatch.setattr(baselines, "RIDGE_STRENGTHS", (strength,))
+    monkeypatch.setattr(baselines, "STARTS", 0)
     ours = baselines.Ridge()
-    ours.fit(windows)
+    ours.fit([windows])
     train, test = windows.origins["train"], windows.origins["test"]
     x, x_test = (windows.seen(part).reshape(len(part), -1).astype(np.float64) for part in (train, test))
     column = windows.target_columns
@@ -321,45 +322,36 @@ def test_a_short_series_is_trained_as_many_steps_as_a_long_one(rows, columns, ba
     assert (given.batch_size, given.epochs, given.patience) == (64, 3, 4)
 
 
-def test_the_last_of_three_folds_is_the_plain_split():
-    windows = data.prepare(table(), look_back=5, horizon=3)
-    fold = windows.fold(2, 3)
-    for split in ("train", "validation"):
-        np.testing.assert_array_equal(fold.origins[split], windows.origins[split])
-    np.testing.assert_array_equal(fold.values, windows.values)
-    assert len(fold.origins["test"]) == 0
-
-
-@pytest.mark.parametrize("folds", [1, 3, 6])
-def test_folds_grow_and_each_is_scaled_by_its_own_training_rows(folds):
+@pytest.mark.parametrize("count", [1, 3, 6])
+def test_folds_grow_and_each_is_scaled_by_its_own_training_rows(count):
     t = table(200)
     windows = data.prepare(t, look_back=5, horizon=3, calendar=False)
-    end = 0
-    for number in range(folds):
-        fold = windows.fold(number, folds)
-        (_, start), (first, end) = fold.bounds["train"], fold.bounds["validation"]
-        assert start == first
-        assert fold.future[-1] + fold.origins["train"].max() < start
-        assert fold.future[0] + fold.origins["validation"].min() == start
-        assert fold.future[-1] + fold.origins["validation"].max() == end - 1
+    folds = windows.folds(count)
+    assert folds[-1] is windows
+    for fold in folds:
+        start = fold.bounds["train"][1]
+        assert fold.future[-1] + fold.origins["train"].max() == start - 1
         np.testing.assert_allclose(fold.mean, t.frame[:start].mean())
         np.testing.assert_allclose(fold.scale, t.frame[:start].std(ddof=0))
         origins = fold.origins["validation"]
+        assert origins[0] == start - 1
         np.testing.assert_allclose(fold.to_unit(fold.actual(origins))[:, 0, 0], t.frame["c0"][origins + 1], rtol=1e-4)
-        if number + 1 < folds:
-            assert windows.fold(number + 1, folds).bounds["train"] == (0, end)
-    assert end == windows.bounds["validation"][1]
+    validated = np.concatenate([fold.origins["validation"] for fold in folds])
+    np.testing.assert_array_equal(validated, np.arange(validated[0], 160 - 3))  # each once, none with a test row
 
 
 def test_too_many_folds_are_refused():
     windows = data.prepare(table(), look_back=5, horizon=3)
-    with pytest.raises(UserError, match=r"--folds 30: .*; take fewer folds"):
-        windows.fold(0, 30)
+    with pytest.raises(UserError, match="--folds 30 needs a longer series"):
+        windows.folds(30)
+    with pytest.raises(UserError, match="--backtest 30: a block would have"):
+        windows.backtest(30)
 
 
 def test_a_backtest_covers_the_test_split_and_trains_on_all_rows_before_each_block():
     windows = data.prepare(table(400), look_back=5, horizon=3)
-    blocks = [windows.backtest(number, 4) for number in range(4)]
+    blocks = windows.backtest(4)
+    assert windows.backtest(0) == []
     assert blocks[0].bounds["train"] == windows.bounds["train"]
     assert [block.bounds["test"] for block in blocks] == [(320, 340), (340, 360), (360, 380), (380, 400)]
     for block in blocks:

@@ -14,6 +14,8 @@ from keras_a2 import saved_model, settings
 from keras_a2.fast.loops import CompiledLoop, compiled_loops, is_compiled
 from keras_a2.fast.windows import compiled
 from keras_a2.recurrent import baselines, data, evaluate, model, sources, train
+from keras_a2.recurrent.combination import Combination, WindowNaive
+from keras_a2.recurrent.intervals import Spread
 from keras_a2.training import Average
 
 SMALL = "--units 8 --dropout 0.1 --input-dropout 0.1 --segment 0 --no-channel-independent --epochs 2 --patience 5"
@@ -116,40 +118,50 @@ def test_an_untrained_forecaster_is_persistence(windows, cell):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("shared", "segment", "layers"), [(False, 0, 1), (True, 6, 1), (False, 6, 2)])
-def test_the_exported_model_gives_the_forecasts_in_units(series, shared, segment, layers, monkeypatch):
+def test_the_exported_model_gives_forecasts_and_intervals_in_units(series, shared, segment, layers, monkeypatch):
     windows = data.prepare(sources.find(str(series), "load,other", None, None), look_back=24, horizon=6)
     options = f"--epochs 1 --segment {segment} --layers {layers} --{'' if shared else 'no-'}channel-independent"
-    forecaster = trained("gru", windows, options)
-    some = windows.origins["test"][:7]
-    alone = forecaster.forecast(windows, some)
-    for ridge_columns in (None, 24, baselines.RIDGE_COLUMNS):
-        ridge, expected = None, alone
-        if ridge_columns is not None:  # with ridge regression, on all inputs or (24) the targets' own past
-            monkeypatch.setattr(baselines, "RIDGE_COLUMNS", ridge_columns)
-            ridge = baselines.Ridge(shared)
-            ridge.fit(windows)
-            expected = baselines.combine(alone, ridge.forecast(windows, some))
-        exported = model.assemble(forecaster.network, windows, shared, ridge)
-        answer = exported(windows.raw(some), training=False)
-        np.testing.assert_allclose(answer, windows.to_unit(expected), rtol=1e-4, atol=1e-4, err_msg=str(ridge_columns))
+    network = trained("gru", windows, options)
+    some, naive = windows.origins["test"][:7], WindowNaive(windows, 24, ["persistence"] * 2 + ["seasonal_naive"] * 4)
+    quantiles = np.sort(np.random.default_rng(0).normal(size=(4, 6, 2)), axis=0)
+    for weights, ridge_columns in [
+        ((0.0, 0.0, 1.0), 24), ((0.2, 0.3, 0.5), 24), ((0.5, 0.5, 0.0), baselines.RIDGE_COLUMNS), ((1.0, 0.0, 0.0), 24)
+    ]:  # ridge regression on all inputs, or (24) on the targets' own past  # fmt: skip
+        monkeypatch.setattr(baselines, "RIDGE_COLUMNS", ridge_columns)
+        ridge, spread = baselines.Ridge(shared, 24), Spread.of(windows, 12)
+        ridge.fit([windows])
+        combination = Combination(weights, naive, ridge, network)
+        forecaster, intervals = model.assemble(combination, windows, spread, quantiles)
+        forecast, factors = combination.forecast(windows, some), spread(windows, some)
+        answer = forecaster(windows.raw(some), training=False)
+        np.testing.assert_allclose(answer, windows.to_unit(forecast), rtol=1e-4, atol=1e-4, err_msg=str(weights))
+        expected = windows.to_unit(
+            forecast + quantiles[:, None] * factors[:, None]
+        )  # (levels' ends, n, leads, targets)
+        ends = np.moveaxis(np.asarray(intervals(windows.raw(some), training=False)), -1, 0)
+        np.testing.assert_allclose(ends, expected, rtol=1e-4, atol=1e-4, err_msg=str(weights))
 
 
 def test_the_published_forecaster_is_the_one_measured_whatever_the_level(meter, tmp_path):
     windows = data.prepare(meter, look_back=24, horizon=6, calendar=False)
     ridge = baselines.Ridge()
-    ridge.fit(windows)
-    network = recurrent.build_network("gru", windows, configured(windows).network)  # untrained: persistence
-    test = windows.origins["test"]
-    persistence = baselines.Persistence().forecast(windows, test)
-    forecast = baselines.combine(persistence, ridge.forecast(windows, test))
+    ridge.fit([windows])
+    combination = Combination((0.5, 0.5, 0.0), WindowNaive(windows, 24, ["persistence"] * 6), ridge, None)
+    test, spread = windows.origins["test"], Spread.of(windows, 24)
+    forecast = combination.forecast(windows, test)
     recorded = evaluate.metrics(windows, evaluate.errors(windows, forecast, "test"))["mae"]
-    exported = model.assemble(network, windows, False, ridge)
-    saved_model.export(exported, model.signatures(exported), tmp_path)
+    quantiles = np.stack([np.full((6, 1), -0.1), np.full((6, 1), 0.2)])
+    exported = model.assemble(combination, windows, spread, quantiles)
+    saved_model.export(exported[0], model.signatures(*exported), tmp_path)
     rows = meter.frame.to_numpy()
     loaded = tf.saved_model.load(str(tmp_path))
-    published = loaded.serve(rows[test[:, None] + np.arange(-23, 1)])
-    truth = rows[test[:, None] + np.arange(1, 7), 0]
+    seen, truth = rows[test[:, None] + np.arange(-23, 1)], rows[test[:, None] + np.arange(1, 7), 0]
+    published, ends = loaded.serve(seen).numpy(), loaded.serve_intervals(seen).numpy()
     assert np.abs(published - truth).mean() == pytest.approx(recorded, rel=0.01)
+    assert ends.shape == (len(test), 6, 2)
+    half = spread(windows, test) * windows.target_scale
+    np.testing.assert_allclose(ends[..., 0] - published, np.repeat(-0.1 * half, 6, axis=1), rtol=1e-3)
+    np.testing.assert_allclose(ends[..., 1] - published, np.repeat(0.2 * half, 6, axis=1), rtol=1e-3)
 
 
 @pytest.mark.slow

@@ -35,27 +35,28 @@ def test_the_headline_claims_no_more_than_its_intervals_and_tests():
         "baselines": {"ridge": {"test": {"mae": 1.02}}, "persistence": {"test": {"mae": 1.33}}},
         "best_naive_test": {"mae": 1.43},
         "hardest_naive": "persistence",
-        "models": {"gru+ridge": {"test": test}},
+        "models": {"gru+combined": {"test": test}},
     }
-    text = report.headline(metrics, "gru+ridge")
+    text = report.headline(metrics, "gru+combined")
     assert (
-        "gru + ridge: mean absolute error 1.00 °C; 25.0 % (20.0 to 40.0) lower than persistence, the best naive on the "
-        "test split (1.33); 30.0 % (20.0 to 40.0) lower than the naive chosen on validation (1.43)"
+        "gru + combined: mean absolute error 1.00 °C; 25.0 % (20.0 to 40.0) lower than persistence, the best naive on "
+        "the test split (1.33); 30.0 % (20.0 to 40.0) lower than the naive chosen on validation (1.43)"
     ) in text
     assert "no evidence that it beats ridge regression (1.02): skill 2.0 % (-10.0 to 10.0)" in text
     assert (
-        report.card_headline(metrics, "gru+ridge") == "MAE 1.00 °C; 25.0 % (20.0 to 40.0) lower than persistence (1.33)"
+        report.card_headline(metrics, "gru+combined")
+        == "MAE 1.00 °C; 25.0 % (20.0 to 40.0) lower than persistence (1.33)"
     )
     worse = {"skill": -0.3, "skill_ci95": [-0.4, -0.2], "verdict": "worse"}
     test |= worse
     metrics["hardest_naive"] = "best_naive"
-    text = report.headline(metrics, "gru+ridge")
+    text = report.headline(metrics, "gru+combined")
     assert "30.0 % (20.0 to 40.0) HIGHER than the best naive of each lead, the best naive on the test split" in text
     test |= {"skill": -0.3, "skill_ci95": None, "dm_p_value": None, "verdict": "too short to tell"}
-    text = report.headline(metrics, "gru+ridge")
+    text = report.headline(metrics, "gru+combined")
     assert "too few independent test windows to tell it from the best naive of each lead" in text
     assert "HIGHER" not in text
-    assert report.card_headline(metrics, "gru+ridge").startswith("MAE 1.00 °C; too few independent test windows")
+    assert report.card_headline(metrics, "gru+combined").startswith("MAE 1.00 °C; too few independent test windows")
 
 
 @pytest.mark.parametrize(
@@ -98,11 +99,9 @@ def test_a_baseline_that_never_errs_is_reported_in_valid_json(case):
     windows = data.prepare(
         sources.Table("t", pd.DataFrame({"load": load}), time, ["load"]), look_back=24, horizon=6, split="380,40,60"
     )
-    ridge = baselines.Ridge()
-    ridge.fit(windows)
-    references = [baselines.Persistence(), baselines.SeasonalNaive(24), ridge]
-    trained = {"gru": [Last()]}
-    choices = evaluate.on_validation(None, "mae", windows, references, trained)
-    metrics, _ = evaluate.on_test({"seed": 0}, windows, references, trained, choices)
+    naives, ridges = [baselines.Persistence(), baselines.SeasonalNaive(24)], baselines.Ridge(season=24).fit([windows])
+    trained = {"gru": [[Last()]]}
+    choices = evaluate.on_validation("mae", windows, [windows], naives, 24, ridges, trained)
+    metrics, _ = evaluate.on_test({"seed": 0}, windows, [80.0, 95.0], ridges[-1], trained, choices)
     json.dumps(metrics, allow_nan=False, default=str)
     assert "nan" not in report.headline(metrics, "gru")

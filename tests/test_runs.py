@@ -229,9 +229,9 @@ def test_help_needs_no_tensorflow(tmp_path):
         ("recurrent", ["--cell", "GRU"], {"cell": "gru"}),
         ("recurrent", ["--cell=SimpleRNN", "--loss", "MSE"], {"cell": "simple_rnn", "loss": "mse"}),
         ("recurrent", ["--target", "GRU", "--name", "LSTM"], {"target": "GRU", "name": "LSTM"}),
-        ("recurrent", [], {"combine": None, "channel_independent": None, "calendar": True}),
-        ("recurrent", ["--combine", "--no-channel-independent"], {"combine": True, "channel_independent": False}),
-        ("recurrent", ["--no-combine", "--channel-independent"], {"combine": False, "channel_independent": True}),
+        ("recurrent", [], {"refit": True, "channel_independent": None, "calendar": True}),
+        ("recurrent", ["--refit", "--no-channel-independent"], {"refit": True, "channel_independent": False}),
+        ("recurrent", ["--no-refit", "--channel-independent"], {"refit": False, "channel_independent": True}),
         ("transfer", ["--batch-norm", "Train", "--jobs", "ray"], {"batch_norm": "train", "jobs": "ray"}),
         ("transfer", ["--no-scratch", "--litert"], {"scratch": False, "litert": True}),
         ("predict", ["m", "--export", "LiteRT"], {"export": "litert"}),
@@ -244,7 +244,7 @@ def test_options_are_flags_and_choices_in_any_case(script, arguments, expected):
 
 @pytest.mark.parametrize(
     ("script", "arguments"),
-    [("recurrent", ["--combine", "True"]), ("recurrent", ["--cell", "rnn"]), ("transfer", ["--no-no-scratch"])],
+    [("recurrent", ["--refit", "True"]), ("recurrent", ["--cell", "rnn"]), ("transfer", ["--no-no-scratch"])],
 )
 def test_flags_take_no_value_and_choices_are_those_listed(script, arguments):
     with pytest.raises(SystemExit):

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Protocol
+import copy
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 import numpy as np
 import pandas as pd
-from scipy import signal
+from scipy import optimize, signal
 from scipy.linalg import eigh
 from statsmodels.tsa.stattools import acf
 
 from keras_a2.recurrent.data import Windows
 from keras_a2.recurrent.times import DAY, YEAR
 
-RIDGE_STRENGTHS = tuple(10.0**k for k in range(-6, 2))  # per training window, on standardised inputs
+RIDGE_STRENGTHS = tuple(10.0**k for k in range(-6, 4))  # per training window, on standardised inputs
 RIDGE_COLUMNS = 4096  # a wider flattened window keeps the targets' own past only
 CHUNK = 1024
+DISCOUNTS, HARMONICS, STARTS = (1.0, 0.98, 0.9), (1, 2, 3), 3  # of smoothers
+LEAST_GAIN = 0.95  # of squared error, for which a smoother is preferred to persistence
 MAX_SEASON_SHARE = 3  # a season must fit this often into the training rows
 MAX_SEASON = 2016  # two weeks of 10-minute steps
 SEASON_PEAK = 0.7
@@ -67,57 +71,107 @@ class SeasonalNaive:
 
 
 class Ridge:
-    """Ridge regression from the flattened window to the change from the last value, all leads at once.
+    """Ridge regression from the flattened window to all leads at once, shrunk towards a smoother.
 
-    Fitted from the Gram matrix in chunks, so memory does not grow with the series; its strength is chosen on
-    validation. With ``channel_independent`` one regression is shared by the targets, each seeing its own past less its
-    last value.
+    The larger the strength, the nearer the regression is to the linear forecast that it starts from: persistence, or a
+    level with harmonics of the season, fitted to the window by discounted least squares and continued (general
+    exponential smoothing, Brown 1963). A short series cannot teach a regression its season; the start knows it. Start
+    and strength are chosen on the validation windows of all folds.
+
+    Fitted from the Gram matrix in chunks, so memory does not grow with the series. With ``channel_independent`` one
+    regression is shared by the targets, each seeing its own past less its last value.
     """
 
     name = "ridge"
 
-    def __init__(self, channel_independent: bool = False):
-        self.channel_independent = channel_independent
-        self.strength: float | None = None
+    def __init__(self, channel_independent: bool = False, season: int = 1):
+        self.channel_independent, self.season = channel_independent, season
         self.columns = np.zeros(0, int)  # of the inputs, that it sees
-        self._kernel = np.zeros((0, 0))
+        self.strength = 0.0
+        self.kernel, self.bias = np.zeros((0, 0)), np.zeros(0)  # from the flattened columns to changes
+        self._start = np.zeros((0, 0))
 
-    def fit(self, windows: Windows) -> None:
-        """Learn from the training windows and choose the strength by the validation windows."""
-        wide = windows.look_back * len(windows.inputs) > RIDGE_COLUMNS
+    def fit(self, folds: Sequence[Windows]) -> list[Ridge]:
+        """Learn from the training windows of each fold, with the choices that all folds' validation windows prefer.
+
+        Returns:
+            one regression per fold; the last is this one.
+        """
+        last = folds[-1]
+        wide = last.look_back * len(last.inputs) > RIDGE_COLUMNS
         own_past = self.channel_independent or wide
-        self.columns = windows.target_columns if own_past else np.arange(len(windows.inputs))
+        self.columns = last.target_columns if own_past else np.arange(len(last.inputs))
         if wide and not self.channel_independent:
-            self.columns = np.union1d(self.columns, [windows.inputs.index(name) for name in windows.ahead]).astype(int)
-        gram, cross, n = np.zeros(()), np.zeros(()), 0
-        for x, y in self._designs(windows, windows.origins["train"]):
-            gram, cross, n = gram + x.T @ x, cross + x.T @ y, n + len(x)
-        gram, cross = gram / n, cross / n
-        if not self.channel_independent:  # the intercept, whose regressor is the last, is not penalised
-            mean, level = gram[-1, :-1], cross[-1]
-            gram, cross = gram[:-1, :-1] - np.outer(mean, mean), cross[:-1] - np.outer(mean, level)
-        values, vectors = eigh(gram)
-        projected = vectors.T @ cross
-        kernels = [vectors @ (projected / (values + strength)[:, np.newaxis]) for strength in RIDGE_STRENGTHS]
-        if not self.channel_independent:
-            kernels = [np.vstack([kernel, level - mean @ kernel]) for kernel in kernels]
-        errors = np.zeros(len(kernels))
-        for x, y in self._designs(windows, windows.origins["validation"]):
-            errors += [((x @ kernel - y) ** 2).sum() for kernel in kernels]
-        best = int(np.argmin(errors))
-        self.strength, self._kernel = RIDGE_STRENGTHS[best], kernels[best]
+            self.columns = np.union1d(self.columns, [last.inputs.index(name) for name in last.ahead]).astype(int)
+        starts = [self._embed(start, last) for start in _smoothers(last, self.season)]
+        trained = [_Sums.of(self._designs(fold, fold.origins["train"])) for fold in folds]
+        validated = [_Sums.of(self._designs(fold, fold.origins["validation"])) for fold in folds]
+        errors = np.zeros((len(starts), len(RIDGE_STRENGTHS)))
+        for fold, train, validation in zip(folds, trained, validated, strict=True):
+            solve = self._solver(train)
+            unit = np.square(fold.target_scale / last.target_scale)  # folds have scales of their own
+            weight = unit.mean() if self.channel_independent else np.tile(unit, fold.horizon)
+            errors += [
+                [(weight * validation.squared_error(*solve(start, each))).sum() for each in RIDGE_STRENGTHS]
+                for start in starts
+            ]
+        errors[0] *= LEAST_GAIN  # persistence, unless a smoother is clearly better
+        best, strength = np.unravel_index(int(np.argmin(errors)), errors.shape)
+        self.strength, self._start = RIDGE_STRENGTHS[strength], starts[best]
+        fitted = [*(copy.copy(self) for _ in folds[:-1]), self]
+        for each, train in zip(fitted, trained, strict=True):
+            each.kernel, each.bias = self._solver(train)(self._start, self.strength)
+        return fitted
+
+    def refit(self, windows: Windows) -> Ridge:
+        """The same regression learnt from the training windows of ``windows``, whose scale must be the same."""
+        fitted = copy.copy(self)
+        trained = _Sums.of(self._designs(windows, windows.origins["train"]))
+        fitted.kernel, fitted.bias = self._solver(trained)(self._start, self.strength)
+        return fitted
 
     def forecast(self, windows: Windows, origins: np.ndarray) -> np.ndarray:
         """Standardised forecasts ``(n, horizon, targets)``."""
-        change = np.concatenate([x @ self._kernel for x, _ in self._designs(windows, origins)])
+        change = np.concatenate([x @ self.kernel + self.bias for x, _ in self._designs(windows, origins)])
         if self.channel_independent:
             change = change.reshape(-1, len(windows.targets), windows.horizon).transpose(0, 2, 1)
         last = windows.values[origins][:, np.newaxis, windows.target_columns]
         return (last + change.reshape(len(origins), windows.horizon, -1)).astype(np.float32)
 
-    def weights(self) -> list[np.ndarray]:
-        """Kernel and, unless channels are independent, bias of a dense layer from the flattened ``columns``."""
-        return [self._kernel] if self.channel_independent else [self._kernel[:-1], self._kernel[-1]]
+    def dense(self, windows: Windows, weight: float, own: np.ndarray) -> list[np.ndarray]:
+        """Kernel and bias of a dense layer from the flattened ``columns`` to changes from the last value.
+
+        Args:
+            weight: of this regression; it is added to
+            own: a linear forecast of each target from its own window, weighted ``(look_back, horizon)``.
+        """
+        kernel = self._embed(own, windows)
+        return [kernel + weight * self.kernel, weight * self.bias]
+
+    def _embed(self, own: np.ndarray, windows: Windows) -> np.ndarray:
+        """A forecast from a target's own window ``(look_back, horizon)`` as a kernel from the flattened columns."""
+        if self.channel_independent:
+            return own.copy()
+        own = own.copy()
+        own[-1] -= own.sum(axis=0)  # to a change from the last value
+        kernel = np.zeros((windows.look_back, len(self.columns), windows.horizon, len(windows.targets)))
+        for k, column in enumerate(windows.target_columns):
+            kernel[:, np.flatnonzero(self.columns == column)[0], :, k] = own
+        return kernel.reshape(windows.look_back * len(self.columns), -1)
+
+    def _solver(self, sums: _Sums) -> Callable[[np.ndarray, float], tuple[np.ndarray, np.ndarray]]:
+        """(start, strength) -> kernel and bias of the regression that is shrunk towards the kernel ``start``."""
+        centred = 0.0 if self.channel_independent else 1.0  # an intercept is not penalised
+        x_mean, y_mean = centred * sums.x / sums.n, centred * sums.y / sums.n
+        values, vectors = eigh(sums.gram / sums.n - np.outer(x_mean, x_mean))
+        values = np.maximum(values, 0)[:, np.newaxis]
+        projected = vectors.T @ (sums.cross / sums.n - np.outer(x_mean, y_mean))
+
+        def solve(start: np.ndarray, strength: float) -> tuple[np.ndarray, np.ndarray]:
+            kernel = start + vectors @ ((projected - values * (vectors.T @ start)) / (values + strength))
+            return kernel, y_mean - x_mean @ kernel
+
+        return solve
 
     def _designs(self, windows: Windows, origins: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Regressors and changes from the last value, ``CHUNK`` windows at a time."""
@@ -130,17 +184,105 @@ class Ridge:
                 own = (seen[..., windows.target_columns] - last).transpose(0, 2, 1)
                 yield own.reshape(-1, windows.look_back), change.transpose(0, 2, 1).reshape(-1, windows.horizon)
             else:
-                x = seen[..., self.columns].reshape(len(part), -1)
-                yield np.hstack([x, np.ones((len(part), 1))]), change.reshape(len(part), -1)
+                yield seen[..., self.columns].reshape(len(part), -1), change.reshape(len(part), -1)
 
 
-def combine(own: np.ndarray, linear: np.ndarray) -> np.ndarray:
-    """The mean of a network's forecasts and ridge regression's, of any shape.
+@dataclass
+class _Sums:
+    """What a regression of ``y`` on ``x`` needs to know of its rows, however many."""
 
-    Forecasts that err differently make a mean with a smaller error (Bates & Granger 1969, The Combination of
-    Forecasts); equal weights are hard to beat (Clemen 1989, Combining forecasts: A review).
+    gram: np.ndarray
+    cross: np.ndarray
+    x: np.ndarray
+    y: np.ndarray
+    squares: np.ndarray  # of y, by column
+    n: int
+
+    @classmethod
+    def of(cls, designs: Iterator[tuple[np.ndarray, np.ndarray]]) -> _Sums:
+        """The sums over parts ``x (rows, regressors)`` and ``y (rows, outputs)``."""
+        total: list[Any] = []
+        for x, y in designs:
+            part = [x.T @ x, x.T @ y, x.sum(axis=0), y.sum(axis=0), np.square(y).sum(axis=0), len(x)]
+            total = [a + b for a, b in zip(total, part, strict=True)] if total else part
+        return cls(*total)
+
+    def squared_error(self, kernel: np.ndarray, bias: np.ndarray) -> np.ndarray:
+        """Sum of squared errors of ``x @ kernel + bias`` by column ``(outputs,)``."""
+        inner = self.gram @ kernel - 2 * self.cross + 2 * np.outer(self.x, bias)
+        return self.squares + (kernel * inner).sum(axis=0) + bias * (self.n * bias - 2 * self.y)
+
+
+def _smoothers(windows: Windows, season: int) -> list[np.ndarray]:
+    """Persistence, and the ``STARTS`` smoothers with the lowest squared error in the windows before the test split.
+
+    Each is a linear forecast from a target's own window ``(look_back, horizon)``. The periods are ``season`` and the
+    strongest of the training rows' spectrum, which need not be whole.
     """
-    return (own + linear) / 2
+    persistence = np.zeros((windows.look_back, windows.horizon))
+    persistence[-1] = 1
+    periods = [season, *_periods(windows)]
+    span = windows.every * windows.look_back
+    kernels = []
+    for discount in DISCOUNTS:
+        memory = np.inf if discount == 1 else windows.every / (1 - discount)
+        kernels.append(smoother(windows.past, windows.future, 1, 0, discount ** (1 / windows.every)))
+        kernels += [
+            smoother(windows.past, windows.future, period, count, discount ** (1 / windows.every))
+            for count in HARMONICS
+            for period in periods
+            if 2 * count <= period <= min(span, memory)
+        ]
+    origins = np.concatenate([windows.origins["train"], windows.origins["validation"]])
+    origins = origins[:: max(len(origins) // CHUNK, 1)]
+    own = windows.seen(origins)[..., windows.target_columns].transpose(0, 2, 1)
+    truth = windows.actual(origins).transpose(0, 2, 1)
+    errors = [np.square(own @ kernel.astype(np.float32) - truth).mean() for kernel in kernels]
+    return [persistence, *(kernels[k] for k in np.argsort(errors)[:STARTS])]
+
+
+def smoother(past: np.ndarray, future: np.ndarray, period: float, harmonics: int, discount: float) -> np.ndarray:
+    """A level and harmonics of a period, fitted to a window by least squares and continued, as a matrix.
+
+    Args:
+        past, future: rows of the window and of its leads, relative to the last row.
+        discount: weight of a row relative to the next.
+
+    Returns:
+        ``(look_back, horizon)``.
+    """
+
+    def basis(rows: np.ndarray) -> np.ndarray:
+        angles = 2 * np.pi * np.outer(rows, np.arange(1, harmonics + 1)) / period
+        return np.hstack([np.ones((len(rows), 1)), np.cos(angles), np.sin(angles)])
+
+    root = np.sqrt(discount ** -past.astype(np.float64))[:, np.newaxis]
+    return (basis(future) @ np.linalg.pinv(root * basis(past)) * root.T).T
+
+
+def _periods(windows: Windows, most: int = 2) -> list[float]:
+    """Periods of the highest peaks in the spectrum of the first target's training rows, to fractions of a row."""
+    series = _training_rows(windows)
+    n = len(series)
+    taper = signal.detrend(series) * signal.windows.hann(n)
+    power = np.abs(np.fft.rfft(taper, 4 * n)) ** 2
+    frequency = np.fft.rfftfreq(4 * n)
+    peaks, _ = signal.find_peaks(np.where((frequency >= 2.5 / n) & (frequency <= 0.45), power, 0))
+    rows, periods = np.arange(n), []
+    for peak in peaks[np.argsort(-power[peaks])][:most]:
+        result = optimize.minimize_scalar(
+            lambda f: -np.abs(np.exp(-2j * np.pi * f * rows) @ taper),
+            bounds=(frequency[peak - 1], frequency[peak + 1]),
+            method="bounded",
+        )
+        periods.append(float(1 / result.x))
+    return periods
+
+
+def _training_rows(windows: Windows) -> np.ndarray:
+    """The first target's last training rows, gaps filled."""
+    end = windows.bounds["train"][1]
+    return pd.Series(windows.truth[max(end - SEASON_ROWS, 0) : end, 0]).ffill().bfill().to_numpy(np.float64)
 
 
 def find_season(windows: Windows) -> int:
@@ -153,8 +295,7 @@ def find_season(windows: Windows) -> int:
     Returns:
         steps per season; 1 when nothing repeats.
     """
-    end = windows.bounds["train"][1]
-    series = pd.Series(windows.truth[max(end - SEASON_ROWS, 0) : end, 0]).ffill().bfill().to_numpy()
+    series = _training_rows(windows)
     limit = min(len(series) // MAX_SEASON_SHARE, MAX_SEASON)
     if limit < 4 or np.ptp(series) == 0:
         return 1

@@ -7,6 +7,7 @@ end: the next split's first targets come later still, so no target is in two of 
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import hashlib
 import itertools
@@ -28,6 +29,8 @@ Series = TypeVar("Series", pd.Series, pd.DataFrame)
 # The temperature forecast of Deep Learning with Python (Chollet, 2nd ed., section 10.2): hourly steps, five days seen,
 # one day ahead. The book counts rows, not times, and cuts them in its own way.
 CHOLLET = {"look_back": 120, "horizon": 1, "first_lead": 24, "every": 6, "split": BOOK, "calendar": False}
+LEAST_FOLD, LEAST_BLOCK = 12, 4  # training windows of the first fold, validation windows of each
+SHORT_SERIES = 4096  # training rows
 TINY = 1e-150  # a standard deviation below it loses its digits when it is squared
 FARTHEST = 1e9  # standard deviations of the training rows: squares of more overflow float32
 
@@ -213,31 +216,59 @@ class Windows:
         rows = itertools.pairwise([0, train, validation, test])
         return dataclasses.replace(self, bounds=dict(zip(SPLITS, rows, strict=True)))
 
-    def fold(self, number: int, folds: int) -> Windows:
-        """One of ``folds`` rolling origins (``number`` from 0) in the rows before the test split, which is left out.
+    def folds(self, count: int) -> list[Windows]:
+        """Rolling origins: as many training splits, each longer than the one before, and the windows that follow each.
 
-        Training rows end where a block begins, which is validated; the next fold trains on that block too, and the last
-        block ends with the validation split. A block is as long as that split, or shorter where so many do not fit.
+        The last is this series. The others are of the rows before its test split, standardised by their own training
+        rows, and validate the windows that begin where theirs end and before the next one's begin.
 
         Raises:
-            UserError: a fold is too short for one window.
+            UserError: too few training rows.
         """
-        first, end = self.bounds["validation"]
-        block = min(end - first, end // (folds + 1))
-        start = end - (folds - number) * block
-        try:
-            return self.recut(start, start + block, start + block)
-        except UserError as error:
-            raise UserError(f"--folds {folds}: {error}; take fewer folds") from error
+        if not self.has_folds(count):
+            raise UserError(f"--folds {count} needs a longer series, or a shorter --look-back and --horizon")
+        train, end = self.bounds["validation"]
+        block, folds = self._block(count), [self]
+        for edge in range(train - block, train - count * block, -block):
+            fold = self.recut(edge, end, end)
+            validation = fold.origins["validation"]
+            fold.origins["validation"] = validation[validation < edge + block - self.future[0]]
+            folds.insert(0, fold)
+        return folds
 
-    def backtest(self, number: int, folds: int) -> Windows:
-        """One of ``folds`` blocks of the test split (``number`` from 0), trained on all rows before it.
+    def has_folds(self, count: int) -> bool:
+        """Whether there are training rows for so many ``folds``."""
+        return count == 1 or (self._block(count) >= LEAST_BLOCK and not self.as_the_book)
 
-        As many rows before the block as the validation split has are its validation split.
+    def _block(self, count: int) -> int:
+        """Rows from the end of one fold's training split to the next one's."""
+        train, end = self.bounds["validation"]
+        least = int(self.future[-1] - self.past[0]) + LEAST_FOLD
+        return min(end - train, (train - least) // max(count - 1, 1))
+
+    def on_all_rows(self) -> Windows:
+        """The same with the windows of every split in the training split, scaled as before."""
+        windows = copy.copy(self)
+        windows.origins = self.origins | {"train": np.unique(np.concatenate([*self.origins.values()]))}
+        return windows
+
+    def backtest(self, count: int) -> list[Windows]:
+        """So many blocks of the test split, each with all rows before it to learn from.
+
+        As many rows before a block as the validation split has are its validation split.
+
+        Raises:
+            UserError: a block is too short for one window.
         """
         (first, end), (test, last) = self.bounds["validation"], self.bounds["test"]
-        start, stop = (test + (last - test) * k // folds for k in (number, number + 1))
-        return self.recut(start - (end - first), start, stop)
+        if count and (last - test) // count < self.future[-1]:
+            raise UserError(
+                f"--backtest {count}: a block would have {(last - test) // count} rows, and a forecast reaches "
+                f"{self.future[-1]} ahead: take fewer blocks, or shorten --horizon"
+            )
+        starts = [test + (last - test) * k // count for k in range(count)]
+        ends = [*starts[1:], last]
+        return [self.recut(start - (end - first), start, stop) for start, stop in zip(starts, ends, strict=False)]
 
     def summary(self) -> dict:
         return {
@@ -306,8 +337,11 @@ def prepare(
     """
     frame, time, offset = times.to_grid(table.frame, table.time, table.name, freq)
     missing_values = int(frame.isna().sum().sum())
+    bounds = split_bounds(split, len(frame), every * (look_back - 1) + 1, every * (first_lead + horizon - 1))
     if calendar and time is not None:
-        frame = frame.assign(**{name: calendar_column(name, time) for name in calendar_names(offset)})
+        # A short series learns a cycle that it has not seen twice as a trend, which ends when the rows do.
+        shown = None if bounds["train"][1] >= SHORT_SERIES else bounds["train"][1]
+        frame = frame.assign(**{name: calendar_column(name, time) for name in calendar_names(offset, shown)})
     notes = list(table.notes)
     if time is not None and offset is not None and offset.rule_code == "B":
         holidays_taken = len(pd.bdate_range(time[0], time[-1])) - len(time)
@@ -332,7 +366,7 @@ def prepare(
         inputs=list(frame.columns),
         targets=table.target,
         rows=frame.to_numpy(np.float64),
-        bounds=split_bounds(split, len(frame), every * (look_back - 1) + 1, every * (first_lead + horizon - 1)),
+        bounds=bounds,
         time=time,
         freq=offset,
         unit=table.unit,

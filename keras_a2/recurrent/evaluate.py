@@ -1,159 +1,381 @@
-"""Forecasts to figures: what validation chooses; then the test split's errors, skill, intervals and verdicts."""
+"""Forecasts to figures: what validation chooses; then the test split's errors, intervals, skill and verdicts."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
-from scipy import fft, stats
+from scipy import stats
 
 from keras_a2 import runs, training
-from keras_a2.page import verdict
-from keras_a2.recurrent.baselines import Baseline, combine
+from keras_a2.errors import UserError
+from keras_a2.recurrent import intervals
+from keras_a2.recurrent.baselines import Baseline, Ridge
+from keras_a2.recurrent.combination import Combination, WindowNaive, choose_weights, combine
 from keras_a2.recurrent.data import Windows
+from keras_a2.recurrent.verdicts import LEAST_INDEPENDENT, compare, independent_stretches, standard_error
 
 if TYPE_CHECKING:
     from keras_a2.recurrent.train import Forecaster
 
-RIDGE, WITH_RIDGE = "ridge", "+ridge"
-LEAST_INDEPENDENT = 10  # stretches of windows; fewer cannot tell
-CORRELATION_TIMES = 3
+RIDGE, COMBINED, BEST_NAIVE = "ridge", "+combined", "best_naive"
 
 
 @dataclass
 class Choices:
-    """What validation decides."""
+    """What validation decides, and its residuals, which the intervals come from."""
 
-    published: dict[str, str]  # cell -> its own name, or that of its mean with ridge regression
     best_naive: str
     best_naive_by_lead: list[str]
     metrics: dict[str, dict]  # every model and baseline -> its figures on validation
     best_seed: dict[str, int]  # every model and baseline -> position of its seed with the lowest loss
+    weights: dict[str, list[tuple[float, float, float]]]  # cell -> of naive, ridge and network, one per seed
+    naives: Sequence[Baseline]
+    naive: WindowNaive  # the best of them by lead, as far as a window reaches
+    season: int
+    spread: intervals.Spread
+    factors: np.ndarray  # of the validation windows' spread (n, targets)
+    residuals: dict[str, list[np.ndarray]]  # truth less forecast of every model and baseline, one per seed
 
 
 @dataclass
 class Published:
-    """What is published of a cell: its best seed on validation, alone or in the mean with ridge regression."""
+    """What is published of a cell: the combination with its best seed on validation."""
 
     cell: str
-    name: str  # as in the table: gru or gru+ridge
+    name: str  # as in the table: gru+combined
     seed: int
     forecaster: Forecaster
-    combined: bool  # with ridge regression
+    combination: Combination
     forecast: np.ndarray  # of the test split, standardised (n, horizon, targets)
+    ends: np.ndarray  # of its intervals, lower and upper of each level in turn (2 * levels, n, horizon, targets)
+    quantiles: np.ndarray  # of validation's and the test split's residuals (2 * levels, horizon, targets)
+    epochs: int  # after which validation was best, the mean of the folds
+
+    def refit(self, windows: Windows, train: Callable[..., Forecaster]) -> Combination:
+        """The combination with ridge regression and network trained again on every row.
+
+        Args:
+            train: (windows, part=, epochs=) -> the cell trained on the training split of the windows.
+        """
+        every, network = windows.on_all_rows(), None
+        if self.combination.weights[2]:
+            network = train(every, part="-refit", epochs=self.epochs)
+        return replace(self.combination, ridge=self.combination.ridge.refit(every), network=network)
 
 
 def on_validation(
-    combining: bool | None,
     loss: str,
     windows: Windows,
-    baselines: Sequence[Baseline],
-    trained: dict[str, list[Forecaster]],
+    folds: Sequence[Windows],
+    naives: Sequence[Baseline],
+    season: int,
+    ridges: Sequence[Ridge],
+    trained: dict[str, list[list[Forecaster]]],
 ) -> Choices:
-    """Choose the naive to beat, each cell's best seed, and whether it is published alone or with ridge regression.
+    """Choose the naive to beat, each cell's best seed, and the weights that it is published with.
 
     Args:
-        combining: publish the mean with ridge regression, or never; None: where its ``loss`` is lower.
         loss: ``mae`` or ``mse``, which training minimised.
-        baselines: fitted; the naive ones among them compete for being the reference.
-        trained: cell -> one forecaster per seed.
+        folds: whose validation windows all count alike.
+        naives: of which the best by lead is the reference; ``season`` is theirs, in rows.
+        ridges: one per fold.
+        trained: cell -> for each seed one forecaster per fold.
     """
-    references = {baseline.name for baseline in baselines}
-    figures, best_seed, naive = {}, {}, {}
-    for name, by_seed in forecasts(windows, "validation", baselines, trained).items():
-        error = [errors(windows, forecast, "validation") for forecast in by_seed]
-        measured = [metrics(windows, each) for each in error]
+    origins = np.concatenate([fold.origins["validation"] for fold in folds])
+    truth = windows.actual(origins)
+    simple = {each.name: each.forecast(windows, origins) for each in naives}
+    by_lead = best_by_lead({name: forecast - truth for name, forecast in simple.items()})
+    naive = WindowNaive(windows, season, by_lead)
+    inside, linear = naive.forecast(windows, origins), pooled(windows, folds, ridges)
+    forecasts = {name: [forecast] for name, forecast in simple.items()} | {RIDGE: [linear]}
+    weights = {}
+    for cell, seeds in trained.items():
+        own = [pooled(windows, folds, by_fold) for by_fold in seeds]
+        weights[cell] = [choose_weights([inside, linear, each], truth, loss, *reach(windows)) for each in own]
+        combined = [combine(w, [inside, linear, each]) for w, each in zip(weights[cell], own, strict=True)]
+        forecasts |= {cell: own, cell + COMBINED: combined}
+    figures, best_seed = {}, {}
+    for name, by_seed in forecasts.items():
+        measured = [metrics(windows, forecast - truth) for forecast in by_seed]
         figures[name] = training.over_seeds(measured)
         best_seed[name] = int(np.argmin([each[f"{loss}_standardized"] for each in measured]))
-        if name in references and name != RIDGE:
-            naive[name] = error[0]
-    published = {}
-    for cell in trained:
-        pair = (cell, cell + WITH_RIDGE)
-        by_loss = min(pair, key=lambda name: figures[name][f"{loss}_standardized"])
-        published[cell] = by_loss if combining is None else pair[combining]
-    overall = min(naive, key=lambda name: figures[name]["mae_standardized"])
-    return Choices(published, overall, best_by_lead(naive), figures, best_seed)
+    forecasts[BEST_NAIVE] = [merge_by_lead(simple, by_lead)]
+    spread = intervals.Spread.of(windows, season)
+    return Choices(
+        best_naive=min(simple, key=lambda name: figures[name]["mae_standardized"]),
+        best_naive_by_lead=by_lead,
+        metrics=figures,
+        best_seed=best_seed,
+        weights=weights,
+        naives=naives,
+        naive=naive,
+        season=season,
+        spread=spread,
+        factors=spread(windows, origins),
+        residuals={name: [truth - each for each in by_seed] for name, by_seed in forecasts.items()},
+    )
+
+
+def pooled(windows: Windows, folds: Sequence[Windows], forecasters: Sequence[Baseline | Forecaster]) -> np.ndarray:
+    """The forecasts of each fold's validation windows, standardised as ``windows`` are ``(n, horizon, targets)``."""
+    raw = [
+        fold.to_unit(forecaster.forecast(fold, fold.origins["validation"]))
+        for fold, forecaster in zip(folds, forecasters, strict=True)
+    ]
+    return (np.concatenate(raw) - windows.target_mean) / windows.target_scale
 
 
 def on_test(
     config: dict[str, Any],
     windows: Windows,
-    baselines: Sequence[Baseline],
-    trained: dict[str, list[Forecaster]],
+    levels: list[float],
+    ridge: Ridge,
+    trained: dict[str, list[list[Forecaster]]],
     choices: Choices,
 ) -> tuple[dict[str, Any], list[Published]]:
-    """Read the test split: errors, skill and verdicts of everything.
+    """Read the test split: errors, intervals, skill and verdicts of everything.
 
     Args:
         config: what is recorded; its ``seed`` is the first.
+        levels: of the intervals, in per cent.
+        ridge: of the last fold.
+        trained: as ``on_validation``; those of the last fold are measured.
 
     Returns:
         the content of ``metrics.json``, and what is to be published, one per cell.
     """
-    predicted = forecasts(windows, "test", baselines, trained)
-    error = {name: [errors(windows, each, "test") for each in by_seed] for name, by_seed in predicted.items()}
-    references = {baseline.name: error[baseline.name][0] for baseline in baselines}
-    naive = [name for name in references if name != RIDGE]
-    best_naive = merge_by_lead(references, choices.best_naive_by_lead)
+    last = {cell: [by_fold[-1] for by_fold in seeds] for cell, seeds in trained.items()}
+    origins = windows.origins["test"]
+    truth, factors = windows.actual(origins), choices.spread(windows, origins)
+    naives = {each.name: each.forecast(windows, origins) for each in choices.naives}
+    combinations = {
+        cell + COMBINED: [
+            Combination(weights, choices.naive, ridge, forecaster)
+            for weights, forecaster in zip(choices.weights[cell], seeds, strict=True)
+        ]
+        for cell, seeds in last.items()
+    }
+    forecasts = {name: [forecast] for name, forecast in naives.items()}
+    forecasts |= {RIDGE: [ridge.forecast(windows, origins)]}
+    for cell, seeds in last.items():
+        own = [forecaster.forecast(windows, origins) for forecaster in seeds]
+        members = [choices.naive.forecast(windows, origins), forecasts[RIDGE][0]]
+        combined = [
+            combine(weights, [*members, each]) for weights, each in zip(choices.weights[cell], own, strict=True)
+        ]
+        forecasts |= {cell: own, cell + COMBINED: combined}
+    forecasts[BEST_NAIVE] = [merge_by_lead(naives, choices.best_naive_by_lead)]
+    scale = intervals.naive_scale(windows, choices.season)
+    error = {name: [each - truth for each in by_seed] for name, by_seed in forecasts.items()}
     lines: dict[str, dict] = {}
+    crps: dict[str, list[np.ndarray]] = {}
     for name, by_seed in error.items():
-        test = training.over_seeds([metrics(windows, each) for each in by_seed])
-        if name not in naive:
-            others = {f"against_{other}": each for other, each in references.items() if other != name}
-            test |= compare_errors(windows, by_seed, best_naive)
-            test |= {key: compare_errors(windows, by_seed, each) for key, each in others.items()}
-        lines[name] = {"validation": choices.metrics[name], "test": test}
+        residuals = choices.residuals[name]
+        scored = [
+            score(windows, levels, past, choices.factors, -each, factors, scale)
+            for past, each in zip(residuals, by_seed, strict=True)
+        ]
+        crps[name] = [each.crps for each in scored]
+        lines[name] = {
+            "test": training.over_seeds(
+                [metrics(windows, each) | it.figures for each, it in zip(by_seed, scored, strict=True)]
+            )
+        }
+        inside = np.mean([each.inside for each in scored], axis=0)
+        lines[name]["test"]["coverage_ci95"] = {
+            f"{level:g}": mean_interval(windows, each) for level, each in zip(levels, inside, strict=True)
+        }
+    of_best_naive = lines.pop(BEST_NAIVE)["test"]
+    for name, line in lines.items():
+        line["validation"] = choices.metrics[name]
+        if name not in naives:
+            others = [other for other in (*naives, RIDGE) if other != name]
+            line["test"] |= compare_errors(windows, error[name], error[BEST_NAIVE][0])
+            line["test"] |= {
+                f"against_{other}": compare_errors(windows, error[name], error[other][0]) for other in others
+            }
+            line["test"]["crps_against_best_naive"] = compare(
+                np.stack(crps[name]), crps[BEST_NAIVE][0], *reach(windows)
+            )
     published = []
-    for cell, seeds in trained.items():
-        for name in (cell, cell + WITH_RIDGE):
+    for cell, seeds in last.items():
+        for name in (cell, cell + COMBINED):
             best = choices.best_seed[name]
             lines[name] = {
                 "seconds": sum(forecaster.seconds for forecaster in seeds),
-                "best_seed": config["seed"]
-                + best,  # of this seed: what follows up to validation, and what is published
+                "best_seed": config["seed"] + best,  # what follows up to validation, and what is published, is its
                 "epochs": seeds[best].history.epochs,
                 "best_epoch": seeds[best].history.best_epoch,
                 "parameters": seeds[best].parameters,
                 "mae_by_hour": by_time(windows, error[name][best], "hour"),
                 "mae_by_month": by_time(windows, error[name][best], "month"),
             } | lines[name]
-            if choices.published[cell] == name:
-                forecast = predicted[name][best]
-                published.append(Published(cell, name, config["seed"] + best, seeds[best], name != cell, forecast))
+        combination = combinations[name][best]
+        lines[name]["combination"] = combination.named_weights()
+        wanted, past, forecast = (
+            intervals.probabilities(levels),
+            choices.residuals[name][best],
+            forecasts[name][best],
+        )
+        quantiles = intervals.quantiles(past, choices.factors, wanted)
+        every = np.concatenate([past, truth - forecast]), np.concatenate([choices.factors, factors])
+        ends = forecast + quantiles[:, np.newaxis] * factors[:, np.newaxis]
+        final = intervals.quantiles(*every, wanted)
+        epochs = round(np.mean([each.history.best_epoch for each in trained[cell][best]]))
+        published.append(
+            Published(cell, name, config["seed"] + best, seeds[best], combination, forecast, ends, final, epochs)
+        )
     # Validation chose the best naive of each lead. Where the test split turns the order, a single naive is harder.
-    of_best_naive = metrics(windows, best_naive)
-    single = {name: lines[name]["test"]["mae_standardized"] for name in naive}
-    hardest = min(naive, key=single.__getitem__)
+    single = {name: lines[name]["test"]["mae_standardized"] for name in naives}
+    hardest = min(single, key=single.__getitem__)
     summary = {
         "experiment": "recurrent",
         "config": config,
         "environment": runs.environment(),
         "data": windows.summary(),
-        "baselines": {name: lines[name] for name in references},
+        "baselines": {name: lines[name] for name in (*naives, RIDGE)},
         "best_naive": choices.best_naive,
         "best_naive_by_lead": choices.best_naive_by_lead,
         "best_naive_test": of_best_naive,
-        "hardest_naive": hardest if single[hardest] <= of_best_naive["mae_standardized"] else "best_naive",
-        "published": choices.published,
-        "models": {name: line for name, line in lines.items() if name not in references},
+        "hardest_naive": hardest if single[hardest] <= of_best_naive["mae_standardized"] else BEST_NAIVE,
+        "published": {winner.cell: winner.name for winner in published},
+        "levels": levels,
+        "models": {name: line for name, line in lines.items() if name not in (*naives, RIDGE)},
     }
     return summary, published
 
 
-def forecasts(
-    windows: Windows, split: str, baselines: Sequence[Baseline], trained: dict[str, list[Forecaster]]
-) -> dict[str, list[np.ndarray]]:
-    """Standardised forecasts of each baseline, each network, and each network with ridge regression, one per seed."""
-    origins = windows.origins[split]
-    answers = {baseline.name: [baseline.forecast(windows, origins)] for baseline in baselines}
-    for cell, seeds in trained.items():
-        answers[cell] = [forecaster.forecast(windows, origins) for forecaster in seeds]
-        answers[cell + WITH_RIDGE] = [combine(own, answers[RIDGE][0]) for own in answers[cell]]
+@dataclass
+class Scored:
+    """The scores of a forecaster's intervals: figures, and what intervals of figures need, window by window."""
+
+    figures: dict[str, Any]
+    crps: np.ndarray  # (n,), standardised
+    inside: np.ndarray  # share of each window's values inside each level's interval (levels, n)
+
+
+def score(
+    windows: Windows,
+    levels: list[float],
+    past: np.ndarray,
+    past_factors: np.ndarray,
+    residuals: np.ndarray,
+    factors: np.ndarray,
+    scale: np.ndarray,
+) -> Scored:
+    """Scores of the intervals that the residuals ``past`` give for the windows with ``residuals``.
+
+    Args:
+        past, residuals: truth less forecast ``(n, horizon, targets)``, standardised; ``factors`` of their spread
+            ``(n, targets)``.
+        scale: of MASE ``(targets,)``, standardised.
+
+    Returns:
+        with the figures ``coverage``, also by lead and by month, ``width_by_lead``, ``crps``, ``mase`` and ``msis``.
+    """
+    wide = factors[:, np.newaxis]
+    by_value = intervals.crps(residuals, factors, intervals.quantiles(past, past_factors, intervals.grid()))
+    low, high = intervals.quantiles(past, past_factors, intervals.probabilities([intervals.SCORED]))
+    interval = intervals.interval_score(residuals, low * wide, high * wide, intervals.SCORED)
+    figures: dict[str, Any] = {
+        "crps": float((by_value * windows.target_scale).mean()),
+        "crps_standardized": float(by_value.mean()),
+        "mase": float((np.abs(residuals).mean(axis=(0, 1)) / scale).mean()),
+        "msis": float((interval.mean(axis=(0, 1)) / scale).mean()),
+        "coverage": {},
+        "coverage_by_lead": {},
+        "coverage_by_month": {},
+        "width_by_lead": {},
+    }
+    ends, inside = intervals.quantiles(past, past_factors, intervals.probabilities(levels)), []
+    for level, lower, upper in zip(levels, ends[::2], ends[1::2], strict=True):
+        covered = (residuals >= lower * wide) & (residuals <= upper * wide)
+        inside.append(covered.mean(axis=(1, 2)))
+        key, width = f"{level:g}", (upper - lower) * factors.mean(axis=0) * windows.target_scale
+        figures["coverage"][key] = float(covered.mean())
+        figures["coverage_by_lead"][key] = covered.mean(axis=(0, 2)).tolist()
+        figures["coverage_by_month"][key] = by_time(windows, covered, "month", unit=False)
+        figures["width_by_lead"][key] = width.mean(axis=1).tolist()
+    return Scored(figures, by_value.mean(axis=(1, 2)), np.array(inside))
+
+
+def levels(text: str) -> list[float]:
+    """The levels of ``--levels``, ascending.
+
+    Raises:
+        UserError: not numbers between 0 and 100.
+    """
+    try:
+        numbers = sorted({float(part) for part in text.split(",")})
+    except ValueError:
+        numbers = [0.0]
+    if not 0 < numbers[0] <= numbers[-1] < 100:
+        raise UserError(f"--levels {text!r} are not per cents between 0 and 100, such as 80,95")
+    return numbers
+
+
+def of_winner(metrics: dict, winner: Published, refit: bool, folds: int, backtest: list[dict]) -> dict:
+    """``metrics.json`` of one published model: the figures of all, and what is true of this one."""
+    line = metrics["models"][winner.name]
+    return metrics | {
+        "verdict": line["test"]["verdict"],
+        "combination": line["combination"],
+        "refit": refit,
+        "folds": folds,
+        "backtest": backtest,
+    }
+
+
+def backtest(
+    winner: Published, choices: Choices, blocks: Sequence[Windows], train: Callable[..., Forecaster]
+) -> list[dict[str, Any]]:
+    """Train the recipe again before each block of the test split (``Windows.backtest``), and measure it there.
+
+    Args:
+        train: (windows, part=) -> the cell trained on the windows.
+
+    Returns:
+        rows and times of each block, and the mean absolute errors of the combination, with its weights as chosen, and
+        of the best naive, in units.
+    """
+    answers = []
+    for number, block in enumerate(blocks, 1):
+        ridge = Ridge(winner.combination.ridge.channel_independent, choices.season)
+        ridge.fit([block])
+        network = train(block, part=f"-backtest{number}") if winner.combination.weights[2] else None
+        combination = replace(winner.combination, ridge=ridge, network=network)
+        origins = block.origins["test"]
+        by_name = {each.name: errors(block, each.forecast(block, origins), "test") for each in choices.naives}
+        ends = [int(origins[0] + block.future[0]), int(origins[-1] + block.future[-1])]
+        answers.append(
+            {
+                "rows": ends,
+                "times": [] if block.time is None else [str(block.time[end]) for end in ends],
+                "windows": len(origins),
+                "mae": metrics(block, errors(block, combination.forecast(block, origins), "test"))["mae"],
+                "best_naive_mae": metrics(block, merge_by_lead(by_name, choices.best_naive_by_lead))["mae"],
+            }
+        )
     return answers
+
+
+def mean_interval(windows: Windows, series: np.ndarray) -> list[float] | None:
+    """A 95 % interval of the mean of an autocorrelated share ``(n,)``; None where there are too few stretches."""
+    count = independent_stretches(series, *reach(windows))
+    if count < LEAST_INDEPENDENT:
+        return None
+    half = stats.t.ppf(0.975, count) * standard_error(series, count)
+    return [float(max(series.mean() - half, 0)), float(min(series.mean() + half, 1))]
+
+
+def reach(windows: Windows) -> tuple[int, int]:
+    """Windows so far apart do not overlap, and windows per day: as ``verdicts.compare`` takes them."""
+    day = 1 if windows.step is None else int(np.ceil(pd.Timedelta("1D") / windows.step))
+    return int(windows.future[-1]), day
 
 
 def errors(windows: Windows, forecast: np.ndarray, split: str) -> np.ndarray:
@@ -184,103 +406,22 @@ def merge_by_lead(naive_errors: dict[str, np.ndarray], best: list[str]) -> np.nd
     return np.stack([naive_errors[name][:, lead] for lead, name in enumerate(best)], axis=1)
 
 
-def compare(losses: np.ndarray, reference: np.ndarray, ahead: int, day: int = 1) -> dict:
-    """Skill of a forecast against a reference on the same windows, its 95 % interval, a test, and the verdict.
-
-    Overlapping forecasts err alike, so the uncertainty comes from slow cosines (see ``standard_error``), as many as
-    there are independent stretches; Student's t has as many degrees of freedom. The interval is the delta method's for
-    a ratio of means. With several seeds it is conditional on them: of windows, not of initialisations.
-
-    Args:
-        losses: loss of each window in time order, one row per seed ``(seeds, n)``.
-        reference: loss of the reference ``(n,)``.
-        ahead: windows so far apart do not overlap.
-        day: windows per day, if their errors may follow the hour.
-
-    Returns:
-        ``skill`` (1 - mean loss / mean reference; None if the reference never errs), ``skill_ci95``, ``dm_p_value``
-        (Diebold & Mariano 1995 with fixed-smoothing critical values, Coroneo & Iacone 2020), both None below
-        ``LEAST_INDEPENDENT`` stretches, ``independent_windows``, ``verdict``; with several seeds ``skill_seeds``.
-    """
-    losses, reference = np.asarray(losses, np.float64), np.asarray(reference, np.float64)
-    loss, scale = losses.mean(axis=0), reference.mean()
-    if scale == 0:
-        skill, linear = None, reference - loss
-    else:
-        skill = 1 - loss.mean() / scale
-        linear = ((1 - skill) * reference - loss) / scale  # each window's part in the error of skill
-    count = min(independent_stretches(series, ahead, day) for series in (reference - loss, linear))
-    interval = p_value = None
-    if count >= LEAST_INDEPENDENT:
-        p_value = diebold_mariano(loss, reference, count)
-    if p_value is not None and skill is not None:
-        half = stats.t.ppf(0.975, count) * standard_error(linear, count)
-        interval = [float(skill - half), float(min(skill + half, 1))]
-    answer = {
-        "skill": None if skill is None else float(skill),
-        "skill_ci95": interval,
-        "dm_p_value": p_value,
-        "independent_windows": count,
-        "verdict": verdict(interval, p_value),
-    }
-    if len(losses) > 1 and skill is not None:
-        answer["skill_seeds"] = (1 - losses.mean(axis=1) / scale).tolist()
-    return answer
-
-
-def independent_stretches(series: np.ndarray, ahead: int, day: int = 1) -> int:
-    """How many stretches of the series ``(n,)`` are long enough to be nearly independent of each other.
-
-    A stretch has at least ``2 * ahead`` windows, a day, and three correlation times ``(1 + r) / (1 - r)``, where ``r``
-    is that of a first-order autoregression with the autocorrelation that the series shows ``ahead`` windows apart,
-    corrected for its bias (Kendall 1954). Three are what keeps false verdicts below 7 % (see the tests).
-    """
-    n = len(series)
-    if n <= ahead:
-        return 0
-    r = 0.0
-    if np.ptp(series) > 0:
-        centred = series - series.mean()
-        r = float(centred[ahead:] @ centred[:-ahead] / (centred @ centred))
-        r = float(np.clip(r + (1 + 3 * r) * ahead / n, 0, 1 - 1e-6)) ** (1 / ahead)
-    return int(n / max(2 * ahead, day, CORRELATION_TIMES * (1 + r) / (1 - r)))
-
-
-def standard_error(series: np.ndarray, count: int) -> float:
-    """Standard error of the mean of an autocorrelated series, from its ``count`` slowest cosines.
-
-    The equal-weighted cosine estimate (Müller 2004; Lazarus, Lewis, Stock & Watson 2018): the mean over its standard
-    error follows Student's t with ``count`` degrees of freedom. With all ``n - 1`` cosines it is the usual one.
-    """
-    cosines = fft.dct(np.asarray(series, np.float64), norm="ortho")[1 : count + 1]
-    return float(np.sqrt(np.mean(cosines**2) / len(series)))
-
-
-def diebold_mariano(model: np.ndarray, naive: np.ndarray, count: int) -> float:
-    """Two-sided p-value that both have the same expected loss.
-
-    Args:
-        model, naive: loss of each forecast ``(n,)``, in time order.
-        count: independent stretches, at most ``n - 1``.
-    """
-    difference = np.asarray(model, np.float64) - naive
-    if np.ptp(difference) == 0:
-        return 1.0 if difference[0] == 0 else 0.0
-    return float(2 * stats.t.sf(abs(difference.mean()) / standard_error(difference, count), count))
-
-
 def compare_errors(windows: Windows, errors: list[np.ndarray], reference: np.ndarray) -> dict:
     """``compare`` for the test windows' errors ``(n, horizon, targets)``, one array per seed, and a reference's."""
-    day = 1 if windows.step is None else int(np.ceil(pd.Timedelta("1D") / windows.step))
     losses = np.stack([np.abs(e).mean(axis=(1, 2), dtype=np.float64) for e in errors])
-    return compare(losses, np.abs(reference).mean(axis=(1, 2), dtype=np.float64), int(windows.future[-1]), day)
+    return compare(losses, np.abs(reference).mean(axis=(1, 2), dtype=np.float64), *reach(windows))
 
 
-def by_time(windows: Windows, error: np.ndarray, part: str) -> dict[str, float]:
-    """MAE in the target's unit by ``hour`` of the day or ``month`` of the forecast time; empty without times."""
+def by_time(windows: Windows, error: np.ndarray, part: str, unit: bool = True) -> dict[str, float]:
+    """Mean of absolute errors by ``hour`` of the day or ``month`` of the forecast time; empty without times.
+
+    Args:
+        error: of the test windows ``(n, horizon, targets)``, standardised.
+        unit: in the target's unit.
+    """
     if windows.time is None:
         return {}
     rows = windows.origins["test"][:, np.newaxis] + windows.future
     when = getattr(windows.time, part).to_numpy()[rows].ravel()
-    raw = np.abs(error * windows.target_scale).mean(axis=2).ravel()
+    raw = np.abs(error * (windows.target_scale if unit else 1.0)).mean(axis=2).ravel()
     return {str(key): float(value) for key, value in pd.Series(raw).groupby(when).mean().items()}

@@ -14,7 +14,7 @@ from rich.table import Table as RichTable
 from keras_a2 import page, runs
 from keras_a2.console import console
 from keras_a2.recurrent.data import Windows
-from keras_a2.recurrent.evaluate import WITH_RIDGE, Published, errors
+from keras_a2.recurrent.evaluate import COMBINED, Published, errors
 from keras_a2.recurrent.times import CALENDAR
 from keras_a2.training import History
 
@@ -28,8 +28,8 @@ NOTE = (
     "Validation: mean absolute error there; choices are made by the standardised one, the loss of training. "
     "Skill: 1 - MAE / MAE of the naive that was best on validation at each lead, with a 95 % interval for "
     'autocorrelated errors. "Better" and "worse": the interval and a Diebold-Mariano test agree. '
-    '"Too short to tell": fewer than ten independent stretches of test windows. "+ ridge": the mean of the '
-    "network's forecast and ridge regression's. p-values and the skill against each baseline stand in "
+    '"Too short to tell": fewer than ten independent stretches of test windows. "+ combined": naive, '
+    "ridge regression and network, weighted by validation. p-values and the skill against each baseline stand in "
     "metrics.json. The test split was read once."
 )
 
@@ -71,6 +71,8 @@ def headline(metrics: dict, name: str) -> str:
     clauses.append(_clause(test["against_ridge"], "ridge regression", metrics["baselines"]["ridge"]["test"]["mae"]))
     seeds = f", mean of {len(test['mae_seeds'])} seeds" if "mae_seeds" in test else ""
     error_text = f"mean absolute error {page.amount(test['mae'], unit)}{seeds}"
+    if metrics["models"][name].get("combination", {}).get("naive") == 1:
+        error_text = f"the naive forecast itself, as validation shows no gain over it: {error_text}"
     return f"{page.label(name)}: {error_text}; {'; '.join(clauses)} (95 % intervals)."
 
 
@@ -167,6 +169,9 @@ def card(windows: Windows, published: Published, metrics: dict, name: str) -> di
         "freq": None if windows.freq is None else windows.freq.freqstr,
         "input": "float64 windows in the columns' own units (batch, look_back, inputs), oldest row first",
         "output": "forecasts in the targets' units (batch, horizon) or (batch, horizon, targets)",
+        "levels": metrics["levels"],
+        "combination": metrics["combination"],
+        "refit": metrics["refit"],
         "data": {
             "name": windows.name,
             "sha256": windows.sha256,
@@ -286,7 +291,7 @@ def error_by_lead(windows: Windows, by_lead: dict[str, list[float]]) -> Figure:
     figure = Figure(figsize=(7, 4), layout="constrained")
     axes = figure.subplots()
     for name, values in by_lead.items():
-        style = ":" if name.endswith(WITH_RIDGE) else "-" if name in ("simple_rnn", "lstm", "gru") else "--"
+        style = ":" if name.endswith(COMBINED) else "-" if name in ("simple_rnn", "lstm", "gru") else "--"
         marker = "o" if windows.horizon == 1 else None
         axes.plot(windows.leads, values, style, marker=marker, color=_colour(name), label=page.label(name))
     label = page.with_unit("mean absolute error", windows.unit)
@@ -340,8 +345,8 @@ def learning_curves(cell: str, history: History) -> Figure:
 
 
 def _colour(name: str) -> str:
-    """A network has one colour, alone and with ridge regression."""
-    return COLOURS[name.removesuffix(WITH_RIDGE)]
+    """A network has one colour, alone and combined."""
+    return COLOURS[name.removesuffix(COMBINED)]
 
 
 def _steps(windows: Windows, rows: int = 1) -> str:

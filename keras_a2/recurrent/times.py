@@ -172,8 +172,12 @@ def spacing(freq: BaseOffset, count: int = 1) -> str:
     return f"{count * length(freq).total_seconds():g} seconds"
 
 
-def calendar_names(freq: BaseOffset | None) -> list[str]:
-    """The cycles that steps of this length pass through, each as sine and cosine."""
+def calendar_names(freq: BaseOffset | None, shown: int | None = None) -> list[str]:
+    """The cycles that steps of this length pass through, each as sine and cosine.
+
+    Args:
+        shown: leave out what ``shown`` rows do not go through twice.
+    """
     if freq is None:
         return []
     step = length(freq)
@@ -183,6 +187,9 @@ def calendar_names(freq: BaseOffset | None) -> list[str]:
         "month": 28 * DAY <= step < YEAR,
         "year": step < 28 * DAY,
     }
+    if shown is not None:
+        lengths = {"hour": DAY, "weekday": 7 * DAY, "month": YEAR, "year": YEAR}
+        passed = {cycle: passes and shown * step >= 2 * lengths[cycle] for cycle, passes in passed.items()}
     return [name for name in CALENDAR if passed[name.split("_")[0]]]
 
 

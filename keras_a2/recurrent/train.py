@@ -19,6 +19,7 @@ from keras_a2.training import Average
 
 EPOCH_STEPS = 32  # a series with fewer full batches is short: it gets smaller ones and more epochs
 LEAST_BATCH = 16
+FOLDS = 3  # of a short series
 SHORT_STEPS, SHORT_EPOCHS = 2000, 250  # training steps of a short series, in so many epochs at most
 FEW_INPUTS = 8  # a network with fewer cannot spare so many of them while it trains
 CEILING = {"mae": 100, "mse": 100**2}  # standard deviations of the target: weights that blew up, no forecast
@@ -28,7 +29,7 @@ def resolve(config: Any, windows: Windows) -> Any:
     """The script's configuration with every default that depends on the data in place of None.
 
     Args:
-        config: has the groups ``series``, ``network`` and ``training``.
+        config: has the groups ``series``, ``network``, ``training`` and ``forecast``.
     """
     shared, season = config.network.channel_independent, config.series.season or baselines.find_season(windows)
     if shared is None:
@@ -44,9 +45,13 @@ def resolve(config: Any, windows: Windows) -> Any:
     if batch_size < most:
         epochs = max(epochs, min(-(-SHORT_STEPS // max(samples // batch_size, 1)), SHORT_EPOCHS))
     epochs = epochs if config.training.epochs is None else config.training.epochs
+    folds = config.forecast.folds
+    if folds is None:
+        folds = FOLDS if batch_size < most and windows.has_folds(FOLDS) else 1
     return settings.fill(
         config,
         season=season,
+        folds=folds,
         channel_independent=shared,
         segment=season if shared and whole_seasons and season > 1 else 0,
         input_dropout=0.0 if shared or windows.known else 0.4 if len(windows.inputs) >= FEW_INPUTS else 0.2,

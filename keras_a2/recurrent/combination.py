@@ -1,0 +1,108 @@
+"""The forecast that is published: naive, ridge regression and network, weighted by what validation shows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from scipy import stats
+
+from keras_a2.recurrent.baselines import Ridge
+from keras_a2.recurrent.data import Windows
+from keras_a2.recurrent.verdicts import independent_stretches, standard_error
+
+if TYPE_CHECKING:
+    from keras_a2.recurrent.train import Forecaster
+
+TENTHS = 10
+LEAST_STRETCHES = 3
+ONE_SIDED = 0.9  # probability of the quantile that a gain must exceed to count
+
+
+class WindowNaive:
+    """The best naive of each lead, as far as the window reaches: every lead repeats one row of it.
+
+    Where a lead's season begins before the window, persistence stands in.
+    """
+
+    name = "naive"
+
+    def __init__(self, windows: Windows, season: int, best_by_lead: list[str]):
+        back = windows.future - season * np.ceil(windows.future / season).astype(int)
+        steps, left = np.divmod(back, windows.every)
+        inside = (left == 0) & (steps > -windows.look_back) & (np.array(best_by_lead) == "seasonal_naive")
+        self.row = windows.look_back - 1 + np.where(inside, steps, 0)  # (horizon,) of the window
+        self.short = bool((~inside & (np.array(best_by_lead) == "seasonal_naive")).any())
+
+    def forecast(self, windows: Windows, origins: np.ndarray) -> np.ndarray:
+        """Standardised forecasts ``(n, horizon, targets)``."""
+        rows = origins[:, np.newaxis] + windows.past[self.row]
+        return windows.values[rows][..., windows.target_columns]
+
+    def kernel(self, look_back: int) -> np.ndarray:
+        """The same as a matrix from a target's window to its forecast ``(look_back, horizon)``."""
+        return (np.arange(look_back)[:, np.newaxis] == self.row).astype(np.float64)
+
+
+@dataclass
+class Combination:
+    """A convex combination with the interface of the baselines.
+
+    Forecasts that err differently make a mean with a smaller error (Bates & Granger 1969; Clemen 1989).
+    """
+
+    weights: tuple[float, float, float]  # of naive, ridge and network
+    naive: WindowNaive
+    ridge: Ridge
+    network: Forecaster | None  # None where its weight is 0 and it was not trained again
+
+    def forecast(self, windows: Windows, origins: np.ndarray) -> np.ndarray:
+        """Standardised forecasts ``(n, horizon, targets)``."""
+        total = np.zeros((len(origins), windows.horizon, len(windows.targets)), np.float32)
+        for weight, member in zip(self.weights, (self.naive, self.ridge, self.network), strict=True):
+            if weight and member is not None:
+                total += np.float32(weight) * member.forecast(windows, origins)
+        return total
+
+    def named_weights(self) -> dict[str, float]:
+        """The weights as ``metrics.json`` has them."""
+        return dict(zip(("naive", "ridge", "network"), self.weights, strict=True))
+
+
+def combine(weights: tuple[float, float, float], forecasts: list[np.ndarray]) -> np.ndarray:
+    """The weighted sum of three forecasts of any shape."""
+    return weights[0] * forecasts[0] + weights[1] * forecasts[1] + weights[2] * forecasts[2]
+
+
+def choose_weights(
+    forecasts: list[np.ndarray], truth: np.ndarray, loss: str, ahead: int, day: int = 1
+) -> tuple[float, float, float]:
+    """Weights of naive, ridge and network by the validation windows, shrunk towards the naive.
+
+    The best tenths are looked for; then their gain over the naive is tested as ``verdicts.compare`` does, with at least
+    ``LEAST_STRETCHES`` stretches. Weights move from the naive by the positive-part factor ``1 - (q / t)^2`` (James &
+    Stein 1961), where ``t`` is the gain's statistic and ``q`` Student's quantile of a one-sided test at 10 %: a gain
+    with ``t`` below ``q`` is luck, and the naive alone remains.
+
+    Args:
+        forecasts: of naive, ridge and network, each ``(n, horizon, targets)``.
+        truth: ``(n, horizon, targets)``, on the same scale.
+        loss: ``mae`` or ``mse``.
+        ahead, day: as ``verdicts.compare``.
+    """
+
+    def losses(forecast: np.ndarray) -> np.ndarray:
+        error = forecast - truth
+        return (np.abs(error) if loss == "mae" else error**2).mean(axis=(1, 2), dtype=np.float64)
+
+    tenths = [(i, j) for i in range(TENTHS + 1) for j in range(TENTHS + 1 - i)]
+    candidates = [(i / TENTHS, j / TENTHS, (TENTHS - i - j) / TENTHS) for i, j in tenths]
+    naive, ridge, network = min(candidates, key=lambda weights: losses(combine(weights, forecasts)).mean())
+    gain = losses(forecasts[0]) - losses(combine((naive, ridge, network), forecasts))
+    count = min(max(independent_stretches(gain, ahead, day), LEAST_STRETCHES), len(gain) - 1)
+    if count < LEAST_STRETCHES or gain.mean() <= 0:
+        return 1.0, 0.0, 0.0
+    least = stats.t.ppf(ONE_SIDED, count) * standard_error(gain, count)
+    share = max(1 - float(least / gain.mean()) ** 2, 0.0)
+    return 1 - share * (ridge + network), share * ridge, share * network
