@@ -96,7 +96,7 @@ def update(model: Forecaster, config: Config) -> None:
 
     recipe, measured = updated_recipe(model, recurrent.Config, config.items[0], config.time)
     inference.print_update(measured)
-    recurrent.main(recipe, {"update": measured})
+    recurrent.main(recipe, measured)
 
 
 def check(config: Config) -> None:

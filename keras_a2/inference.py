@@ -125,18 +125,12 @@ def check(model: Forecaster, series: Path, time: str | None, output: Path | None
 
 def print_update(facts: dict) -> None:
     """What a forecaster did on new rows, beside what its own test split promised."""
-    table = Table("", "promised", "on the new rows", title=f"Version {facts['version']} on {facts['rows']} new rows")
-    if facts["windows"]:
-        table.add_row("mean absolute error", page.number(facts["promised_mae"]), page.number(facts["mae"]))
-        for level, share in facts["coverage"].items():
-            promised = (facts["promised_coverage"] or {}).get(level)
-            table.add_row(
-                f"inside the {level} % interval",
-                "" if promised is None else page.percent(promised),
-                page.percent(share),
-            )
-    else:
-        table.add_row("mean absolute error", page.number(facts["promised_mae"]), "too few rows for a forecast")
+    from keras_a2.recurrent.report import update_rows
+
+    header, rows = update_rows(facts)
+    table = Table(*header)
+    for row in rows:
+        table.add_row(*row)
     console.print(table)
 
 

@@ -18,7 +18,7 @@ LINES = 450
 ROOMS = ("sources", "data", "model", "baselines", "train", "evaluate", "report", "predict")
 PARTS = {
     "transfer": {"decode": "sources", "duplicates": "data", "learning": "evaluate", "figures": "report"},
-    "recurrent": {"stamps": "sources", "times": "sources", "splits": "data"}
+    "recurrent": {"stamps": "sources", "times": "sources", "splits": "data", "figures": "report"}
     | dict.fromkeys(["combination", "intervals", "verdicts"], "evaluate"),
 }
 MODULES = sorted(path for folder in ("keras_a2", "experiments") for path in (ROOT / folder).rglob("*.py"))

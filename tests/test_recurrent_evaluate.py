@@ -188,9 +188,9 @@ def test_the_hardest_naive_on_the_test_split_is_quoted(windows):
     metrics, _ = evaluate.on_test({"seed": 5}, windows, [80.0], Off("ridge", 0.3), trained, choices)
     assert metrics["best_naive"] == "seasonal_naive"
     assert metrics["hardest_naive"] == "persistence"
-    text = report.headline(metrics, "gru")
+    text = report.headline(metrics, "gru+combined")
     assert text.index("persistence") < text.index("the naive chosen on validation")
-    assert "persistence" in report.card_headline(metrics, "gru")
+    assert "persistence" in report.card_headline(metrics, "gru+combined")
     assert "against persistence" in report.result_rows(metrics)[0]
 
 

@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 
 import recurrent
+from conftest import load_script
 from keras_a2 import inference, settings
 from keras_a2.errors import UserError
 from keras_a2.recurrent import data as series_data
@@ -162,3 +163,14 @@ def test_new_rows_are_measured_and_the_recipe_is_that_of_the_card(tmp_path):
         predict.updated_recipe(published(folder, **card), recurrent.Config, tmp_path / "old.csv")
     with pytest.raises(UserError, match="train it again"):
         predict.updated_recipe(published(folder, **card | {"data": {}}), recurrent.Config, tmp_path / "new.csv")
+
+
+def test_the_next_version_is_trained_by_the_recipe_and_records_what_was_measured(monkeypatch, capsys):
+    script, trained = load_script("predict"), []
+    measured = {"version": 1, "rows": 9, "windows": 4, "mae": 2.5, "coverage": {}, "promised_mae": 2.0}
+    monkeypatch.setattr(predict, "updated_recipe", lambda *_: ("recipe", measured | {"promised_coverage": None}))
+    monkeypatch.setattr(recurrent, "main", lambda *given: trained.append(given))
+    script.update(published(), script.Config(items=(Path("new.csv"),)))
+    ((recipe, recorded),) = trained
+    assert (recipe, recorded["mae"]) == ("recipe", 2.5)
+    assert "on 9 new rows" in capsys.readouterr().out

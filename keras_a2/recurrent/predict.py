@@ -376,9 +376,12 @@ def plot(model: Forecaster, seen: pd.DataFrame, forecast: pd.DataFrame) -> Figur
             axes.plot(seen.index, seen[name], color=colour, alpha=0.5)
             axes.plot(forecast.index, forecast[name], color=colour, marker=".", label=name)
             for level, lower, upper in reversed(model.ends(name)):
-                label = None if number else f"{level:g} %"
+                label = "_" if number else f"{level:g} %"  # once in the legend
                 ends = forecast[lower], forecast[upper]
-                axes.fill_between(forecast.index, *ends, color=colour, alpha=0.2, lw=0, label=label)
+                if len(forecast) > 1:
+                    axes.fill_between(forecast.index, *ends, color=colour, alpha=0.2, lw=0, label=label)
+                else:
+                    axes.vlines(forecast.index, *ends, color=colour, alpha=0.2, lw=6, label=label)
         axes.axvline(seen.index[-1], color="grey", lw=0.8, ls=":")
         label = model.unit if len(model.targets) > 1 else page.with_unit(model.targets[0], model.unit)
         axes.set(ylabel=label, title=f"{model.look_back} steps seen, {model.horizon} forecast")

@@ -5,32 +5,30 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 import numpy as np
 import pandas as pd
-from matplotlib.figure import Figure
 from rich.table import Table as RichTable
 
 from keras_a2 import page, runs
 from keras_a2.console import console
+from keras_a2.recurrent import figures
 from keras_a2.recurrent.data import Windows
-from keras_a2.recurrent.evaluate import COMBINED, Published, errors
+from keras_a2.recurrent.evaluate import Published, errors
 from keras_a2.recurrent.times import CALENDAR
 from keras_a2.training import History
 
 MAX_PREDICTIONS = 3_000_000  # numbers in predictions.csv; more are thinned to forecasts that do not overlap
-COLOURS = {
-    "persistence": "#9aa3ab", "seasonal_naive": "#c9a227", "ridge": "#5f7d4f",
-    "simple_rnn": "#b8561c", "lstm": "#7a3e9d", "gru": "#0f62a8",
-}  # fmt: skip
-plain_text = matplotlib.rc_context({"text.parse_math": False})  # a column may be called US$_$, which is no formula
 NOTE = (
-    "Validation: mean absolute error there; choices are made by the standardised one, the loss of training. "
-    "Skill: 1 - MAE / MAE of the naive that was best on validation at each lead, with a 95 % interval for "
-    'autocorrelated errors. "Better" and "worse": the interval and a Diebold-Mariano test agree. '
-    '"Too short to tell": fewer than ten independent stretches of test windows. "+ combined": naive, '
-    "ridge regression and network, weighted by validation. p-values and the skill against each baseline stand in "
-    "metrics.json. The test split was read once."
+    "Validation: mean absolute error there. MASE: MAE / that of the seasonal naive on the training rows. Skill: "
+    "1 - MAE / MAE of the naive that was best on validation at each lead; its interval allows for autocorrelation. "
+    '"Better" and "worse": the interval and a Diebold-Mariano test agree. "Too short to tell": fewer than ten '
+    "independent stretches of test windows. p-values and the skill against each baseline stand in metrics.json. The "
+    "test split was read once."
+)
+INTERVALS_NOTE = (
+    "CRPS: the mean error of the whole forecast distribution, in the unit of the MAE; skill as above. MSIS: the M4 "
+    'competition\'s score of 95 % intervals. Inside: share of test values inside their interval. "Misses its level": '
+    "more than chance allows. Baselines have intervals of their own, made in the same way."
 )
 
 
@@ -62,24 +60,42 @@ def _short(names: list[str], most: int = 8) -> str:
 
 
 def headline(metrics: dict, name: str) -> str:
-    """The result of one model in a sentence that claims no more than its intervals and tests."""
-    test, unit = metrics["models"][name]["test"], metrics["data"]["unit"]
+    """The result of a published model in a few sentences that claim no more than their intervals and tests."""
+    line = metrics["models"][name]
+    test, unit = line["test"], metrics["data"]["unit"]
     comparison, reference, error = _hardest(metrics, name)
     clauses = [_clause(comparison, f"{reference}, the best naive on the test split", error)]
     if metrics["hardest_naive"] != "best_naive":
         clauses.append(_clause(test, "the naive chosen on validation", metrics["best_naive_test"]["mae"]))
     clauses.append(_clause(test["against_ridge"], "ridge regression", metrics["baselines"]["ridge"]["test"]["mae"]))
     seeds = f", mean of {len(test['mae_seeds'])} seeds" if "mae_seeds" in test else ""
-    error_text = f"mean absolute error {page.amount(test['mae'], unit)}{seeds}"
-    if metrics["models"][name].get("combination", {}).get("naive") == 1:
-        error_text = f"the naive forecast itself, as validation shows no gain over it: {error_text}"
-    return f"{page.label(name)}: {error_text}; {'; '.join(clauses)} (95 % intervals)."
+    text = f"{page.label(name)}, {weights(line['combination'])}. "
+    if line["combination"]["naive"] == 1:
+        text = f"The naive forecast is published: validation does not show that {page.label(name)} beats it. "
+    inside = " and ".join(f"{page.percent(share)} in {level} % intervals" for level, share in test["coverage"].items())
+    return (
+        f"{text}Mean absolute error {page.amount(test['mae'], unit)}{seeds}; {'; '.join(clauses)} (95 % intervals). "
+        f"Of the test values {inside}{_missed(test)}."
+    )
 
 
 def card_headline(metrics: dict, name: str) -> str:
     """The same in a few words: error, and skill against the hardest naive on the test split."""
     error = page.amount(metrics["models"][name]["test"]["mae"], metrics["data"]["unit"])
-    return f"MAE {error}; {_clause(*_hardest(metrics, name))}"
+    naive = "the naive itself; " if metrics["models"][name]["combination"]["naive"] == 1 else ""
+    return f"{naive}MAE {error}; {_clause(*_hardest(metrics, name))}"
+
+
+def weights(combination: dict[str, float]) -> str:
+    """The weights of a combination: ``30 % naive, 70 % network``."""
+    return ", ".join(f"{weight:.0%} {member}".replace("%", " %") for member, weight in combination.items() if weight)
+
+
+def _missed(test: dict) -> str:
+    """Which levels the coverage misses by more than chance."""
+    intervals = test["coverage_ci95"]
+    missed = [level for level, ends in intervals.items() if ends and not ends[0] <= float(level) / 100 <= ends[1]]
+    return f"; the {' and '.join(missed)} % intervals miss their level by more than chance" if missed else ""
 
 
 def _hardest(metrics: dict, name: str) -> tuple[dict, str, float]:
@@ -109,22 +125,27 @@ def _skill(comparison: dict) -> str:
     return skill if interval is None else f"{skill} ({page.interval(interval, unit='')})"
 
 
+def _measured(metrics: dict) -> dict[str, dict]:
+    """Name -> figures of everything that was measured on the test split."""
+    return metrics["models"] | metrics["baselines"] | {"best naive per lead": {"test": metrics["best_naive_test"]}}
+
+
 def result_rows(metrics: dict) -> tuple[list[str], list[list[str]]]:
     """The comparison as texts: header and one row per model and baseline."""
-    unit = metrics["data"]["unit"]
     columns = {"skill": "skill (95 %)"}
     if metrics["hardest_naive"] != "best_naive":
         columns[f"against_{metrics['hardest_naive']}"] = f"against {page.label(metrics['hardest_naive'])}"
     columns["against_ridge"] = "against ridge"
-    header = ["", "validation", page.with_unit("MAE", unit), "MAE std", "MSE std", *columns.values(), "seconds"]
+    unit = metrics["data"]["unit"]
+    header = ["", "validation", page.with_unit("MAE", unit), "MASE", "MAE std", "MSE std", *columns.values(), "seconds"]
     rows = []
-    measured = metrics["models"] | metrics["baselines"] | {"best naive per lead": {"test": metrics["best_naive_test"]}}
-    for name, model in measured.items():
+    for name, model in _measured(metrics).items():
         test = model["test"]
         row = [
             page.label(name),
             page.number(model["validation"]["mae"], 4) if "validation" in model else "",
             page.number(test["mae"], 4),
+            page.number(test["mase"]),
             f"{test['mae_standardized']:.4f}",
             f"{test['mse_standardized']:.4f}",
         ]
@@ -134,13 +155,64 @@ def result_rows(metrics: dict) -> tuple[list[str], list[list[str]]]:
     return header, rows
 
 
+def interval_rows(metrics: dict) -> tuple[list[str], list[list[str]]]:
+    """The scores of the intervals as texts: header and one row per model and baseline."""
+    header = ["", page.with_unit("CRPS", metrics["data"]["unit"]), "skill in CRPS (95 %)", "MSIS"]
+    rows = []
+    for name, model in _measured(metrics).items():
+        test = model["test"]
+        against = test.get("crps_against_best_naive")
+        row = [
+            page.label(name),
+            page.number(test["crps"]),
+            _skill(against) if against else "",
+            page.number(test["msis"]),
+        ]
+        for level, share in test["coverage"].items():
+            ends = test["coverage_ci95"][level]
+            missed = "\nmisses its level" if ends and not ends[0] <= float(level) / 100 <= ends[1] else ""
+            row.append(f"{page.percent(share)}{f' ({page.interval(ends, unit=str())})' if ends else ''}{missed}")
+        rows.append(row)
+    return [*header, *(f"inside {level:g} %" for level in metrics["levels"])], rows
+
+
+def update_rows(update: dict) -> tuple[list[str], list[list[str]]]:
+    """What the version before did on rows that it had not seen, and what its test split had promised, as texts."""
+    header = ["", f"promised by version {update['version']}", f"on {update['rows']} new rows"]
+    if not update["windows"]:
+        return header, [["MAE", page.number(update["promised_mae"]), "too few rows for a forecast"]]
+    rows = [["MAE", page.number(update["promised_mae"]), page.number(update["mae"])]]
+    for level, share in update["coverage"].items():
+        promised = (update["promised_coverage"] or {}).get(level)
+        rows.append([f"inside {level} %", "" if promised is None else page.percent(promised), page.percent(share)])
+    return header, rows
+
+
+def recipe(metrics: dict) -> str:
+    """How the published model came about, in a few sentences."""
+    folds, unit = metrics["folds"], metrics["data"]["unit"]
+    text = f"Published: {weights(metrics['combination'])}, by {folds} validation block{'s' if folds > 1 else ''}. "
+    if metrics["refit"]:
+        text += "It was trained again on every row; the figures belong to the recipe, measured on rows held out. "
+    errors = [block["mae"] for block in metrics["backtest"]]
+    if errors:
+        naive = np.mean([block["best_naive_mae"] for block in metrics["backtest"]])
+        text += (
+            f"Trained again before each of {len(errors)} blocks of the test split it errs by "
+            f"{page.amount(float(np.mean(errors)), unit)} on average ({page.number(min(errors))} to "
+            f"{page.number(max(errors))}), the naive by {page.number(float(naive))}. "
+        )
+    return text.strip()
+
+
 def show(metrics: dict) -> None:
-    """Print the comparison, and what is published in a sentence each."""
-    header, rows = result_rows(metrics)
-    table = RichTable(*header, title=f"{metrics['data']['name']}: {metrics['data']['test']} test windows, read once")
-    for row in rows:
-        table.add_row(*row)
-    console.print(table)
+    """Print the comparison, and what is published in a few sentences each."""
+    title = f"{metrics['data']['name']}: {metrics['data']['test']} test windows, read once"
+    for heading, (header, rows) in {title: result_rows(metrics), "Intervals": interval_rows(metrics)}.items():
+        table = RichTable(*header, title=heading)
+        for row in rows:
+            table.add_row(*row)
+        console.print(table)
     for model in metrics["published"].values():
         console.print(headline(metrics, model))
 
@@ -169,9 +241,6 @@ def card(windows: Windows, published: Published, metrics: dict, name: str) -> di
         "freq": None if windows.freq is None else windows.freq.freqstr,
         "input": "float64 windows in the columns' own units (batch, look_back, inputs), oldest row first",
         "output": "forecasts in the targets' units (batch, horizon) or (batch, horizon, targets)",
-        "levels": metrics["levels"],
-        "combination": metrics["combination"],
-        "refit": metrics["refit"],
         "data": {
             "name": windows.name,
             "sha256": windows.sha256,
@@ -181,6 +250,10 @@ def card(windows: Windows, published: Published, metrics: dict, name: str) -> di
             "last": None if windows.time is None else str(windows.time[-1]),
         },
         "weights": {"origin": "random"},
+        "levels": metrics["levels"],
+        "combination": metrics["combination"],
+        "refit": metrics["refit"],
+        "verdict": metrics["verdict"],
         "headline": card_headline(metrics, published.name),
         "saved_model_check": metrics["saved_model_check"],
         "environment": metrics["environment"],
@@ -207,26 +280,50 @@ def write(
     runs.write_json(folder / "metrics.json", metrics)
     facts = card(windows, published, metrics, home.name) | ({} if litert is None else {"litert": litert})
     runs.write_json(folder / "model.json", facts)
-    predictions(windows, published.forecast).to_csv(folder / "predictions.csv", index=False)
+    predictions(windows, published.forecast, published.ends, metrics["levels"]).to_csv(
+        folder / "predictions.csv", index=False
+    )
     _example(windows).to_csv(folder / "example.csv", index=windows.time is not None)
     epochs = ((seed, row) for seed, history in histories.items() for row in history.table())
     rows = [{"seed": seed, "model": published.cell, **row} for seed, row in epochs]
     pd.DataFrame(rows).to_csv(folder / "history.csv", index=False)
-    tables = [page.Table("Result on the test split", *result_rows(metrics), NOTE)]
-    for part in ("hour", "month"):
-        values = metrics["models"][published.name][f"mae_by_{part}"]
-        if len(values) > 1:
-            title = page.with_unit(f"MAE by {part} of the forecast time", windows.unit)
-            tables.append(page.Table(title, list(values), [page.column(values.values())]))
     content = page.Page(
         title=f"{page.label(published.name)} on {windows.name}",
-        headline=headline(metrics, published.name),
-        tables=tables,
+        headline=f"{headline(metrics, published.name)} {recipe(metrics)}",
+        tables=_tables(windows, metrics, metrics["models"][published.name]),
         figures=_pictures(folder / "figures", windows, published, metrics),
         metrics=metrics,
         use=f"python experiments/predict.py {home} SERIES.csv",
     )
     page.write(content, folder / "report.html")
+
+
+def _tables(windows: Windows, metrics: dict, line: dict) -> list[page.Table]:
+    """The page's tables; ``line`` are the figures of the published model."""
+    mae = page.with_unit("MAE", windows.unit)
+    tables = [
+        page.Table("Result on the test split", *result_rows(metrics), NOTE),
+        page.Table("Intervals", *interval_rows(metrics), INTERVALS_NOTE),
+    ]
+    for part in ("hour", "month"):
+        errors_by_part = line[f"mae_by_{part}"]
+        rows = [[mae, *page.column(errors_by_part.values())]]
+        for level, shares in line["test"]["coverage_by_month"].items() if part == "month" else ():
+            rows.append([f"inside {level} %", *map(page.percent, shares.values())])
+        if len(errors_by_part) > 1:
+            tables.append(page.Table(f"By {part} of the forecast time", ["", *errors_by_part], rows))
+    rows = []
+    for block in metrics["backtest"]:
+        ends, errors_of = block["times"] or block["rows"], (block["mae"], block["best_naive_mae"])
+        rows.append(
+            [" to ".join(map(str, ends)), str(block["windows"]), *(page.number(error, 4) for error in errors_of)]
+        )
+    if rows:
+        title, header = "Backtest: trained again before each block of the test split", ["block", "windows", mae]
+        tables.append(page.Table(title, [*header, "best naive"], rows))
+    if "update" in metrics:
+        tables.append(page.Table("The version before on its new rows", *update_rows(metrics["update"])))
+    return tables
 
 
 def typical_errors(windows: Windows, forecast: np.ndarray) -> list[float]:
@@ -239,15 +336,18 @@ def typical_errors(windows: Windows, forecast: np.ndarray) -> list[float]:
     return (np.where(error > 0, np.minimum(error, 1), 1) * windows.target_scale).tolist()
 
 
-def predictions(windows: Windows, forecast: np.ndarray) -> pd.DataFrame:
-    """One row per test window and target: the origin, each lead's truth and each lead's forecast, in units.
+def predictions(windows: Windows, forecast: np.ndarray, ends: np.ndarray, levels: list[float]) -> pd.DataFrame:
+    """One row per test window and target: the origin, each lead's truth, forecast and interval ends, in units.
 
     Args:
         forecast: standardised, of all test windows ``(n, horizon, targets)``.
+        ends: of their intervals, lower and upper of each level in turn ``(2 * levels, n, horizon, targets)``.
     """
-    thinning = int(windows.future[-1]) if forecast.size * 2 > MAX_PREDICTIONS else 1
+    thinning = int(windows.future[-1]) if forecast.size * (2 + len(ends)) > MAX_PREDICTIONS else 1
     origins, typical = windows.origins["test"][::thinning], typical_errors(windows, forecast)
     kinds = {"truth": windows.actual(origins), "forecast": forecast[::thinning]}
+    names = [f"{end}_{level:g}" for level in levels for end in ("lower", "upper")]
+    kinds |= {name: end[::thinning] for name, end in zip(names, ends, strict=True)}
     start = origins if windows.time is None else windows.time[origins].astype(str)
     frames = []
     for k, target in enumerate(windows.targets):
@@ -275,83 +375,14 @@ def _pictures(folder: Path, windows: Windows, published: Published, metrics: dic
     folder.mkdir()
     by_lead = {name: line["test"]["mae_by_lead"] for name, line in (metrics["baselines"] | metrics["models"]).items()}
     name, forecast, history = published.name, published.forecast, published.forecaster.history
+    ends, levels = published.ends, metrics["levels"]
+    of_leads = "Share of values inside the intervals, and their width, by lead"
     drawn = {
-        "Error by lead of every model and baseline": ("error_by_lead", error_by_lead(windows, by_lead)),
-        "Successive forecasts against truth": ("successive", successive(windows, name, forecast)),
-        "Validation error by epoch": ("learning_curves", learning_curves(published.cell, history)),
-    }  # fmt: skip
+        "Error by lead of every model and baseline": ("error_by_lead", figures.error_by_lead(windows, by_lead)),
+        "Successive forecasts": ("successive", figures.successive(windows, name, forecast, ends, levels)),
+        of_leads: ("intervals_by_lead", figures.intervals_by_lead(windows, metrics["models"][name]["test"])),
+        "Validation error by epoch": ("learning_curves", figures.learning_curves(published.cell, history)),
+    }
     for file, figure in drawn.values():
         figure.savefig(folder / f"{file}.png", dpi=120)
     return [(caption, folder / f"{file}.png") for caption, (file, _) in drawn.items()]
-
-
-@plain_text
-def error_by_lead(windows: Windows, by_lead: dict[str, list[float]]) -> Figure:
-    """MAE against lead for every model and baseline."""
-    figure = Figure(figsize=(7, 4), layout="constrained")
-    axes = figure.subplots()
-    for name, values in by_lead.items():
-        style = ":" if name.endswith(COMBINED) else "-" if name in ("simple_rnn", "lstm", "gru") else "--"
-        marker = "o" if windows.horizon == 1 else None
-        axes.plot(windows.leads, values, style, marker=marker, color=_colour(name), label=page.label(name))
-    label = page.with_unit("mean absolute error", windows.unit)
-    if not windows.unit and len(windows.targets) == 1:
-        label += f", {windows.targets[0]}"
-    axes.set(xlabel=f"lead ({_steps(windows, windows.every)})", ylabel=label, title="Error by lead, test split")
-    axes.set_ylim(0, None)
-    axes.grid(alpha=0.3)
-    axes.legend(frameon=False)
-    return figure
-
-
-@plain_text
-def successive(windows: Windows, name: str, forecast: np.ndarray, days: int = 21) -> Figure:
-    """The first days of the test split (or two forecasts, if longer), forecast again at the end of every horizon.
-
-    Args:
-        forecast: standardised, of all test windows ``(n, horizon, targets)``.
-    """
-    origins, ahead = windows.origins["test"], int(windows.future[-1])
-    steps = windows.horizon if windows.step is None else int(np.ceil(pd.Timedelta(days=days) / windows.step))
-    picked: list[int] = []
-    for i, origin in enumerate(origins):
-        if (not picked or origin >= origins[picked[-1]] + ahead) and origin - origins[0] <= max(steps, ahead):
-            picked.append(i)
-    truth, predicted = windows.to_unit(windows.actual(origins[picked])), windows.to_unit(forecast[picked])
-    figure = Figure(figsize=(10, 3.6), layout="constrained")
-    axes = figure.subplots()
-    for k, i in enumerate(picked):
-        x = origins[i] + windows.future
-        x = x if windows.time is None else windows.time[x].tz_localize(None)  # Matplotlib would show UTC
-        axes.plot(x, truth[k, :, 0], color="black", lw=1.6, label=None if k else "truth")
-        axes.plot(x, predicted[k, :, 0], color=_colour(name), lw=1, label=None if k else page.label(name))
-    title = f"A forecast every {ahead} {_steps(windows)}, test split"
-    axes.set(ylabel=page.with_unit(windows.targets[0], windows.unit), title=title)
-    axes.legend(frameon=False, ncols=4)
-    if windows.time is not None:
-        figure.autofmt_xdate()
-    return figure
-
-
-def learning_curves(cell: str, history: History) -> Figure:
-    """Validation error by epoch; a circle marks the best epoch."""
-    figure = Figure(figsize=(7, 4), layout="constrained")
-    axes = figure.subplots()
-    values = [row["validation_mae"] for row in history.rows]
-    axes.plot(values, color=_colour(cell), marker=".", label=page.label(cell))
-    axes.plot(history.best_epoch, values[history.best_epoch], "o", color=_colour(cell), fillstyle="none", ms=10)
-    axes.set(xlabel="epoch (0: before training)", ylabel="validation MAE (standardised)", title="Learning curve")
-    return figure
-
-
-def _colour(name: str) -> str:
-    """A network has one colour, alone and combined."""
-    return COLOURS[name.removesuffix(COMBINED)]
-
-
-def _steps(windows: Windows, rows: int = 1) -> str:
-    """What so many rows count: ``hours``, ``steps of 15 minutes``."""
-    if windows.freq is None:
-        return "steps"
-    step = windows.spacing(rows)
-    return f"{step[2:]}s" if step.startswith("1 ") else f"steps of {step}"
