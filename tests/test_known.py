@@ -46,7 +46,7 @@ def test_the_effect_of_a_promotion_is_recovered():
     for known in ((), ("promotion",)):
         windows = windows_of(shop(), known=known)
         ridge = baselines.Ridge()
-        ridge.fit(windows)
+        ridge.fit([windows])
         origins = windows.origins["test"]
         error = ridge.forecast(windows, origins) - windows.actual(origins)
         errors[known] = np.abs(error * windows.target_scale).mean()
@@ -57,7 +57,7 @@ def test_the_effect_of_a_promotion_is_recovered():
 
 def test_a_known_row_after_the_origin_moves_the_forecast_and_a_target_row_does_not():
     ridge, windows = baselines.Ridge(), windows_of(shop(), known=["promotion"])
-    ridge.fit(windows)
+    ridge.fit([windows])
     origin = windows.origins["test"][:1]
     forecast = windows.to_unit(ridge.forecast(windows, origin))[0, :, 0]
     later = int(origin[0]) + 3

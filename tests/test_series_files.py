@@ -245,7 +245,8 @@ def test_every_rhythm_is_read(tmp_path, freq, expected, absent):
     assert windows.freq.rule_code.split("-")[0] == name.split("-")[0]
     assert (windows.summary()["freq"], windows.spacing()) == (windows.freq.freqstr, words)
     assert len(windows.values) == (rows - absent if freq == "B" else rows)
-    assert windows.inputs == ["load", *(f"{cycle}_{wave}" for cycle in cycles for wave in ("sin", "cos"))]
+    assert times.calendar_names(windows.freq) == [f"{cycle}_{wave}" for cycle in cycles for wave in ("sin", "cos")]
+    assert windows.inputs == ["load", *times.calendar_names(windows.freq, windows.bounds["train"][1])]
     assert baselines._usual_season(windows.step) == season
 
 
