@@ -80,10 +80,10 @@ def choose_weights(
 ) -> tuple[float, float, float]:
     """Weights of naive, ridge and network by the validation windows, shrunk towards the naive.
 
-    The best tenths are looked for; then their gain over the naive is tested as ``verdicts.compare`` does, with at least
-    ``LEAST_STRETCHES`` stretches. Weights move from the naive by the positive-part factor ``1 - (q / t)^2`` (James &
-    Stein 1961), where ``t`` is the gain's statistic and ``q`` Student's quantile of a one-sided test at 10 %: a gain
-    with ``t`` below ``q`` is luck, and the naive alone remains.
+    Ridge regression and network share in the best tenths. Their gain over the naive is tested as ``verdicts.compare``
+    does, with at least ``LEAST_STRETCHES`` stretches. Where its statistic ``t`` is below ``q``, Student's quantile of a
+    one-sided test at 10 %, the gain is luck and the naive alone remains; from ``2 q`` on there is no naive, and their
+    share between is ``2 (1 - q / t)`` (firm shrinkage, Gao & Bruce 1997).
 
     Args:
         forecasts: of naive, ridge and network, each ``(n, horizon, targets)``.
@@ -96,13 +96,12 @@ def choose_weights(
         error = forecast - truth
         return (np.abs(error) if loss == "mae" else error**2).mean(axis=(1, 2), dtype=np.float64)
 
-    tenths = [(i, j) for i in range(TENTHS + 1) for j in range(TENTHS + 1 - i)]
-    candidates = [(i / TENTHS, j / TENTHS, (TENTHS - i - j) / TENTHS) for i, j in tenths]
-    naive, ridge, network = min(candidates, key=lambda weights: losses(combine(weights, forecasts)).mean())
-    gain = losses(forecasts[0]) - losses(combine((naive, ridge, network), forecasts))
+    candidates = [(0.0, (TENTHS - i) / TENTHS, i / TENTHS) for i in range(TENTHS + 1)]
+    best = min(candidates, key=lambda weights: losses(combine(weights, forecasts)).mean())
+    gain = losses(forecasts[0]) - losses(combine(best, forecasts))
     count = min(max(independent_stretches(gain, ahead, day), LEAST_STRETCHES), len(gain) - 1)
     if count < LEAST_STRETCHES or gain.mean() <= 0:
         return 1.0, 0.0, 0.0
     least = stats.t.ppf(ONE_SIDED, count) * standard_error(gain, count)
-    share = max(1 - float(least / gain.mean()) ** 2, 0.0)
-    return 1 - share * (ridge + network), share * ridge, share * network
+    share = float(np.clip(2 * (1 - least / gain.mean()), 0, 1))
+    return 1 - share, share * best[1], share * best[2]
