@@ -4,6 +4,7 @@ python experiments/predict.py saved_models/transfer-elpv photo.png folder/ --top
 python experiments/predict.py saved_models/recurrent-nyc_weather-gru series.csv --figure forecast.png
 python experiments/predict.py saved_models/recurrent-nyc_weather-gru series.csv --check
 python experiments/predict.py saved_models/recurrent-sales-gru new_rows.csv --update
+python experiments/predict.py saved_models/recurrent-shops-gru shops.csv --output forecast.csv
 python experiments/predict.py saved_models/transfer-elpv --serve
 python experiments/predict.py --list
 """
@@ -68,8 +69,14 @@ def main(config: Config) -> None:
     if config.list or config.model is None:
         inference.print_models(config.models)
         return
-    experiment = saved_model.read_card(saved_model.latest_version(config.model))["experiment"]
+    card = saved_model.read_card(saved_model.latest_version(config.model))
+    experiment = card["experiment"]
     check_use(config, experiment)
+    single = {name: getattr(config, name) for name in ("figure", "serve", "check", "update")}
+    single["export"] = config.export != "none"
+    if "many_series" in card and any(single.values()):
+        name = next(name for name, given in single.items() if given)
+        raise UserError(f"--{name} is for forecasters of a single series; {config.model} forecasts many: leave it out")
     model: Any = inference.load(config.model)
     items = list(config.items)
     if config.serve:
@@ -84,6 +91,8 @@ def main(config: Config) -> None:
         inference.check(model, items[0], config.time, config.output)
     elif experiment == "transfer":
         inference.classify(model, items, config.top, config.output)
+    elif model.many:
+        inference.forecast_many(model, config.items[0], config.time, config.output)
     else:
         inference.forecast(model, items[0], config.time, config.output, config.figure)
 

@@ -2,6 +2,7 @@
 
 python experiments/recurrent.py --cell gru                          the weather of New York, 24 hours ahead
 python experiments/recurrent.py --data sales.csv --target revenue   your own series
+python experiments/recurrent.py --data shops.csv --horizon 14       many series in one file: unique_id, ds, y
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from tyro.conf import DisallowNone
 
-from keras_a2 import jobs, machine, runs, settings, training
+from keras_a2 import jobs, machine, runs, saved_model, settings, training
 from keras_a2.console import console
 from keras_a2.errors import UserError
 from keras_a2.settings import Count, CountOrZero, Positive, Share
@@ -23,7 +24,15 @@ if TYPE_CHECKING:  # TensorFlow takes seconds to import: functions import what t
     import keras
 
     from keras_a2.recurrent.data import Windows
+    from keras_a2.recurrent.panel import Panel
+    from keras_a2.recurrent.panel_train import Ridge
     from keras_a2.recurrent.train import Forecaster
+
+# Options that many series do not take.
+ONE_SERIES = (
+    "inputs", "known", "holidays", "freq", "preset", "first_lead", "every", "split", "calendar", "channel_independent",
+    "folds", "backtest", "levels", "refit", "litert",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -44,6 +53,14 @@ class SeriesOptions:
     """COLUMN[,COLUMN...] known in advance, such as price,promotion: also seen at the steps that are forecast."""
     holidays: str | None = None
     """Country (US, DE, US-CA) whose public holidays are an input known in advance."""
+    series: str | None = None
+    """Column that names the series, of a file with many; by default unique_id where there is one. One network learns
+    from all, and each is forecast from its last rows."""
+    wide: bool = False
+    """The file has a row per series: a name, then its values from left to right."""
+    origins: Literal["splits", "last"] | None = None
+    """last: the last --horizon rows of each series are for the test, those before for validation (many series);
+    splits: by --split (a single series)."""
     preset: Literal["none", "chollet"] = "none"
     """chollet: the protocol of Deep Learning with Python, for --data jena only: hourly, 120 steps, 24 h ahead,
     50/25/25, by row number and not by time; it replaces --look-back and the like."""
@@ -93,13 +110,13 @@ class TrainingOptions:
 
     epochs: CountOrZero | None = None
     """Epochs at most; by default 16, or 10 where channels are independent (each window is then many samples); up to
-    250 for a short series, so that there are 2,000 steps."""
+    250 for a short series, so that there are 2,000 steps; 12 of at most 250 steps for many series."""
     patience: Count | None = None
     """Stop after so many epochs without a better validation error; by default a quarter of the epochs, at least 4."""
     batch_size: Count | None = None
     """Windows per step; by default 128, or 512 where channels are independent; down to 16 for a short series."""
-    learning_rate: Positive = 1e-3
-    """Peak rate (Adam, warm-up, cosine decay)."""
+    learning_rate: Positive | None = None
+    """Peak rate (Adam, warm-up, cosine decay); by default 1e-3, or 3e-3 for many series."""
     loss: Literal["mae", "mse"] = "mae"
     """What training minimises, and what validation chooses the epoch by."""
     ema: Share = 0.98
@@ -132,7 +149,7 @@ class Config:
     run: runs.Options = field(default_factory=runs.Options)
 
 
-def build_network(cell: str, windows: Windows, options: NetworkOptions) -> keras.Sequential:
+def build_network(cell: str, windows: Windows | Panel, options: NetworkOptions) -> keras.Sequential:
     """From a standardised window ``(batch, look_back, features)`` to the changes from its last row, lead by lead."""
     from keras import Input, Sequential, layers
 
@@ -157,7 +174,7 @@ def build_network(cell: str, windows: Windows, options: NetworkOptions) -> keras
 
 def train_network(
     cell: str,
-    windows: Windows,
+    windows: Windows | Panel,
     config: Config,
     seed: int,
     folder: Path | None = None,
@@ -173,16 +190,19 @@ def train_network(
     import keras
 
     from keras_a2.fast.windows import compiled
-    from keras_a2.recurrent import train
+    from keras_a2.recurrent import panel, panel_train, train
     from keras_a2.training import Average
 
     options, shared = config.training, config.network.channel_independent
     assert shared is not None  # train.resolve has put numbers in place of None
     assert options.epochs is not None
     assert options.batch_size is not None
+    assert options.learning_rate is not None
     keras.utils.set_random_seed(seed)
     network = build_network(cell, windows, config.network)
-    batches = train.Batches(windows, shared, options.batch_size, seed)
+    # Of many series each window is seen in units of its own spread, and batches are drawn from all.
+    parts: Any = panel_train if isinstance(windows, panel.Panel) else train
+    batches = parts.Batches(windows, shared, options.batch_size, seed)
     decay_steps = max((options.epochs - 1) * batches.steps, 1)
     rate = keras.optimizers.schedules.CosineDecay(  # after a warm-up of one epoch
         0.0, decay_steps, alpha=0.01, warmup_target=options.learning_rate, warmup_steps=batches.steps
@@ -192,7 +212,7 @@ def train_network(
     one_epoch, predict = train.keras_epoch(network, batches, average), train.keras_predict(network, batches)
     if not config.run.plain:  # the same, faster: a twin of the network with compiled loops shares its variables
         one_epoch, predict = compiled(network, options.loss, batches.order, batches.gather, average)
-    forecaster = train.Forecaster(cell, network, shared, predict)
+    forecaster = parts.Forecaster(cell, network, shared, predict)
     stopped_early = epochs is None
     forecaster.history = training.fit(
         f"{cell}{part}",
@@ -224,8 +244,16 @@ def part_of(fold: int, count: int) -> str:
 def main(config: Config, update: dict[str, Any] | None = None) -> None:
     """The experiment; ``update`` is what ``predict.py --update`` measured, for ``metrics.json`` and the report."""
     check(config)
-    from keras_a2.recurrent import baselines, data
+    from keras_a2.recurrent import baselines, data, panel
 
+    if panel.holds_many(config.series):
+        many_series(config)
+        return
+    if config.series.origins == "last":
+        raise UserError(
+            f"--origins last takes many series, and {config.series.data} has no column unique_id: name the column of "
+            "the series with --series, or leave --origins out"
+        )
     config = replace(config, series=data.with_preset(config.series))
     windows = data.load(config.series)
     name = published_name(config, windows, config.network.cell)
@@ -278,7 +306,61 @@ def main(config: Config, update: dict[str, Any] | None = None) -> None:
                 console.print(f"published {run.version} (open {run.version / 'report.html'})")
 
 
-def published_name(config: Config, windows: Windows, cell: str) -> str:
+def many_series(config: Config) -> None:
+    """One network learns from every series of a file; each is forecast over its last rows."""
+    check_many(config)
+    machine.configure_tensorflow(config.run.seed, config.run.deterministic)
+    from keras_a2.recurrent import panel_evaluate, panel_report, panel_train
+
+    windows = panel_train.load(config.series)
+    name = published_name(config, windows, config.network.cell)
+    with runs.Run(config, name, config.run.output, config.run.resume) as run, saved_model.FreshProcess() as process:
+        panel_report.describe(windows)
+        resolved = panel_train.resolve(config, windows)  # the defaults that depend on the data
+        run.check_inputs(data=windows.summary(), network=resolved.network, training=resolved.training)
+        first = train_many(resolved, windows, run.work)
+        choices = panel_evaluate.on_validation(windows, *first)
+        # Every choice is made. The recipe is trained again, with the validation rows; the test rows are read after.
+        ridge, trained = train_many(resolved, windows, run.work, fold=1)
+        metrics, task, answers = panel_evaluate.on_test(settings.flat(resolved), windows, ridge, trained, choices)
+        panel_report.show(metrics)
+        for cell in trained:
+            home = config.run.output / published_name(config, windows, cell)
+            with run.publishing(home.name) as folder:
+                weight, ends = choices.weight[cell], choices.ends[metrics["published"][cell]]
+                networks = [forecaster.network for forecaster in trained[cell]]
+                models = panel_train.assemble(networks, windows, ridge, weight, ends)
+                answer = answers[metrics["published"][cell]]
+                checked = metrics | {"saved_model_check": panel_report.export(process, models, task, answer, folder)}
+                histories = {config.run.seed + k: each.history for k, each in enumerate(first[1][cell])}
+                panel_report.write(folder, task, cell, answer, ends, histories, checked, home)
+            console.print(f"published {run.version} (open {run.version / 'report.html'})")
+
+
+def train_many(
+    config: Config, windows: Panel, folder: Path, fold: int = 0
+) -> tuple[Ridge, dict[str, list[Forecaster]]]:
+    """Ridge regression over all series, and of each cell one network per seed; ``fold`` as for ``train_part``."""
+    from keras_a2.recurrent.panel_train import Ridge
+
+    cells = ["simple_rnn", "lstm", "gru"] if config.network.cell == "all" else [config.network.cell]
+    seeds = range(config.run.seed, config.run.seed + config.run.seeds)
+    if config.run.jobs != 1:
+        tasks = [{"config": config, "cell": cell, "seed": seed, "fold": fold} for seed in seeds for cell in cells]
+        jobs.spread(train_in_process, tasks, config.run.jobs, folder, is_trained)
+    trained = {cell: [train_part(windows, config, cell, seed, fold, folder) for seed in seeds] for cell in cells}
+    return Ridge().fit(windows.with_validation() if fold else windows), trained
+
+
+def train_part(windows: Panel, config: Config, cell: str, seed: int, fold: int, folder: Path) -> Forecaster:
+    """One training on many series: fold 0 is validated, fold 1 repeats the recipe with the validation rows."""
+    if fold == 0:
+        return train_network(cell, windows, config, seed, folder, part_of(0, 2))
+    again = windows.with_validation()
+    return train_network(cell, again, config, seed, folder, part_of(1, 2), epochs=config.training.epochs)
+
+
+def published_name(config: Config, windows: Windows | Panel, cell: str) -> str:
     """The folder that a cell is published in; of a given name, only the cells of ``--cell all`` are told apart."""
     if config.run.name:
         return config.run.name if cell == config.network.cell else f"{config.run.name}-{cell}"
@@ -288,8 +370,11 @@ def published_name(config: Config, windows: Windows, cell: str) -> str:
 def train_in_process(config: Config, cell: str, seed: int, fold: int, folder: Path) -> None:
     """One training of ``--jobs``: leaves its state in ``folder``, where ``train_network`` resumes it."""
     machine.configure_tensorflow(config.run.seed, config.run.deterministic)
-    from keras_a2.recurrent import data
+    from keras_a2.recurrent import data, panel, panel_train
 
+    if panel.holds_many(config.series):
+        train_part(panel_train.load(config.series), config, cell, seed, fold, folder)
+        return
     folds = data.load(config.series).folds(config.forecast.folds or 1)
     train_network(cell, folds[fold], config, seed, folder, part_of(fold, len(folds)))
 
@@ -312,6 +397,18 @@ def check(config: Config) -> None:
         )
     if segment and series.look_back % segment:
         raise UserError(f"--segment {segment} does not divide --look-back {series.look_back}; choose a divisor")
+
+
+def check_many(config: Config) -> None:
+    """Refuse what many series do not take."""
+    if config.series.origins == "splits":
+        raise UserError("--origins splits is for a single series; many are forecast over the last rows of each")
+    given, default = settings.flat(config), settings.flat(Config())
+    for name in ONE_SERIES:
+        if given[name] != default[name]:
+            raise UserError(
+                f"--{name.replace('_', '-')} is for a single series, and {config.series.data} holds many: leave it out"
+            )
 
 
 if __name__ == "__main__":

@@ -147,6 +147,30 @@ def _write(rows: pd.DataFrame, output: Path) -> None:
     console.print(f"wrote {output}")
 
 
+def forecast_many(model: Forecaster, series: Path, time: str | None, output: Path | None) -> None:
+    """Forecast every series of a file; the first rows on the screen, or a file."""
+    rows, short = model.forecast_many(series, time)
+    if short:
+        console.print(
+            f"note: {short} series are shorter than {model.look_back} rows, or end in a gap: the seasonal naive "
+            "forecasts them"
+        )
+    if output is not None:
+        with whole(output) as temporary:
+            if output.suffix == ".csv":
+                rows.to_csv(temporary, index=False, float_format="%.8g")
+            else:
+                rows.to_json(temporary, orient="records", lines=True, date_format="iso")
+        console.print(f"wrote {output}: {rows['unique_id'].nunique()} series, {model.horizon} steps each")
+        return
+    table = Table(*rows.columns)
+    for row in rows[:SHOWN_ROWS].itertuples(index=False):
+        table.add_row(*(page.number(value, 4) if isinstance(value, float) else str(value) for value in row))
+    if len(rows) > SHOWN_ROWS:
+        table.add_row("… more: write them with --output", *[""] * (len(rows.columns) - 1))
+    console.print(table)
+
+
 def export(model: Classifier | Forecaster, kind: str, items: list[Path], time: str | None) -> None:
     """Add files of another ``kind`` to a published version, measured on up to ``MEASURED_ITEMS`` of the items given.
 

@@ -19,7 +19,9 @@ ROOMS = ("sources", "data", "model", "baselines", "train", "evaluate", "report",
 PARTS = {
     "transfer": {"decode": "sources", "duplicates": "data", "learning": "evaluate", "figures": "report"},
     "recurrent": {"stamps": "sources", "times": "sources", "splits": "data", "figures": "report"}
-    | dict.fromkeys(["combination", "intervals", "verdicts"], "evaluate"),
+    | dict.fromkeys(["combination", "intervals", "verdicts"], "evaluate")
+    | {"panel": "data", "scores": "baselines"}
+    | {f"panel_{room}": room for room in ("train", "evaluate", "report", "predict")},
 }
 MODULES = sorted(path for folder in ("keras_a2", "experiments") for path in (ROOT / folder).rglob("*.py"))
 

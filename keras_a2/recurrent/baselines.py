@@ -286,7 +286,12 @@ def _training_rows(windows: Windows) -> np.ndarray:
 
 
 def find_season(windows: Windows) -> int:
-    """The season of the first target's training rows, by the autocorrelation of their changes.
+    """The season of the first target's training rows: ``season_of``."""
+    return season_of(_training_rows(windows), windows.step)
+
+
+def season_of(values: np.ndarray, step: pd.Timedelta | None) -> int:
+    """The season of a series ``(rows,)``, by the autocorrelation of its changes.
 
     Once the autocorrelation has fallen below zero, its peaks are candidates; of those that reach ``SEASON_PEAK`` of the
     highest the shortest is the season, for the others repeat it. A day (for steps of a day: a week) is preferred to a
@@ -295,7 +300,7 @@ def find_season(windows: Windows) -> int:
     Returns:
         steps per season; 1 when nothing repeats.
     """
-    series = _training_rows(windows)
+    series = pd.Series(values).ffill().bfill().to_numpy()
     limit = min(len(series) // MAX_SEASON_SHARE, MAX_SEASON)
     if limit < 4 or np.ptp(series) == 0:
         return 1
@@ -305,7 +310,7 @@ def find_season(windows: Windows) -> int:
     if len(peaks) == 0:
         return 1
     shortest = int(peaks[correlation[peaks] >= SEASON_PEAK * correlation[peaks].max()][0])
-    usual = _usual_season(windows.step)
+    usual = _usual_season(step)
     if usual is not None and usual < limit and correlation[usual] >= 0.9 * correlation[shortest]:
         return usual
     return shortest

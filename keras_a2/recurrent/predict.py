@@ -17,7 +17,7 @@ from pandas.tseries.offsets import BaseOffset
 
 from keras_a2 import page, settings
 from keras_a2.errors import UserError
-from keras_a2.recurrent import sources, times
+from keras_a2.recurrent import panel, panel_predict, sources, times
 from keras_a2.recurrent.data import columns_ahead, fill, with_ahead
 from keras_a2.recurrent.times import CALENDAR, calendar_column, spacing
 from keras_a2.saved_model import SavedModel
@@ -45,6 +45,7 @@ class Forecaster(SavedModel):
         self.every: int = card["every"]
         self.leads = card["first_lead"] + np.arange(self.horizon)
         self.typical_errors = dict(zip(self.targets, card.get("typical_errors") or [], strict=False))
+        self.many = "many_series" in card
         self.max_gap: int = MAX_GAP if card.get("max_gap") is None else card["max_gap"]
         self.freq = self._freq(card.get("freq"), card.get("spacing_seconds"))
         self.span = self.every * (self.look_back - 1) + 1  # rows from the first that a window sees to its last
@@ -75,7 +76,7 @@ class Forecaster(SavedModel):
         Returns:
             For a table or file: a table indexed by time (or by step) with ``lead`` and each target in its unit,
             followed by the ends of its intervals, ``lower_80``, ``upper_80`` and so on (``TARGET_lower_80`` where there
-            are several targets).
+            are several targets). Of a model of many series: ``unique_id``, ``ds``, ``lead``, the target, and the ends.
             For windows: ``(batch, horizon)`` or ``(batch, horizon, targets)``; ``intervals`` gives theirs.
 
         Raises:
@@ -83,6 +84,8 @@ class Forecaster(SavedModel):
         """
         if isinstance(series, np.ndarray):
             return self.serve(series)
+        if self.many:
+            return self.forecast_many(series, time)[0]
         return self.forecast(series, time)[1]
 
     def intervals(self, windows: np.ndarray) -> np.ndarray:
@@ -98,6 +101,14 @@ class Forecaster(SavedModel):
         """Each level, and the columns of ``predict`` with the lower and upper end of that interval of a target."""
         prefix = f"{target}_" if len(self.targets) > 1 else ""
         return [(level, f"{prefix}lower_{level:g}", f"{prefix}upper_{level:g}") for level in self.levels]
+
+    def forecast_many(self, series: pd.DataFrame | str | Path, time: str | None = None) -> tuple[pd.DataFrame, int]:
+        """The forecasts of all series in a file or a table: see ``panel_predict.forecast``."""
+        facts = self.card["many_series"]
+        options = (facts["column"], time, None if facts["wide"] else self.targets[0], facts["wide"])
+        if isinstance(series, str | Path):
+            return panel_predict.forecast(self, panel.read(Path(series), *options))
+        return panel_predict.forecast(self, panel.from_frame(series.copy(), "the table", *options))
 
     def forecast(self, series: pd.DataFrame | str | Path, time: str | None = None) -> tuple[pd.DataFrame, pd.DataFrame]:
         """The targets in the last window that the model sees, and the forecast as ``predict`` gives it."""

@@ -234,7 +234,7 @@ def check_one_series(frame: pd.DataFrame, time: pd.DatetimeIndex, column: str, w
             continue
         value = target if target in frame.columns else next((c for c in numbers if c != name), "VALUE")
         raise UserError(
-            f"{where} holds {count} series, told apart by column {name!r}; a table with one row per time is needed: "
-            "write the rows of one series to a file, or all with a column each, in pandas "
+            f"{where} holds {count} series, told apart by column {name!r}: recurrent.py forecasts all of them with "
+            f"--series {name!r}; for one row per time write one series to a file, or all with a column each, in pandas "
             f"table.pivot(index={column!r}, columns={name!r}, values={value!r}).to_csv('wide.csv')"
         )

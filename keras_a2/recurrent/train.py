@@ -58,6 +58,7 @@ def resolve(config: Any, windows: Windows) -> Any:
         epochs=epochs,
         patience=max(epochs // 4, 4),
         batch_size=batch_size,
+        learning_rate=1e-3,
     )
 
 
@@ -102,7 +103,7 @@ class Batches:
         return relative(seen, windows), tf.reshape(truth - last, (-1, windows.horizon * len(windows.targets)))
 
 
-def samples_of(windows: Windows, origins: np.ndarray, channel_independent: bool) -> np.ndarray:
+def samples_of(windows: Any, origins: np.ndarray, channel_independent: bool) -> np.ndarray:
     """Samples ``(n, 2)`` of origins ``(n,)``, or of each target after the other ``(targets * n, 2)``."""
     numbers = range(len(windows.targets)) if channel_independent else [0]
     return np.concatenate([np.stack([origins, np.full_like(origins, k)], axis=1) for k in numbers]).astype(np.int32)

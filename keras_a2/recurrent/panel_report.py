@@ -1,0 +1,293 @@
+"""A run over many series for people: table, sentences, pictures, page, and the files of predictions."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import pandas as pd
+import tensorflow as tf
+from matplotlib.figure import Figure
+from rich.table import Table as RichTable
+
+from keras_a2 import page, runs, saved_model
+from keras_a2.console import console
+from keras_a2.recurrent import scores
+from keras_a2.recurrent.figures import COLOURS, learning_curves, plain_text
+from keras_a2.recurrent.model import VERIFIED
+from keras_a2.recurrent.panel import Panel
+from keras_a2.recurrent.panel_evaluate import LEVEL, NAIVES, Task, output
+from keras_a2.training import History
+
+TOLERANCE = 1e-3  # of a window's spread
+PERCENT = f"{LEVEL:.0%}".rstrip("%")
+NOTE = (
+    "Over all series, the last rows of each, read once: sMAPE, MASE, OWA (1 is as good as Naive2) and MSIS of "
+    f"{PERCENT} % intervals as in the M4 competition, the intervals' coverage, and the share of series with a smaller "
+    "error than the naive that was best on validation, with a bootstrap interval over series; a verdict needs that and "
+    'a Wilcoxon signed-rank test. "+ ridge": a mean with ridge regression over all series, its weight chosen on '
+    "validation. A series too short for the network is forecast by the seasonal naive. Series that overlap in time are "
+    "not independent: one may show the network what happened to another."
+)
+
+
+def describe(windows: Panel) -> None:
+    """Print what was read, how, and what was left out."""
+    facts, rows = windows.facts, windows.rows
+    lengths = f"{facts['shortest']} to {facts['longest']} rows"
+    console.print(
+        f"{windows.name}: {len(rows.names)} series of {lengths}, {len(rows.values)} in all; target {rows.target}; "
+        f"{'a season of ' + str(windows.season) if windows.season > 1 else 'no season'}; "
+        f"{'logarithms, for all values are positive' if windows.positive else 'no logarithms'}\n"
+        + ", ".join(f"{len(origins)} {split}" for split, origins in windows.origins.items())
+        + " windows"
+    )
+    for note in rows.notes:
+        console.print(f"note: {note}")
+    if facts["too_short"]:
+        console.print(
+            f"note: {facts['too_short']} series are shorter than {windows.look_back + windows.horizon} rows: left out "
+            "of training, forecast by the seasonal naive"
+        )
+    if facts["missing_values"]:
+        console.print(
+            f"note: {facts['missing_values']} missing values; gaps of at most {facts['max_gap']} steps were filled "
+            f"from the past, {facts['windows_dropped']} windows dropped"
+        )
+
+
+def result_rows(metrics: dict) -> tuple[list[str], list[list[str]]]:
+    """The comparison as texts: header and one row per model and baseline."""
+    naive = page.label(metrics["best_naive"])
+    header = ["", "validation OWA", "sMAPE", "MASE", "OWA", "MSIS", "coverage", f"better than {naive}", "seconds"]
+    rows = []
+    for name, line in (metrics["models"] | metrics["baselines"]).items():
+        test = line["test"]
+        rows.append([
+            page.label(name), f"{line['validation']['owa']:.3f}", f"{test['smape']:.3f}", f"{test['mase']:.3f}",
+            f"{test['owa']:.3f}", page.number(test["msis"], 4), page.percent(test["coverage"][PERCENT]),
+            "" if name == metrics["best_naive"] else _share(test),
+            f"{line['seconds']:.0f}" if "seconds" in line else "",
+        ])  # fmt: skip
+    return header, rows
+
+
+def _share(test: dict) -> str:
+    share, ends = test["share_better_than_naive"], test["share_better_than_naive_ci95"]
+    return (
+        test["verdict"]
+        if share is None
+        else f"{page.percent(share)} ({page.interval(ends, unit='')})\n{test['verdict']}"
+    )
+
+
+def headline(metrics: dict, cell: str) -> str:
+    """The result of one cell in a sentence that claims no more than its interval and test."""
+    name, naive = metrics["published"][cell], page.label(metrics["best_naive"])
+    test, count = metrics["models"][name]["test"], metrics["data"]["series_scored"]
+    share = test["share_better_than_naive"]
+    figures = ", ".join(f"{label} {test[label.lower()]:.3f}" for label in ("OWA", "sMAPE", "MASE"))
+    text = f"{page.label(name)} on {count} series: {figures}"
+    if test["verdict"] == "too short to tell":
+        return f"{text}; too few series to compare it with {naive}."
+    ends = page.interval(test["share_better_than_naive_ci95"])
+    shown = "" if test["verdict"] in ("better", "worse") else f"no evidence that it beats {naive}: "
+    return f"{text}; {shown}a smaller error than {naive} on {page.percent(share)} of the series (95 %: {ends})."
+
+
+def show(metrics: dict) -> None:
+    """Print the comparison, and what is published in a sentence each."""
+    header, rows = result_rows(metrics)
+    table = RichTable(*header, title=f"{metrics['data']['name']}: the last rows of every series, read once")
+    for row in rows:
+        table.add_row(*row)
+    console.print(table)
+    for cell in metrics["published"]:
+        console.print(headline(metrics, cell))
+
+
+def export(
+    process: saved_model.FreshProcess,
+    models: tuple[keras.Model, keras.Model],
+    task: Task,
+    answer: np.ndarray,
+    folder: Path,
+) -> dict:
+    """Write ``model.keras`` and the SavedModel, and compare its forecasts in a fresh process with those measured.
+
+    Args:
+        models: of ``panel_train.assemble``: signatures ``serve`` and ``serve_intervals``.
+        answer: standardised forecasts of the test windows ``(seen, horizon)``.
+
+    Raises:
+        UserError: the SavedModel does not load, or its forecasts differ.
+    """
+    raw = tf.TensorSpec(models[0].input_shape, tf.float64, name="windows")
+    signatures = {
+        name: (saved_model.with_constants(model), [raw])
+        for name, model in zip(("serve", "serve_intervals"), models, strict=True)
+    }
+    saved_model.export(models[0], signatures, folder)
+    origins, numbers = task.origins[task.seen][:VERIFIED], task.numbers[task.seen][:VERIFIED]
+    expected = task.windows.in_unit(origins, answer[:VERIFIED])
+    spread = task.spread[:VERIFIED] * task.windows.own_scale[numbers][:, np.newaxis]
+    if task.windows.positive:  # a small change of a logarithm is a relative one
+        spread = spread * expected
+    return process.verify(folder, [task.windows.raw(origins)], [expected], TOLERANCE, spread)
+
+
+def card(task: Task, cell: str, metrics: dict, name: str) -> dict[str, Any]:
+    """The content of ``model.json``: what a user of the model needs to know."""
+    windows = task.windows
+    step = windows.rows.step
+    return {
+        "experiment": "recurrent",
+        "task": "forecasting many series",
+        "name": name,
+        "cell": cell,
+        "forecaster": metrics["published"][cell],
+        "inputs": windows.inputs,
+        "targets": windows.targets,
+        "unit": "",
+        "look_back": windows.look_back,
+        "horizon": windows.horizon,
+        "every": 1,
+        "first_lead": 1,
+        "max_gap": windows.facts["max_gap"],
+        "levels": [100 * LEVEL],
+        "many_series": {
+            "season": windows.season,
+            "logarithms": windows.positive,
+            "column": metrics["config"]["series"],
+            "wide": metrics["config"]["wide"],
+            "step_seconds": step.total_seconds() if isinstance(step, pd.Timedelta) else None,
+        },
+        "input": "float64 windows in the target's unit (batch, look_back, 1), oldest row first",
+        "output": "serve: forecasts (batch, horizon); serve_intervals: lower and upper ends (batch, horizon, 2)",
+        "data": {"name": windows.name, "sha256": windows.facts["sha256"], "citation": ""},
+        "weights": {"origin": "random"},
+        "headline": headline(metrics, cell),
+        "saved_model_check": metrics["saved_model_check"],
+        "environment": metrics["environment"],
+    }
+
+
+def write(
+    folder: Path,
+    task: Task,
+    cell: str,
+    answer: np.ndarray,
+    ends: np.ndarray,
+    histories: dict[int, History],
+    metrics: dict,
+    home: Path,
+) -> None:
+    """Write figures, card, predictions, an example, the history, pictures and the page into a version's folder.
+
+    Args:
+        answer: standardised forecasts ``(seen, horizon)`` of what is published.
+        ends: of its interval, in units of a window's spread ``(2, horizon)``.
+        histories: seed -> its history.
+        metrics: ``saved_model_check`` included.
+        home: the folder of the model's versions.
+    """
+    runs.write_json(folder / "metrics.json", metrics)
+    runs.write_json(folder / "model.json", card(task, cell, metrics, home.name))
+    forecast, interval = output(task, metrics["published"][cell], answer, ends)
+    predictions(task, forecast, interval, metrics["best_naive"]).to_csv(folder / "predictions.csv", index=False)
+    _example(task.windows).to_csv(folder / "example.csv", index=False)
+    epochs = ((seed, row) for seed, history in histories.items() for row in history.table())
+    pd.DataFrame([{"seed": seed, "model": cell, **row} for seed, row in epochs]).to_csv(
+        folder / "history.csv", index=False
+    )
+    pictures = {
+        "Error by lead": ("error_by_lead", error_by_lead(task, forecast, cell)),
+        "An easy, a median and a hard series": ("forecasts", examples(task, forecast, interval)),
+        "Validation error by epoch": ("learning_curves", learning_curves(cell, next(iter(histories.values())))),
+    }
+    (folder / "figures").mkdir()
+    for file, figure in pictures.values():
+        figure.savefig(folder / "figures" / f"{file}.png", dpi=120)
+    content = page.Page(
+        title=f"{page.label(metrics['published'][cell])} on {task.windows.name}",
+        headline=headline(metrics, cell),
+        tables=[page.Table("Result on the last rows of every series", *result_rows(metrics), NOTE)],
+        figures=[(caption, folder / "figures" / f"{file}.png") for caption, (file, _) in pictures.items()],
+        metrics=metrics,
+        use=f"python experiments/predict.py {home} SERIES.csv --output forecast.csv",
+    )
+    page.write(content, folder / "report.html")
+
+
+def predictions(
+    task: Task, forecast: np.ndarray, interval: tuple[np.ndarray, np.ndarray], best_naive: str
+) -> pd.DataFrame:
+    """One row per series: its scores, then each lead's truth, forecast and ends of the interval, in the unit."""
+    names = [task.windows.rows.names[i] for i in task.numbers]
+    columns: dict[str, Any] = {
+        "unique_id": names,
+        "smape": scores.smape(task.truth, forecast).round(4),
+        "mase": scores.mase(task.truth, forecast, task.scale).round(4),
+        "msis": scores.msis(task.truth, *interval, task.scale, LEVEL).round(4),
+        f"{best_naive}_mase": scores.mase(task.truth, task.naive[best_naive], task.scale).round(4),
+    }
+    digits = np.array([page.decimals(scale, page.FILE_DIGITS) if scale > 0 else 6 for scale in task.scale])
+    power = 10.0 ** np.minimum(digits, 12)[:, np.newaxis]
+    kinds = {
+        "truth": task.truth, "forecast": forecast, f"lower_{PERCENT}": interval[0], f"upper_{PERCENT}": interval[1]
+    }  # fmt: skip
+    for kind, values in kinds.items():
+        rounded = np.round(values * power) / power
+        columns |= {f"{kind}_{lead}": column for lead, column in zip(task.windows.leads, rounded.T, strict=True)}
+    return pd.DataFrame(columns)
+
+
+def _example(windows: Panel) -> pd.DataFrame:
+    """The first series that the network sees, up to its test rows: an input to try the published model on."""
+    origin = int(windows.origins["test"][0])
+    i = int(windows.series_of(np.array([origin]))[0])
+    values = windows.filled(windows.rows.ends[i], origin + 1)
+    return pd.DataFrame({"unique_id": windows.rows.names[i], "ds": np.arange(1, len(values) + 1), "y": values})
+
+
+@plain_text
+def error_by_lead(task: Task, forecast: np.ndarray, cell: str) -> Figure:
+    """Mean scaled error against lead, of what is published and of the naives."""
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    axes = figure.subplots()
+    scale = np.where(task.scale > 0, task.scale, np.nan)[:, np.newaxis]
+    colours = COLOURS | {"naive": COLOURS["persistence"], "naive2": "#8c6d5a"}
+    for name, values in {page.label(cell): forecast, **task.naive}.items():
+        style = "--" if name in NAIVES else "-"
+        colour = colours.get(name, COLOURS[cell])
+        error = np.nanmean(np.abs(task.truth - values) / scale, axis=0)
+        axes.plot(task.windows.leads, error, style, color=colour, label=page.label(name))
+    axes.set(xlabel="lead (steps)", ylabel="mean absolute scaled error", title="Error by lead, all series")
+    axes.set_ylim(0, None)
+    axes.grid(alpha=0.3)
+    axes.legend(frameon=False)
+    return figure
+
+
+@plain_text
+def examples(task: Task, forecast: np.ndarray, interval: tuple[np.ndarray, np.ndarray]) -> Figure:
+    """Three series with their forecasts and intervals: better than 95 %, than half, and than 5 % of them."""
+    windows, errors = task.windows, scores.mase(task.truth, forecast, task.scale)
+    order = np.argsort(np.nan_to_num(errors, nan=np.inf))
+    order = order[np.isfinite(errors[order])]
+    figure = Figure(figsize=(9, 8), layout="constrained")
+    for axes, share in zip(figure.subplots(3), (0.05, 0.5, 0.95), strict=True):
+        i = order[int(share * (len(order) - 1))] if len(order) else 0
+        known = windows.filled(windows.rows.ends[task.numbers[i]], task.origins[i] + 1)[-4 * windows.horizon :]
+        axes.plot(np.arange(1 - len(known), 1), known, color="black", lw=1)
+        axes.plot(windows.leads, task.truth[i], color="black", lw=1.6, label="truth")
+        axes.plot(windows.leads, forecast[i], color=COLOURS["gru"], label="forecast")
+        axes.fill_between(
+            windows.leads, interval[0][i], interval[1][i], color=COLOURS["gru"], alpha=0.15, label=f"{PERCENT} %"
+        )
+        axes.axvline(0, color="grey", lw=0.8, ls=":")
+        axes.set_title(f"{windows.rows.names[task.numbers[i]]}: MASE {errors[i]:.2f}")
+    figure.axes[0].legend(frameon=False, ncols=3)
+    return figure

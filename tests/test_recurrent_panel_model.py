@@ -1,0 +1,200 @@
+"""One network for many series: comparable windows, the saved model, what validation chooses, forecasts in use."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import keras
+import numpy as np
+import pandas as pd
+import pytest
+import tensorflow as tf
+
+from keras_a2.errors import UserError
+from keras_a2.recurrent import baselines, panel, panel_evaluate, panel_predict, panel_report, panel_train, scores, train
+
+SEASON, HORIZON, LOOK_BACK = 4, 4, 12
+
+
+def made(count=30, rows=60, level=100.0):
+    """Series with a season of four that grows from one season to the next, each with a size and a growth of its own."""
+    generator = np.random.default_rng(0)
+    steps = np.arange(rows)
+    size, growth = generator.uniform(1, 1000, count), generator.uniform(0.01, 0.05, count)
+    season = np.array([0.8, 1.0, 1.4, 0.9])[steps % SEASON]
+    noise = np.exp(generator.normal(0, 0.01, (count, rows)))
+    values = size[:, None] * level * season * (1 + growth[:, None] * (steps // SEASON)) * noise
+    ends = np.arange(count + 1) * rows
+    rows_of_file = panel.Rows([f"S{i}" for i in range(count)], ends, values.ravel(), None, None, "y")
+    return panel.prepare(rows_of_file, name="made", look_back=LOOK_BACK, horizon=HORIZON, season=SEASON)
+
+
+@pytest.fixture(scope="module")
+def windows():
+    return made()
+
+
+@pytest.fixture(scope="module")
+def networks():
+    def network(seed):
+        keras.utils.set_random_seed(seed)
+        layers = [keras.layers.Reshape((3, 8)), keras.layers.GRU(5), keras.layers.Dense(HORIZON)]
+        return keras.Sequential([keras.Input((LOOK_BACK, 2)), *layers])
+
+    return [network(0), network(1)]
+
+
+@pytest.fixture(scope="module")
+def ridge(windows):
+    return panel_train.Ridge().fit(windows)
+
+
+def forecasters(windows, networks):
+    batches = panel_train.Batches(windows, False, 16, 0)
+    answers = [lambda samples, n=n: np.asarray(n(batches.gather(tf.constant(samples))[0])) for n in networks]
+    return [panel_train.Forecaster("gru", n, False, answer) for n, answer in zip(networks, answers, strict=True)]
+
+
+def test_a_window_is_seen_relative_to_its_last_season_whatever_its_size():
+    seen = np.array([[1.0, 2.0, 3.0, 5.0, 7.0, 11.0]], np.float32)
+    inputs, level, spread = map(np.asarray, panel_train.relative(seen, 2, 3))
+    assert spread.item() == pytest.approx(np.mean([2, 3, 4, 6]))
+    assert inputs[0, :, 0] * spread.item() == pytest.approx([-6, -9, -4, -6, 0, 0], rel=1e-5)
+    assert inputs[0, :, 1] * seen.std() == pytest.approx(seen[0] - 9, rel=1e-4)
+    assert level.tolist() == [[7, 11, 7]]
+    larger = np.asarray(panel_train.relative(1000 * seen + 5, 2, 3)[0])
+    assert larger == pytest.approx(inputs, rel=1e-3, abs=1e-4)
+
+
+def test_batches_hold_windows_of_all_series_and_what_is_to_be_answered(windows):
+    batches = panel_train.Batches(windows, False, 64, seed=3)
+    order = batches.order(1)
+    assert set(windows.series_of(order[..., 0].ravel())) == set(range(30))
+    assert set(order[..., 0].ravel()) <= set(windows.origins["train"])
+    assert np.array_equal(order, panel_train.Batches(windows, False, 64, seed=3).order(1))
+    inputs, change = batches.gather(tf.constant(order[0]))
+    level, spread = panel_train.level_and_spread(windows, order[0, :, 0])
+    assert np.asarray(inputs).shape == (64, LOOK_BACK, 2)
+    truth = windows.actual(order[0, :, 0])[..., 0]
+    assert np.asarray(change) * spread + level == pytest.approx(truth, abs=1e-3)
+
+
+def test_ridge_regression_learns_growth_that_no_naive_knows(windows, ridge):
+    task = panel_evaluate.cut(windows, "test")
+    owa = task.owa(task.in_unit(task.forecast(ridge)))
+    assert owa < 0.7 * task.owa(task.naive["seasonal_naive"])
+
+
+def test_the_saved_model_forecasts_what_was_measured(windows, networks, ridge):
+    task, weight = panel_evaluate.cut(windows, "test"), 0.3
+    ends = np.stack([np.full(HORIZON, -1.0), np.full(HORIZON, 2.0)])
+    own = np.mean([task.forecast(each) for each in forecasters(windows, networks)], axis=0)
+    standardised = (1 - weight) * own + weight * task.forecast(ridge)
+    forecaster, interval = panel_train.assemble(networks, windows, ridge, weight, ends)
+    raw = windows.raw(task.origins)
+    assert np.asarray(forecaster(raw)) == pytest.approx(task.in_unit(standardised), rel=1e-4)
+    lower, upper = task.interval(standardised, ends)
+    assert np.asarray(interval(raw)) == pytest.approx(np.stack([lower, upper], axis=-1), rel=1e-4)
+
+
+def test_large_levels_keep_their_digits(networks, ridge):
+    windows = made(level=1e9)
+    task, ends = panel_evaluate.cut(windows, "test"), np.zeros((2, HORIZON))
+    forecaster, _ = panel_train.assemble(networks, windows, ridge, 0.0, ends)
+    own = np.mean([task.forecast(each) for each in forecasters(windows, networks)], axis=0)
+    assert np.asarray(forecaster(windows.raw(task.origins))) == pytest.approx(task.in_unit(own), rel=1e-4)
+
+
+def test_validation_chooses_and_the_figures_are_the_competitions(windows, networks, ridge):
+    trained = {"gru": forecasters(windows, networks)}
+    choices = panel_evaluate.on_validation(windows, ridge, trained)
+    assert choices.weight["gru"] >= 0.8  # the networks were never trained
+    metrics, task, answers = panel_evaluate.on_test({"seed": 0}, windows, ridge, trained, choices)
+    test = metrics["models"]["gru+ridge"]["test"]
+    forecast = task.in_unit(answers["gru+ridge"])
+    assert test["smape"] == pytest.approx(scores.smape(task.truth, forecast).mean())
+    assert {"smape", "mase", "owa", "msis", "coverage", "share_better_than_naive"} <= set(test)
+    assert metrics["baselines"]["naive2"]["test"]["owa"] == 1
+    assert metrics["published"] == {"gru": "gru+ridge"}
+    assert metrics["data"]["series"] == 30
+    assert test["share_better_than_naive"] > 0.7
+    assert test["verdict"] == "better"
+    assert "gru + ridge on 30 series: OWA" in panel_report.headline(metrics, "gru")
+    header, rows = panel_report.result_rows(metrics)
+    assert all(len(row) == len(header) for row in rows)
+
+
+def test_predictions_hold_every_series_with_its_scores(windows, ridge):
+    task = panel_evaluate.cut(windows, "test")
+    forecast = task.naive["seasonal_naive"]
+    table = panel_report.predictions(task, forecast, (forecast * 0.9, forecast * 1.1), "seasonal_naive")
+    assert table["unique_id"].tolist() == windows.rows.names
+    assert table["mase"].to_numpy() == pytest.approx(table["seasonal_naive_mase"].to_numpy())
+    assert table["truth_4"].to_numpy() == pytest.approx(task.truth[:, 3], rel=1e-3)
+
+
+def test_a_short_series_is_forecast_by_the_seasonal_naive():
+    rows = made().rows
+    ends = np.concatenate([rows.ends[:-1], [rows.ends[-1], rows.ends[-1] + 9]])
+    values = np.concatenate([rows.values, np.arange(1.0, 10.0)])
+    longer = dataclasses.replace(rows, names=[*rows.names, "short"], ends=ends, values=values)
+    windows = panel.prepare(longer, name="made", look_back=LOOK_BACK, horizon=HORIZON, season=SEASON)
+    assert windows.facts["too_short"] == 1
+    task = panel_evaluate.cut(windows, "test")
+    assert (~task.seen).sum() == 1
+    answer = task.in_unit(np.zeros((30, HORIZON)))
+    assert answer[-1].tolist() == [2, 3, 4, 5]
+
+
+class Published:
+    """As ``predict.Forecaster``, answering with the last season and an interval of one on either side."""
+
+    look_back, horizon, max_gap, leads, levels = LOOK_BACK, HORIZON, 1, np.arange(1, HORIZON + 1), [95.0]
+
+    def __init__(self, **facts):
+        self.card = {"many_series": {"season": SEASON, "logarithms": True, "step_seconds": None} | facts}
+        self.loaded = self
+
+    def serve(self, batch):
+        return batch[:, -SEASON:, 0]
+
+    def serve_intervals(self, batch):
+        return np.stack([self.serve(batch) - 1, self.serve(batch) + 1], axis=-1)
+
+
+def long_table():
+    time = pd.date_range("2024-01-01", periods=14, freq="D")
+    tables = [
+        pd.DataFrame({"unique_id": f"S{i}", "ds": time[: 14 - 8 * i], "y": 1.0 + np.arange(14 - 8 * i)}) for i in (0, 1)
+    ]
+    return pd.concat(tables)
+
+
+def test_all_series_of_a_file_are_forecast_also_a_short_one():
+    answer, short = panel_predict.forecast(Published(), panel.from_frame(long_table(), "file"))
+    assert short == 1
+    assert answer.columns.tolist() == ["unique_id", "ds", "lead", "y", "lower_95", "upper_95"]
+    assert answer["y"].tolist() == [11, 12, 13, 14, 3, 4, 5, 6]
+    assert answer["lower_95"].tolist()[:4] == [10, 11, 12, 13]
+    assert answer["ds"].iloc[0] == pd.Timestamp("2024-01-15")
+    assert answer["ds"].iloc[4] == pd.Timestamp("2024-01-07")
+
+
+def test_series_that_the_model_cannot_take_are_named():
+    with pytest.raises(UserError, match=r"steps of 1 days.*trained on 0 days 01:00:00"):
+        panel_predict.forecast(Published(step_seconds=3600.0), panel.from_frame(long_table(), "file"))
+    table = long_table()
+    table["y"] -= 8
+    with pytest.raises(UserError, match="series 'S0' holds -5"):
+        panel_predict.forecast(Published(), panel.from_frame(table, "file"))
+
+
+def test_the_common_season_is_that_of_most_series(windows):
+    assert baselines.season_of(windows.filled(0, 60), None) == SEASON
+    assert panel_train.common_season(windows.rows, LOOK_BACK, HORIZON) == SEASON
+    assert panel_train.common_season(windows.rows, 6, HORIZON) == 1
+
+
+def test_samples_are_those_of_a_single_target(windows):
+    origins = windows.origins["test"]
+    assert np.array_equal(train.samples_of(windows, origins, False)[:, 0], origins)
