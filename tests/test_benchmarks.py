@@ -38,6 +38,24 @@ def test_the_goal_is_read_from_a_run_in_progress(tmp_path):
     assert list(whole._accuracies(tmp_path)) == [0.7, 0.8]
 
 
+def test_each_script_is_timed_against_its_own_plain_run(monkeypatch):
+    commands = []
+
+    def run(script: str, *options: str) -> tuple[float, float, dict]:
+        commands.append(" ".join([script, *options]))
+        test = {"accuracy": 0.8, "mae": 2.0}
+        figures = (
+            {"arms": {"pretrained": {"test": test}}} if script == "transfer" else {"models": {"gru": {"test": test}}}
+        )
+        return 1.0, 30.0 if "--plain" in options else 20.0, figures
+
+    monkeypatch.setattr(whole, "run", run)
+    rows = whole.rows_plain(quick=False)
+    assert [row["ratio"] for row in rows] == [1.5, 1.5]
+    ours = ["transfer --weights bundled", "recurrent --cell gru"]
+    assert commands == [f"{command}{plain}" for command in ours for plain in ("", " --plain")]
+
+
 def test_the_table_says_on_which_processor_and_how_busy(tmp_path, monkeypatch, capsys):
     facts = {"processor": "A 3", "instructions": "AVX2", "load": 0.7}
     monkeypatch.setattr(measure, "computer", lambda: facts)
