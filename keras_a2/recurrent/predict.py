@@ -357,7 +357,7 @@ def updated_recipe(
             raise UserError(f"{file}: write its times {'without' if first.tz is None else 'with'} an offset from UTC")
         holds_all = new.time.min() <= first
     options |= {
-        "data": str(file) if holds_all else f"{options['data']},{file}",
+        "data": str(file.resolve()) if holds_all else f"{options['data']},{file.resolve()}",
         "time": time or options["time"],
         "cell": model.card["cell"],
         "name": model.folder.resolve().parent.name,

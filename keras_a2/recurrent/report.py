@@ -65,7 +65,7 @@ def headline(metrics: dict, name: str) -> str:
     test, unit = line["test"], metrics["data"]["unit"]
     comparison, reference, error = _hardest(metrics, name)
     clauses = [_clause(comparison, f"{reference}, the best naive on the test split", error)]
-    if metrics["hardest_naive"] != "best_naive":
+    if metrics["best_naive_test"]["mae"] != error:
         clauses.append(_clause(test, "the naive chosen on validation", metrics["best_naive_test"]["mae"]))
     clauses.append(_clause(test["against_ridge"], "ridge regression", metrics["baselines"]["ridge"]["test"]["mae"]))
     seeds = f", mean of {len(test['mae_seeds'])} seeds" if "mae_seeds" in test else ""
@@ -191,9 +191,10 @@ def update_rows(update: dict) -> tuple[list[str], list[list[str]]]:
 def recipe(metrics: dict) -> str:
     """How the published model came about, in a few sentences."""
     folds, unit = metrics["folds"], metrics["data"]["unit"]
-    text = f"Published: {weights(metrics['combination'])}, by {folds} validation block{'s' if folds > 1 else ''}. "
+    text = f"The weights come from {folds} validation block{'s' if folds > 1 else ''}. "
     if metrics["refit"]:
-        text += "It was trained again on every row; the figures belong to the recipe, measured on rows held out. "
+        text += "The published model was trained again on every row; "
+        text += "the figures belong to the recipe, measured on rows held out. "
     errors = [block["mae"] for block in metrics["backtest"]]
     if errors:
         naive = np.mean([block["best_naive_mae"] for block in metrics["backtest"]])
