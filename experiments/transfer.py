@@ -117,6 +117,14 @@ class ControlOptions:
 
 
 @dataclass(frozen=True)
+class AnswerOptions:
+    """What the published model answers."""
+
+    coverage: Fraction = 0.9
+    """Share of the images whose set of classes holds the true one."""
+
+
+@dataclass(frozen=True)
 class Config:
     """Train a pretrained MobileNetV3Small with a new head, compare it with random initialisation, and publish it."""
 
@@ -125,6 +133,7 @@ class Config:
     head: HeadOptions = HeadOptions()
     fine_tune: FineTuneOptions = FineTuneOptions()
     control: ControlOptions = ControlOptions()
+    answer: AnswerOptions = AnswerOptions()
     run: runs.Options = field(default_factory=runs.Options)
 
 
@@ -258,13 +267,16 @@ def main(config: Config) -> None:
 
             controls = learning.train_on_few(images, config, run.work, partial(train_scratch, weights=weights))
 
+        # Fitted on validation images too: a factor on the logits that makes probabilities true, and answer sets.
+        calibrations = evaluate.calibrate_all(images, arms, config.answer.coverage)
         # Every choice is made: the test split is read here, once.
-        results = evaluate.read_test_split(images, arms, baselines.predict(images), settings.flat(config))
+        results = evaluate.read_test_split(images, arms, calibrations, baselines.predict(images), settings.flat(config))
         results.metrics |= learning.measure(results, controls, config)
         report.show(results)  # with the verdict: better, worse, or not shown to differ
         arm, size = results.published["pretrained"], images.store.size
+        temperature = calibrations[results.best]["pretrained"].temperature
         with saved_model.FreshProcess() as process, run.publishing() as folder:
-            network = model.assemble(arm.backbone, arm.head, size, config.data.fit)
+            network = model.assemble(arm.backbone, arm.head, size, config.data.fit, temperature)
             saved_model.export(network, model.signatures(network, size), folder)
             report.write(folder, results, options.output / run.name)
             evaluate.write(folder, results, run.name, network, process, options.litert)

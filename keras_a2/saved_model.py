@@ -61,6 +61,9 @@ OPTIONAL: dict[str, Field] = {
     "known": ("a list of names", lambda value: value == [] or _are_names(value)),
     "holidays": TEXT,
     "levels": ("percentages in ascending order", _are_levels),
+    "temperature": ("a number above 0", _is_positive),
+    "set_level": ("a share", lambda value: _is_positive(value) and value < 1),
+    "set_threshold": ("a probability", lambda value: value == 0 or (_is_positive(value) and value <= 1)),
     "typical_errors": ("numbers above 0", lambda value: isinstance(value, list) and all(map(_is_positive, value))),
 }
 

@@ -110,6 +110,10 @@ def test_transfer_metrics_are_those_of_the_predictions(published):
     assert {"accuracy", "ci95", "p_value"} <= set(metrics["difference"])
     assert set(metrics["baselines"]) == {"majority", "pixels"}
     assert metrics["arms"]["pretrained"]["weights"]["origin"] == "bundled"
+    card = json.loads((version / "model.json").read_text())
+    assert card["temperature"] == test["temperature"]
+    assert set(test["sets"]) == {"level", "coverage", "mean_size", "coverage_by_class"}
+    assert test["sets"]["level"] == card["set_level"] == 0.9
 
 
 def test_plain_keras_ends_with_figures_that_agree(published):

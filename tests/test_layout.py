@@ -17,7 +17,8 @@ LINES = 450
 # Data flow from left to right, and a part of a room serves that room.
 ROOMS = ("sources", "data", "model", "baselines", "train", "evaluate", "report", "predict")
 PARTS = {
-    "transfer": {"decode": "sources", "duplicates": "data", "learning": "evaluate", "figures": "report"},
+    "transfer": {"decode": "sources", "duplicates": "data", "learning": "evaluate", "figures": "report"}
+    | dict.fromkeys(["calibrate"], "model"),
     "recurrent": {"stamps": "sources", "times": "sources", "splits": "data", "figures": "report"}
     | dict.fromkeys(["combination", "intervals", "verdicts"], "evaluate")
     | {"panel": "data", "scores": "baselines"}

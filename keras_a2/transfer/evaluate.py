@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import warnings
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +25,8 @@ from statsmodels.stats.proportion import proportion_confint
 
 from keras_a2 import deployment, runs, saved_model, training
 from keras_a2.page import percent, verdict
-from keras_a2.transfer import data, model
+from keras_a2.transfer import calibrate, data, model
+from keras_a2.transfer.calibrate import Calibration, expected_calibration_error
 from keras_a2.transfer.data import Images
 from keras_a2.transfer.train import Arm
 
@@ -40,7 +43,7 @@ class Results:
     """What arms and baselines made of the test split, and every figure that follows from it.
 
     Attributes:
-        arms, probabilities: of each seed, by name; probabilities are ``(test images, classes)``.
+        arms, calibrations, logits: of each seed, by name; logits are ``(test images, classes)``.
         baselines: predicted classes of the test images, by name.
         best: position of the seed that is published: the lowest validation loss of the pretrained arm.
         metrics: the content of ``metrics.json``.
@@ -48,10 +51,19 @@ class Results:
 
     images: Images
     arms: list[Arms]
-    probabilities: list[Probabilities]
+    calibrations: list[dict[str, Calibration]]
+    logits: list[dict[str, np.ndarray]]
     baselines: dict[str, np.ndarray]
     best: int = 0
     metrics: dict[str, Any] = field(default_factory=dict)
+
+    @cached_property
+    def probabilities(self) -> list[Probabilities]:
+        """Calibrated, of each seed."""
+        return [
+            {name: calibrations[name].probabilities(values) for name, values in logits.items()}
+            for calibrations, logits in zip(self.calibrations, self.logits, strict=True)
+        ]
 
     @property
     def labels(self) -> np.ndarray:
@@ -68,31 +80,45 @@ class Results:
         return self.arms[self.best]
 
 
+def calibrate_all(images: Images, arms: list[Arms], level: float) -> list[dict[str, Calibration]]:
+    """The calibration of each seed's arms, on the validation images.
+
+    Args:
+        level: of the sets of classes.
+    """
+    labels = images.labels[images.validation]
+    return [
+        {name: Calibration.fit(logits, labels, level) for name, logits in _logits(trained, images, images.validation)}
+        for trained in arms
+    ]
+
+
 def read_test_split(
-    images: Images, arms: list[Arms], baselines: dict[str, np.ndarray], options: dict[str, Any]
+    images: Images,
+    arms: list[Arms],
+    calibrations: list[dict[str, Calibration]],
+    baselines: dict[str, np.ndarray],
+    options: dict[str, Any],
 ) -> Results:
-    """Class probabilities of the test images by each arm of each seed, and the figures.
+    """Logits of the test images by each arm of each seed, and the figures.
 
     Args:
         options: every option with its resolved value.
     """
-    predicted = [
-        {name: answers for arm in trained.values() for name, answers in _probabilities(arm, images).items()}
-        for trained in arms
-    ]
+    logits = [dict(_logits(trained, images, images.test)) for trained in arms]
     best = min(range(len(arms)), key=lambda i: arms[i]["pretrained"].phases[-1].history.best["validation_loss"])
-    results = Results(images, arms, predicted, baselines, best)
+    results = Results(images, arms, calibrations, logits, baselines, best)
     results.metrics = _summarise(results, options)
     return results
 
 
-def _probabilities(arm: Arm, images: Images) -> Probabilities:
-    """Of the arm, and of what it was before its backbone was unfrozen."""
-    answers = {arm.name: model.probabilities(arm.network, images, images.test)}
-    if len(arm.phases) > 1:
-        with arm.before_unfreezing():
-            answers["frozen"] = model.probabilities(arm.network, images, images.test)
-    return answers
+def _logits(arms: Arms, images: Images, indices: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
+    """Of each arm, and of what it was before its backbone was unfrozen."""
+    for arm in arms.values():
+        yield arm.name, model.predict(arm.network, images, indices)
+        if len(arm.phases) > 1:
+            with arm.before_unfreezing():
+                yield "frozen", model.predict(arm.network, images, indices)
 
 
 def _summarise(results: Results, options: dict[str, Any]) -> dict[str, Any]:
@@ -122,7 +148,8 @@ def _summarise(results: Results, options: dict[str, Any]) -> dict[str, Any]:
             "seconds": sum(phase.seconds for arms in results.arms for phase in arms[arm.name].phases[phases]),
             "phases": [phase.summary() for phase in arm.phases[phases]],
             "test": metrics(labels, [p[name] for p in results.probabilities])
-            | {"recall": recall(labels, predicted[name], images.classes)},
+            | {"recall": recall(labels, predicted[name], images.classes)}
+            | _calibration(results, name),
         }
         if name == "scratch" or (name == "pretrained" and options["batch_norm"] == "train"):
             summary["arms"][name]["batch_statistics_accuracy"] = batch_statistics_accuracy(arm, images)
@@ -140,6 +167,21 @@ def _summarise(results: Results, options: dict[str, Any]) -> dict[str, Any]:
     return summary
 
 
+def _calibration(results: Results, name: str) -> dict[str, Any]:
+    """What calibration changed for one arm, and its sets of classes; by class those of the published seed."""
+    labels, figures, by_class = results.labels, [], []
+    for seed, calibrations in enumerate(results.calibrations):
+        fitted, probability = calibrations[name], results.probabilities[seed][name]
+        raw = replace(fitted, temperature=1.0).probabilities(results.logits[seed][name])
+        sets = calibrate.coverage(labels, probability, fitted.set_threshold)
+        error = expected_calibration_error(labels, raw)
+        figures.append({"temperature": fitted.temperature, "ece_uncalibrated": error, "sets": sets})
+        by_class.append(calibrate.coverage_by_class(labels, probability, fitted.set_threshold, results.images.classes))
+    summary = training.over_seeds(figures)
+    summary["sets"] |= {"level": fitted.level, "coverage_by_class": by_class[results.best]}
+    return summary
+
+
 def write(
     folder: Path, results: Results, name: str, network: Any, process: saved_model.FreshProcess, litert: bool
 ) -> None:
@@ -153,6 +195,7 @@ def write(
     metrics["saved_model_check"] = verify(process, folder, network, results)
     runs.write_json(folder / "metrics.json", metrics)
     pretrained = metrics["arms"]["pretrained"]
+    calibration = results.calibrations[results.best]["pretrained"]
     card = {
         "experiment": "transfer",
         "task": "image classification",
@@ -164,6 +207,9 @@ def write(
         "fit": metrics["config"]["fit"],
         "data": {"name": images.name, "sha256": images.sha256, "citation": images.source.citation},
         "weights": pretrained["weights"],
+        "temperature": calibration.temperature,
+        "set_level": calibration.level,
+        "set_threshold": calibration.set_threshold,
         "seed": metrics["published_seed"],
         "headline": f"accuracy {percent(pretrained['test']['accuracy'])}",
         "saved_model_check": metrics["saved_model_check"],
@@ -216,15 +262,6 @@ def recall(labels: np.ndarray, predicted: np.ndarray, classes: list[str]) -> dic
         predicted: ``(n,)`` or ``(seeds, n)``.
     """
     return {classes[label]: float((predicted[..., labels == label] == label).mean()) for label in np.unique(labels)}
-
-
-def expected_calibration_error(labels: np.ndarray, probability: np.ndarray, bins: int = 15) -> float:
-    """Mean gap between confidence and accuracy over equal-width bins (Guo et al. 2017, arXiv 1706.04599, eq. 3)."""
-    confidence = probability.max(axis=1)
-    correct = probability.argmax(axis=1) == labels
-    index = np.minimum((confidence * bins).astype(int), bins - 1)
-    gaps = [abs(correct[index == b].sum() - confidence[index == b].sum()) for b in range(bins)]
-    return float(sum(gaps) / len(labels))
 
 
 def report(labels: np.ndarray, probability: np.ndarray, classes: list[str]) -> str:

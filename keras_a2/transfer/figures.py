@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from sklearn.metrics import confusion_matrix, f1_score
 
 from keras_a2.errors import printable
-from keras_a2.transfer import evaluate
+from keras_a2.transfer import calibrate, evaluate
 from keras_a2.transfer.data import Images
 from keras_a2.transfer.evaluate import Arms, Results
 
@@ -43,6 +43,7 @@ def draw(folder: Path, results: Results, seed: str) -> list[tuple[str, Path]]:
         "confusion": f"{matrix} of the pretrained arm{seed} on the test split",
         "mistakes": f"The pretrained arm's most confident mistakes{seed} on the test split",
         "per_class_f1": f"F1 by class{seed} on the test split",
+        "reliability": f"Confidence and accuracy{seed} on the test split, before and after calibration",
     }
     if "learning_curve" in results.metrics:
         captions = {"accuracy_by_images": "Test accuracy by number of training images", **captions}
@@ -52,6 +53,9 @@ def draw(folder: Path, results: Results, seed: str) -> list[tuple[str, Path]]:
     confusion(labels, predicted["pretrained"], images.classes, folder / "confusion.png")
     mistakes(images, probabilities["pretrained"], folder / "mistakes.png")
     per_class_f1(labels, predicted, images.classes, folder / "per_class_f1.png")
+    raw = calibrate.Calibration(1.0, 0.0, 0.0).probabilities(results.logits[results.best]["pretrained"])
+    curves = {"before calibration": raw, "calibrated": probabilities["pretrained"]}
+    reliability(labels, curves, folder / "reliability.png")
     return [(caption, folder / f"{name}.png") for name, caption in captions.items()]
 
 
@@ -185,6 +189,19 @@ def per_class_f1(labels: np.ndarray, predictions: dict[str, np.ndarray], classes
         lowest = f"The {len(shown)} lowest F1 of {len(scores)} classes" if len(shown) < len(scores) else "F1 by class"
         axes.set(xlabel="F1", xlim=(-0.02, 1.02), title=f"{lowest}, test split")
         axes.grid(axis="x", alpha=0.3)
+        axes.legend(frameon=False)
+
+
+def reliability(labels: np.ndarray, probabilities: dict[str, np.ndarray], path: Path) -> None:
+    """Accuracy by confidence, and how many images have it."""
+    with _drawing(path, (5, 5)) as axes:
+        axes.plot([0, 100], [0, 100], color="grey", lw=0.8, ls=":")
+        for (name, probability), colour in zip(probabilities.items(), ("#9aa3ab", COLOURS["pretrained"]), strict=True):
+            confidence, accuracy, n = calibrate.reliability(labels, probability).T
+            error = calibrate.expected_calibration_error(labels, probability)
+            axes.plot(100 * confidence, 100 * accuracy, color=colour, lw=1, label=f"{name}: error {error:.3f}")
+            axes.scatter(100 * confidence, 100 * accuracy, 10 + 300 * n / n.sum(), color=colour, alpha=0.7)
+        axes.set(xlabel="confidence (%), larger: more images", ylabel="accuracy (%)", title="Reliability, test split")
         axes.legend(frameon=False)
 
 

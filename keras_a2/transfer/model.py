@@ -12,7 +12,6 @@ import h5py
 import keras
 import numpy as np
 import tensorflow as tf
-from scipy import special
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss
@@ -233,17 +232,15 @@ def predict(network: keras.Model, images: Images, indices: np.ndarray) -> np.nda
     return network.predict(batches(images, indices, PREDICTED_BATCH), verbose=0)
 
 
-def probabilities(network: keras.Model, images: Images, indices: np.ndarray) -> np.ndarray:
-    """Class probabilities ``(len(indices), classes)`` of images, float64."""
-    return special.softmax(predict(network, images, indices).astype(np.float64), axis=1)
-
-
-def assemble(backbone: keras.Model, head: keras.Model, size: int, fit: str = "squash") -> keras.Model:
+def assemble(
+    backbone: keras.Model, head: keras.Model, size: int, fit: str = "squash", temperature: float = 1.0
+) -> keras.Model:
     """One Keras model, nothing of this package inside: uint8 images of any size to probabilities ``(batch, classes)``.
 
     Args:
         size: pixels of the square that images ``(batch, height, width, 3)`` are resized to.
         fit: how they become a square, see ``decode.decode``.
+        temperature: divisor of the logits.
     """
     image = keras.Input((None, None, 3), dtype="uint8", name="images")
     resize = keras.layers.Resizing(
@@ -256,6 +253,7 @@ def assemble(backbone: keras.Model, head: keras.Model, size: int, fit: str = "sq
         x = copy(x)
         copy.set_weights(part.get_weights())
         copy.trainable = part is backbone or part.trainable  # whoever goes on training it decides for himself
+    x = keras.layers.Rescaling(1 / temperature, name="temperature")(x)
     return keras.Model(image, keras.layers.Softmax(name="probabilities")(x), name="transfer")
 
 

@@ -165,6 +165,22 @@ def _page(results: Results, pictures: list[tuple[str, Path]], published: Path) -
     ]
     if "learning_curve" in metrics:
         tables.insert(2, _curve_table(metrics))
+    sets = [
+        [ARMS[name], f"{t['temperature']:.2f}", f"{t['ece_uncalibrated']:.3f}", f"{t['ece']:.3f}",
+         page.percent(t["sets"]["level"]), page.percent(t["sets"]["coverage"]), f"{t['sets']['mean_size']:.2f}",
+         ", ".join(f"{c} {page.percent(share)}" for c, share in _lowest(t["sets"]["coverage_by_class"]))]
+        for name, arm in metrics["arms"].items() for t in [arm["test"]]
+    ]  # fmt: skip
+    tables.append(
+        page.Table(
+            "Calibration and sets of classes",
+            ["", "temperature", "error before", "and after", "coverage promised", "reached", "classes in a set",
+             f"lowest coverage of a class{seed}"],
+            sets,
+            "The logits are divided by the temperature. A set holds every class from one probability on, and always "
+            "the most probable one. Both were fitted on the validation images. The promise is for all images together.",
+        )
+    )  # fmt: skip
     use = f"python experiments/predict.py {published} IMAGE_OR_FOLDER"
     title, texts = f"Transfer on {metrics['data']['name']}", _classification_reports(results)
     return page.Page(title, headline(metrics), tables, pictures, metrics, use, texts)
@@ -182,6 +198,10 @@ def _curve_table(metrics: dict[str, Any]) -> page.Table:
         curve_sentences(metrics)
     )
     return page.Table("Accuracy by number of training images", ["images per class", *arms.values()], rows, note)
+
+
+def _lowest(shares: dict[str, float], n: int = 3) -> list[tuple[str, float]]:
+    return sorted(shares.items(), key=lambda item: item[1])[:n]
 
 
 def predictions(results: Results) -> pd.DataFrame:
