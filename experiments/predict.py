@@ -37,6 +37,8 @@ class Config:
     """Images or folders of images; for a forecaster one .csv or .parquet file."""
     top: Count = 1
     """Classes to give per image, the most probable first."""
+    sets: bool = False
+    """Classifiers: give each image's set of classes, which holds the true one with the promised probability."""
     output: Path | None = None
     """Write a .csv or .jsonl file instead of a table on the screen."""
     figure: Path | None = None
@@ -90,7 +92,7 @@ def main(config: Config) -> None:
     elif config.check:
         inference.check(model, items[0], config.time, config.output)
     elif experiment == "transfer":
-        inference.classify(model, items, config.top, config.output)
+        inference.classify(model, items, config.top, config.output, config.sets)
     elif model.many:
         inference.forecast_many(model, config.items[0], config.time, config.output)
     else:
@@ -138,8 +140,9 @@ def check_use(config: Config, experiment: str) -> None:
         for name in ("figure", "time", "check", "update"):
             if getattr(config, name):
                 raise UserError(f"--{name} is for forecasters; {config.model} is a classifier: leave it out")
-    elif config.top > 1:
-        raise UserError(f"--top is for classifiers; {config.model} is a forecaster: leave it out")
+    elif config.top > 1 or config.sets:
+        name = "top" if config.top > 1 else "sets"
+        raise UserError(f"--{name} is for classifiers; {config.model} is a forecaster: leave it out")
     elif len(config.items) > 1 and not config.serve:
         raise UserError(
             f"a forecaster takes one series, and {len(config.items)} files were given: run this once for each of them"

@@ -40,11 +40,17 @@ def load(folder: str | Path) -> Classifier | Forecaster:
     return Forecaster(**vars(saved))
 
 
-def classify(model: Classifier, items: list[Path], top: int, output: Path | None) -> None:
-    """Predict images and folders; a table of the first on the screen, or a .csv or .jsonl file of all."""
+def classify(model: Classifier, items: list[Path], top: int, output: Path | None, sets: bool = False) -> None:
+    """Predict images and folders; a table of the first on the screen, or a .csv or .jsonl file of all.
+
+    Args:
+        sets: give each image's set of classes too.
+    """
     from keras_a2.transfer import predict
     from keras_a2.transfer.sources import LeftOut
 
+    if sets:
+        model.check_sets()
     left_out, top = LeftOut(), min(top, len(model.classes))
     files = predict.find_images(items, left_out)
     if str(left_out):
@@ -52,27 +58,29 @@ def classify(model: Classifier, items: list[Path], top: int, output: Path | None
     shown = files if output else files[:SHOWN_ROWS]
     predictions = list(track(model.stream(shown, top), "predicting", total=len(shown), console=console, transient=True))
     if output is None:
-        table = Table("file", "class", "probability")
+        table = Table("file", "class", "probability", *(["set"] if sets else []))
         for p in predictions:
             if p.error:
                 table.add_row(p.file, f"error: {p.error}", "")
             for rank, (name, probability) in enumerate(zip(p.classes, p.probabilities, strict=True)):
-                table.add_row("" if rank else p.file, name, f"{probability:.1%}")
+                members = [] if rank or not sets else [", ".join(p.answer_set or ())]
+                table.add_row("" if rank else p.file, name, f"{probability:.1%}", *members)
         if len(files) > len(shown):
             table.add_row("… more: write them with --output", "", "")
         console.print(table)
         return
     with whole(output) as temporary:
         if output.suffix == ".csv":
-            predict.table(predictions, top).to_csv(temporary, index=False)
+            predict.table(predictions, top, sets).to_csv(temporary, index=False)
         else:
-            temporary.write_text("".join(json.dumps(_as_object(p)) + "\n" for p in predictions), encoding="utf-8")
+            temporary.write_text("".join(json.dumps(_as_object(p, sets)) + "\n" for p in predictions), encoding="utf-8")
     console.print(f"wrote {output}: {len(files)} files, {sum(bool(p.error) for p in predictions)} unreadable")
 
 
-def _as_object(p: Prediction) -> dict[str, Any]:
+def _as_object(p: Prediction, sets: bool) -> dict[str, Any]:
     ranked = [{"class": c, "probability": q} for c, q in zip(p.classes, p.probabilities, strict=True)]
-    return {"file": p.file, "predictions": ranked, "error": p.error or None}
+    members = {"set": p.answer_set and list(p.answer_set)} if sets else {}
+    return {"file": p.file, "predictions": ranked, **members, "error": p.error or None}
 
 
 def forecast(model: Forecaster, series: Path, time: str | None, output: Path | None, figure: Path | None) -> None:

@@ -19,6 +19,7 @@ from PIL import Image
 import keras_a2
 from conftest import ROOT, run_scripts
 from keras_a2 import inference
+from keras_a2.errors import UserError
 
 pytestmark = pytest.mark.slow
 
@@ -114,6 +115,20 @@ def test_transfer_metrics_are_those_of_the_predictions(published):
     assert card["temperature"] == test["temperature"]
     assert set(test["sets"]) == {"level", "coverage", "mean_size", "coverage_by_class"}
     assert test["sets"]["level"] == card["set_level"] == 0.9
+
+
+def test_sets_hold_the_classes_from_the_threshold_on(published):
+    version = published / "models" / "transfer-photos" / "1"
+    model = keras_a2.load(version)
+    images = np.random.default_rng(0).integers(0, 256, (5, 40, 50, 3), np.uint8)
+    expected = model.predict(images) >= model.card["set_threshold"]
+    expected[np.arange(5), model.predict(images).argmax(axis=1)] = True
+    np.testing.assert_array_equal(model.predict(images, sets=True), expected)
+    rows = model.predict(published / "photos", sets=True)
+    assert all(row["class"] == row["set"].split("|")[0] for _, row in rows.iterrows())
+    del model.card["set_threshold"]  # as published by earlier versions
+    with pytest.raises(UserError, match="without answer sets"):
+        model.predict(images, sets=True)
 
 
 def test_plain_keras_ends_with_figures_that_agree(published):

@@ -16,6 +16,7 @@ from keras_a2.errors import UserError, printable
 from keras_a2.fast import litert
 from keras_a2.machine import cores
 from keras_a2.saved_model import SavedModel
+from keras_a2.transfer.calibrate import answer_sets
 from keras_a2.transfer.decode import EXTENSIONS, UnreadableImage, decode, read_bytes
 from keras_a2.transfer.sources import LeftOut, images_below
 
@@ -32,6 +33,7 @@ class Prediction:
     classes: tuple[str, ...] = ()
     probabilities: tuple[float, ...] = ()
     error: str = ""
+    answer_set: tuple[str, ...] | None = None  # of a model that was published with a threshold
 
 
 class Classifier(SavedModel):
@@ -52,23 +54,38 @@ class Classifier(SavedModel):
         """How an image becomes a square, see ``decode.decode``."""
         return self.card.get("fit") or "squash"
 
-    def predict(self, images: np.ndarray | str | Path | Sequence[str | Path]) -> np.ndarray | pd.DataFrame:
+    def predict(
+        self, images: np.ndarray | str | Path | Sequence[str | Path], sets: bool = False
+    ) -> np.ndarray | pd.DataFrame:
         """Class probabilities of an array of images, or a table for files and folders.
 
         Args:
             images: uint8 ``(batch, height, width, 3)`` or ``(height, width, 3)``; or paths of images or folders.
+            sets: give the set of classes that holds the true one with the promised probability (``--coverage``).
 
         Returns:
-            ``(batch, classes)`` for arrays; for paths a table with file, class, probability and error.
+            ``(batch, classes)`` for arrays: probabilities, or for sets which classes are in them, bool. For paths a
+            table with file, class, probability and error, and with ``sets`` the set, its classes separated by ``|``.
+
+        Raises:
+            UserError: another type or shape; no such path; or sets of a model that was published without them.
         """
+        if sets:
+            self.check_sets()
         if isinstance(images, np.ndarray):
             if images.dtype != np.uint8 or images.ndim not in (3, 4) or images.shape[-1] != 3:
                 raise UserError(
                     f"images must be uint8 (batch, height, width, 3), not {images.dtype} {images.shape}; "
                     "pixels run from 0 to 255"
                 )
-            return self.serve(images[np.newaxis] if images.ndim == 3 else images)
-        return table(self.stream(find_images([images] if isinstance(images, str | Path) else images)))
+            probability = self.serve(images[np.newaxis] if images.ndim == 3 else images)
+            return answer_sets(probability, self.card["set_threshold"]) if sets else probability
+        return table(self.stream(find_images([images] if isinstance(images, str | Path) else images)), sets=sets)
+
+    def check_sets(self) -> None:
+        """Raise ``UserError`` where the model has no sets of classes."""
+        if self.card.get("set_threshold") is None:
+            raise UserError(f"{self.folder} was published without answer sets; publish it again with this version")
 
     def stream(self, files: Sequence[Path], top: int = 1) -> Iterator[Prediction]:
         """Predictions in the order of ``files``; the next batch is decoded while the model works on this one.
@@ -88,7 +105,19 @@ class Classifier(SavedModel):
                     continue
                 probability = next(answers)
                 best = np.argsort(-probability)[:top]
-                yield Prediction(str(path), tuple(self.classes[i] for i in best), tuple(probability[best].tolist()))
+                yield Prediction(
+                    str(path), self._names(best), tuple(probability[best].tolist()), answer_set=self._set(probability)
+                )
+
+    def _set(self, probability: np.ndarray) -> tuple[str, ...] | None:
+        """The set's classes, most probable first."""
+        if (threshold := self.card.get("set_threshold")) is None:
+            return None
+        members = np.flatnonzero(answer_sets(probability[np.newaxis], threshold)[0])
+        return self._names(members[np.argsort(-probability[members])])
+
+    def _names(self, classes: np.ndarray) -> tuple[str, ...]:
+        return tuple(self.classes[i] for i in classes)
 
     def _converted(self, images: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
         """``serve`` through LiteRT, asserted on these images. Without ``model.keras``, itself."""
@@ -127,8 +156,8 @@ class Classifier(SavedModel):
             return str(error)
 
 
-def table(predictions: Iterable[Prediction], top: int = 1) -> pd.DataFrame:
-    """A row per file: file, class and probability (of each rank, where there are several), error.
+def table(predictions: Iterable[Prediction], top: int = 1, sets: bool = False) -> pd.DataFrame:
+    """A row per file: file, class and probability (of each rank, where there are several), set if asked for, error.
 
     Undecodable bytes in names, which no column of text can hold, are spelt out.
     """
@@ -138,8 +167,9 @@ def table(predictions: Iterable[Prediction], top: int = 1) -> pd.DataFrame:
     rows = []
     for p in predictions:
         ranked = [cell for pair in zip(map(printable, p.classes), p.probabilities, strict=True) for cell in pair]
-        rows.append({"file": printable(p.file), **dict(zip(names, ranked, strict=False)), "error": p.error})
-    return pd.DataFrame(rows, columns=["file", *names, "error"])
+        members = {"set": "|".join(map(printable, p.answer_set or ()))} if sets else {}
+        rows.append({"file": printable(p.file), **dict(zip(names, ranked, strict=False)), **members, "error": p.error})
+    return pd.DataFrame(rows, columns=["file", *names, *(["set"] if sets else []), "error"])
 
 
 def find_images(paths: Sequence[str | Path], left_out: LeftOut | None = None) -> list[Path]:
