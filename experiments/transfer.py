@@ -252,7 +252,8 @@ def main(config: Config) -> None:
     with runs.Run(config, name, options.output, options.resume) as run:
         images, weights, config = prepare(source, config, run.work)
         from keras_a2 import saved_model
-        from keras_a2.transfer import baselines, evaluate, learning, model, report
+        from keras_a2.fast import litert
+        from keras_a2.transfer import baselines, describe, evaluate, learning, model, report, train
 
         run.check_inputs(data=images.summary(), weights=weights.sha256)
         seeds = range(options.seed, options.seed + options.seeds)
@@ -277,7 +278,9 @@ def main(config: Config) -> None:
         temperature = calibrations[results.best]["pretrained"].temperature
         with saved_model.FreshProcess() as process, run.publishing() as folder:
             network = model.assemble(arm.backbone, arm.head, size, config.data.fit, temperature)
-            saved_model.export(network, model.signatures(network, size), folder)
+            saved_model.export(network, model.signatures(network, size) | describe.signatures(network), folder)
+            compute = train.keras_features if options.plain else litert.Parallel
+            results.unfamiliar = describe.publish(folder, network, images, compute)
             report.write(folder, results, options.output / run.name)
             evaluate.write(folder, results, run.name, network, process, options.litert)
         console.print(f"published {run.version} (open {run.version / 'report.html'})")

@@ -58,13 +58,21 @@ def classify(model: Classifier, items: list[Path], top: int, output: Path | None
     shown = files if output else files[:SHOWN_ROWS]
     predictions = list(track(model.stream(shown, top), "predicting", total=len(shown), console=console, transient=True))
     if output is None:
-        table = Table("file", "class", "probability", *(["set"] if sets else []))
+        table = Table(
+            "file", "class", "probability", *(["set"] if sets else []), *(["unfamiliar"] if model.familiarity else [])
+        )
         for p in predictions:
             if p.error:
                 table.add_row(p.file, f"error: {p.error}", "")
             for rank, (name, probability) in enumerate(zip(p.classes, p.probabilities, strict=True)):
                 members = [] if rank or not sets else [", ".join(p.answer_set or ())]
-                table.add_row("" if rank else p.file, name, f"{probability:.1%}", *members)
+                table.add_row(
+                    "" if rank else p.file,
+                    name,
+                    f"{probability:.1%}",
+                    *members,
+                    *(["yes"] if p.unfamiliar and not rank else []),
+                )
         if len(files) > len(shown):
             table.add_row("… more: write them with --output", "", "")
         console.print(table)
@@ -79,8 +87,9 @@ def classify(model: Classifier, items: list[Path], top: int, output: Path | None
 
 def _as_object(p: Prediction, sets: bool) -> dict[str, Any]:
     ranked = [{"class": c, "probability": q} for c, q in zip(p.classes, p.probabilities, strict=True)]
+    judged = {} if p.unfamiliar is None else {"unfamiliar": p.unfamiliar}
     members = {"set": p.answer_set and list(p.answer_set)} if sets else {}
-    return {"file": p.file, "predictions": ranked, **members, "error": p.error or None}
+    return {"file": p.file, "predictions": ranked, **members, **judged, "error": p.error or None}
 
 
 def forecast(model: Forecaster, series: Path, time: str | None, output: Path | None, figure: Path | None) -> None:

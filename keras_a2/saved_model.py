@@ -64,6 +64,7 @@ OPTIONAL: dict[str, Field] = {
     "temperature": ("a number above 0", _is_positive),
     "set_level": ("a share", lambda value: _is_positive(value) and value < 1),
     "set_threshold": ("a probability", lambda value: value == 0 or (_is_positive(value) and value <= 1)),
+    "unfamiliar_threshold": ("a number", lambda value: type(value) in (int, float) and abs(value) < 1e9),
     "typical_errors": ("numbers above 0", lambda value: isinstance(value, list) and all(map(_is_positive, value))),
 }
 

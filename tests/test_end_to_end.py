@@ -120,12 +120,17 @@ def test_transfer_metrics_are_those_of_the_predictions(published):
 def test_sets_hold_the_classes_from_the_threshold_on(published):
     version = published / "models" / "transfer-photos" / "1"
     model = keras_a2.load(version)
+    assert model.card["unfamiliar_threshold"] is None
     images = np.random.default_rng(0).integers(0, 256, (5, 40, 50, 3), np.uint8)
     expected = model.predict(images) >= model.card["set_threshold"]
     expected[np.arange(5), model.predict(images).argmax(axis=1)] = True
     np.testing.assert_array_equal(model.predict(images, sets=True), expected)
     rows = model.predict(published / "photos", sets=True)
     assert all(row["class"] == row["set"].split("|")[0] for _, row in rows.iterrows())
+    assert "unfamiliar" not in rows  # three validation images are too few for a threshold
+    assert model.embed(published / "photos").shape == (len(rows), 576)
+    model.card["unfamiliar_threshold"] = -1e6
+    assert model.predict(published / "photos").unfamiliar.all()
     del model.card["set_threshold"]  # as published by earlier versions
     with pytest.raises(UserError, match="without answer sets"):
         model.predict(images, sets=True)

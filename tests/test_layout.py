@@ -18,7 +18,7 @@ LINES = 450
 ROOMS = ("sources", "data", "model", "baselines", "train", "evaluate", "report", "predict")
 PARTS = {
     "transfer": {"decode": "sources", "duplicates": "data", "learning": "evaluate", "figures": "report"}
-    | dict.fromkeys(["calibrate"], "model"),
+    | dict.fromkeys(["calibrate", "familiar", "describe"], "model"),
     "recurrent": {"stamps": "sources", "times": "sources", "splits": "data", "figures": "report"}
     | dict.fromkeys(["combination", "intervals", "verdicts"], "evaluate")
     | {"panel": "data", "scores": "baselines"}

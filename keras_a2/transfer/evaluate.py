@@ -46,6 +46,7 @@ class Results:
         arms, calibrations, logits: of each seed, by name; logits are ``(test images, classes)``.
         baselines: predicted classes of the test images, by name.
         best: position of the seed that is published: the lowest validation loss of the pretrained arm.
+        unfamiliar: see ``describe.publish``.
         metrics: the content of ``metrics.json``.
     """
 
@@ -55,6 +56,7 @@ class Results:
     logits: list[dict[str, np.ndarray]]
     baselines: dict[str, np.ndarray]
     best: int = 0
+    unfamiliar: tuple[float | None, float | None] = (None, None)
     metrics: dict[str, Any] = field(default_factory=dict)
 
     @cached_property
@@ -192,6 +194,7 @@ def write(
         network: that was exported to ``folder``.
     """
     images, metrics = results.images, results.metrics
+    metrics["arms"]["pretrained"]["test"]["called_unfamiliar"] = results.unfamiliar[1]
     metrics["saved_model_check"] = verify(process, folder, network, results)
     runs.write_json(folder / "metrics.json", metrics)
     pretrained = metrics["arms"]["pretrained"]
@@ -210,6 +213,7 @@ def write(
         "temperature": calibration.temperature,
         "set_level": calibration.level,
         "set_threshold": calibration.set_threshold,
+        "unfamiliar_threshold": results.unfamiliar[0],
         "seed": metrics["published_seed"],
         "headline": f"accuracy {percent(pretrained['test']['accuracy'])}",
         "saved_model_check": metrics["saved_model_check"],

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from keras_a2.machine import cores
 from keras_a2.saved_model import SavedModel
 from keras_a2.transfer.calibrate import answer_sets
 from keras_a2.transfer.decode import EXTENSIONS, UnreadableImage, decode, read_bytes
+from keras_a2.transfer.familiar import FILE, Familiarity
 from keras_a2.transfer.sources import LeftOut, images_below
 
 BATCH = 32
@@ -34,6 +36,7 @@ class Prediction:
     probabilities: tuple[float, ...] = ()
     error: str = ""
     answer_set: tuple[str, ...] | None = None  # of a model that was published with a threshold
+    unfamiliar: bool | None = None  # likewise
 
 
 class Classifier(SavedModel):
@@ -94,20 +97,61 @@ class Classifier(SavedModel):
             UserError: of many files, for which the model is converted to LiteRT: its answers to the first are others.
         """
         answer: Callable[[np.ndarray], np.ndarray] | None = None
+        classes = len(self.classes)
         for paths, decoded in self.decode_all(files):
             readable = [image for image in decoded if not isinstance(image, str)]
             if readable and answer is None:
-                answer = self._converted(np.stack(readable)) if len(files) >= MANY else self.serve
+                answer = self._converted(np.stack(readable)) if len(files) >= MANY else self._described
             answers = iter(answer(np.stack(readable)) if answer and readable else [])
             for path, image in zip(paths, decoded, strict=True):
                 if isinstance(image, str):
                     yield Prediction(str(path), error=image)
                     continue
-                probability = next(answers)
+                probability, description = np.split(next(answers), [classes])
                 best = np.argsort(-probability)[:top]
                 yield Prediction(
-                    str(path), self._names(best), tuple(probability[best].tolist()), answer_set=self._set(probability)
-                )
+                    str(path), self._names(best), tuple(probability[best].tolist()), answer_set=self._set(probability),
+                    unfamiliar=self._is_unfamiliar(description, probability),
+                )  # fmt: skip
+
+    @cached_property
+    def familiarity(self) -> Familiarity | None:
+        """The score of unfamiliar images; None of a model that was published without one."""
+        path = self.folder / FILE
+        if self.card.get("unfamiliar_threshold") is None or not path.exists():
+            return None
+        return Familiarity.load(path)
+
+    def _described(self, images: np.ndarray) -> np.ndarray:
+        """Probabilities, and where the score needs it the description, side by side."""
+        if self.familiarity is None:
+            return self.serve(images)
+        answers = self.loaded.describe(images)
+        return np.concatenate([answers["probabilities"], answers["description"]], axis=1)
+
+    def _is_unfamiliar(self, description: np.ndarray, probability: np.ndarray) -> bool | None:
+        if self.familiarity is None:
+            return None
+        score = self.familiarity.unfamiliarity(description[np.newaxis], probability[np.newaxis])[0]
+        return bool(score > self.card["unfamiliar_threshold"])
+
+    def embed(self, paths: str | Path | Sequence[str | Path]) -> np.ndarray:
+        """The pooled features ``(images, features)``, for search and clustering, in the order of the files.
+
+        Raises:
+            UserError: no such path, an unreadable image, or a model of an earlier version.
+        """
+        if not hasattr(self.loaded, "describe"):
+            raise UserError(f"{self.folder} was published without features; publish it again with this version")
+        features = []
+        for files, decoded in self.decode_all(find_images([paths] if isinstance(paths, str | Path) else paths)):
+            pixels = []
+            for file, image in zip(files, decoded, strict=True):
+                if isinstance(image, str):
+                    raise UserError(f"{file} cannot be read ({image}); leave it out")
+                pixels.append(image)
+            features.append(np.asarray(self.loaded.describe(np.stack(pixels))["features"]))
+        return np.concatenate(features)
 
     def _set(self, probability: np.ndarray) -> tuple[str, ...] | None:
         """The set's classes, most probable first."""
@@ -122,9 +166,12 @@ class Classifier(SavedModel):
     def _converted(self, images: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
         """``serve`` through LiteRT, asserted on these images. Without ``model.keras``, itself."""
         if not (self.folder / "model.keras").exists():
-            return self.serve
-        fast = litert.Parallel(deployment.deployable(self.folder), images.shape[1:])
-        if not np.abs(fast(images) - self.serve(images)).max() <= TOLERANCE:
+            return self._described
+        from keras_a2.transfer.describe import in_one
+
+        model = deployment.deployable(self.folder)
+        fast = litert.Parallel(model if self.familiarity is None else in_one(model), images.shape[1:])
+        if not np.abs(fast(images)[:, : len(self.classes)] - self.serve(images)).max() <= TOLERANCE:
             raise UserError(
                 f"{self.folder}: model.keras and the SavedModel differ by more than {TOLERANCE}; "
                 "were they published together? Copy the whole folder again"
@@ -164,12 +211,16 @@ def table(predictions: Iterable[Prediction], top: int = 1, sets: bool = False) -
     names = ["class", "probability"]
     if top > 1:
         names = [f"{name}_{rank}" for rank in range(1, top + 1) for name in names]
-    rows = []
+    rows: list[dict] = []
+    judged: dict[str, bool] = {}
     for p in predictions:
         ranked = [cell for pair in zip(map(printable, p.classes), p.probabilities, strict=True) for cell in pair]
+        columns = {} if p.unfamiliar is None else {"unfamiliar": p.unfamiliar}
+        judged |= columns
         members = {"set": "|".join(map(printable, p.answer_set or ()))} if sets else {}
-        rows.append({"file": printable(p.file), **dict(zip(names, ranked, strict=False)), **members, "error": p.error})
-    return pd.DataFrame(rows, columns=["file", *names, *(["set"] if sets else []), "error"])
+        cells = dict(zip(names, ranked, strict=False)) | members | columns
+        rows.append({"file": printable(p.file), **cells, "error": p.error})
+    return pd.DataFrame(rows, columns=["file", *names, *(["set"] if sets else []), *judged, "error"])
 
 
 def find_images(paths: Sequence[str | Path], left_out: LeftOut | None = None) -> list[Path]:

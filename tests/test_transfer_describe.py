@@ -1,0 +1,65 @@
+"""Class activation maps, descriptions and the score of unfamiliar images."""
+
+from __future__ import annotations
+
+import keras
+import numpy as np
+import pytest
+from scipy.spatial.distance import mahalanobis
+
+from keras_a2.transfer import model as models
+from keras_a2.transfer.describe import describing, in_one
+from keras_a2.transfer.familiar import Familiarity
+
+
+@pytest.fixture(scope="module")
+def parts():
+    """A backbone with weights, a head of 3 classes whose scaling is not the identity, and both as published."""
+    backbone = models.plain_backbone(models.BUNDLED_ALPHA)
+    models.load_weights(backbone, models.find_weights("bundled", None))
+    standardise = keras.layers.BatchNormalization(center=False, scale=False, trainable=False, name="standardise")
+    head = keras.Sequential([keras.Input(backbone.output_shape[1:]), standardise, keras.layers.Dense(3, name="logits")])
+    rng = np.random.default_rng(0)
+    for layer in head.layers:
+        layer.set_weights([0.1 + 0.5 * rng.random(weight.shape) for weight in layer.get_weights()])
+    return backbone, head, models.assemble(backbone, head, 64, temperature=1.7)
+
+
+def test_the_mean_of_a_map_and_the_bias_are_the_logit(parts):
+    backbone, head, network = parts
+    images = np.random.default_rng(1).integers(0, 256, (2, 64, 64, 3)).astype(np.uint8)
+    described = {name: np.asarray(value) for name, value in describing(network)(images, training=False).items()}
+    features = np.asarray(backbone(images.astype(np.float32), training=False))
+    logits = np.asarray(head(features, training=False))
+    np.testing.assert_allclose(described["features"], features, atol=1e-5)
+    maps, bias = described["maps"], np.asarray(head.layers[-1].bias)
+    assert maps.shape == (2, 2, 2, 3)
+    np.testing.assert_allclose(maps.mean(axis=(1, 2)) + bias, logits, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(described["probabilities"], np.asarray(network(images, training=False)), atol=1e-6)
+    resized = keras.Model(network.get_layer("resize").output, network.output)
+    both = np.asarray(in_one(resized)(images.astype(np.float32), training=False))
+    np.testing.assert_allclose(both, np.hstack([described["probabilities"], described["description"]]), atol=1e-4)
+
+
+def test_the_distance_is_scipys_where_nothing_is_shrunk():
+    rng = np.random.default_rng(0)
+    mixing = rng.normal(size=(4, 4))
+    train, other = rng.normal(size=(200_000, 4)) @ mixing + 3, 3 * rng.normal(size=(5, 4))
+    certain = np.full((5, 2), 0.5)
+    fitted = Familiarity.fit(train, train[:100], np.full((100, 2), 0.5))
+    inverse = np.linalg.inv(mixing.T @ mixing)
+    expected = [2 * np.log(mahalanobis(row, np.full(4, 3), inverse)) for row in other]
+    np.testing.assert_allclose(fitted.measures(other, certain)[:, 0], expected, atol=0.03)
+
+
+def test_another_kind_and_an_uncertain_class_are_less_familiar(tmp_path):
+    rng = np.random.default_rng(0)
+    fitted = Familiarity.fit(rng.normal(size=(60, 80)), rng.normal(size=(50, 80)), rng.dirichlet([5, 1], 50))
+    same, shifted = rng.normal(size=(40, 80)), rng.normal(size=(40, 80)) + 2
+    sure, unsure = np.tile([0.95, 0.05], (40, 1)), np.tile([0.5, 0.5], (40, 1))
+    usual = fitted.unfamiliarity(same, sure)
+    assert fitted.unfamiliarity(shifted, sure).min() > usual.max()
+    assert (fitted.unfamiliarity(same, unsure) > usual).all()
+    fitted.save(tmp_path / "f.npz")
+    again = Familiarity.load(tmp_path / "f.npz").unfamiliarity(same, sure)
+    np.testing.assert_allclose(again, usual, atol=1e-3)
