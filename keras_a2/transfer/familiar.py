@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -53,7 +54,8 @@ class Familiarity:
 
     def save(self, path: Path) -> None:
         """Write the arrays, float32, to an ``.npz`` file."""
-        np.savez(path, **{name: np.asarray(value, np.float32) for name, value in vars(self).items()})
+        arrays: dict[str, Any] = {name: np.asarray(value, np.float32) for name, value in vars(self).items()}
+        np.savez(path, **arrays)
 
     @classmethod
     def load(cls, path: Path) -> Familiarity:
