@@ -47,14 +47,18 @@ class Forecaster:
     folder = Path("saved_models/thing/1")
 
     def decimals(self, digits):
-        return {"load": 3}
+        return {"load": 3, "lower_80": 1, "upper_80": 1}
+
+    def ends(self, target):
+        return [(80.0, "lower_80", "upper_80")]
 
     def forecast(self, path):
         if "load" not in pd.read_csv(path):
             raise UserError(f"{path} has no column 'load'")
         load = np.array([3.0, 7.63704])
         seen = pd.DataFrame({"load": [1.0, 2.0]}, index=pd.Index([-1, 0], name="step"))
-        return seen, pd.DataFrame({"lead": [1, 2], "load": load}, index=pd.Index([1, 2], name="step"))
+        forecast = {"lead": [1, 2], "load": load, "lower_80": load - 1, "upper_80": load + 1}
+        return seen, pd.DataFrame(forecast, index=pd.Index([1, 2], name="step"))
 
 
 @pytest.fixture
@@ -84,7 +88,7 @@ def test_a_series_gets_its_forecast_and_a_wrong_one_its_reason(client, series, t
     page = client(Forecaster())
     plot, table = page.predict(handle_file(series), api_name="/forecast")
     assert plot["plot"].startswith("data:image")
-    assert table["data"] == [[1, 1, 3], [2, 2, 7.637]]
+    assert table["data"] == [[1, 1, 3, 2, 4], [2, 2, 7.637, 6.6, 8.6]]
     (tmp_path / "other.csv").write_text("a,b\n1,2\n")
     with pytest.raises(AppError, match=r"other\.csv has no column 'load'"):
         page.predict(handle_file(tmp_path / "other.csv"), api_name="/forecast")
