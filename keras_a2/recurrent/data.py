@@ -273,6 +273,7 @@ class Windows:
     def summary(self) -> dict:
         return {
             "name": self.name,
+            "sha256": self.sha256,
             "target": self.targets,
             "unit": self.unit,
             "rows": len(self.rows),
