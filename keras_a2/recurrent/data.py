@@ -357,9 +357,7 @@ def prepare(
         )
     future = every * (first_lead + np.arange(horizon))
     frame = with_ahead(frame, columns_ahead(known, future, every * look_back))
-    digest = hashlib.sha256()
-    for name in frame:
-        digest.update(np.ascontiguousarray(frame[name].to_numpy(np.float64)).tobytes())
+    columns = frame.to_numpy(np.float64).tobytes("F")  # one after the other
     return Windows(
         name=table.name,
         look_back=look_back,
@@ -371,7 +369,7 @@ def prepare(
         time=time,
         freq=offset,
         unit=table.unit,
-        sha256=digest.hexdigest(),
+        sha256=hashlib.sha256(columns).hexdigest(),
         max_gap=max_gap,
         every=every,
         first_lead=first_lead,
