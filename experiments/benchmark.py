@@ -1,4 +1,4 @@
-"""Every speed that the README claims, measured again against what a person would use instead.
+"""Every speed in docs/speed.md, measured again against what a person would use instead.
 
 python experiments/benchmark.py                    all rows, at most 10 minutes
 python experiments/benchmark.py --quick            most rows on little data: do they run, and which way

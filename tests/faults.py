@@ -1,4 +1,4 @@
-"""Faults that take too long for every test run; the README's reliability table comes from here.
+"""Faults that take too long for every test run; the table of docs/reliability.md comes from here.
 
 python tests/faults.py kill --times 30    SIGKILL at random moments, resumed; figures against an uninterrupted run's
 python tests/faults.py repeat             the same seed three times, once with --jobs 2: the same figures

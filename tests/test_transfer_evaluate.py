@@ -18,7 +18,7 @@ def test_wilson_interval_of_the_courseworks_ten_of_twelve():
     probability[:2] = [0.1, 0.9]
     result = evaluate.metrics(labels, [probability])
     assert result["accuracy"] == pytest.approx(10 / 12)
-    published = binomtest(10, 12).proportion_ci(method="wilson")  # the 55-95 % of issue and README
+    published = binomtest(10, 12).proportion_ci(method="wilson")  # the 55 to 95 % of docs/method.md
     assert result["accuracy_ci95"] == pytest.approx([published.low, published.high], abs=1e-9)
     assert [round(100 * end) for end in result["accuracy_ci95"]] == [55, 95]
 

@@ -1,1 +1,1 @@
-"""Every speed that the README claims, against the same job written plainly from the documentation."""
+"""Every speed in docs/speed.md, against the same job written plainly from the documentation."""
