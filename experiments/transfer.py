@@ -181,7 +181,7 @@ def train_pretrained(images: Images, weights: Weights, config: Config, seed: int
     features = train.Features(compute, arm, config.head.views, config.network.augment)
     train.solve_head(arm, features)  # logistic regression: the best head for these features
     loss = train.cross_entropy(config.network.label_smoothing, arm.class_weights)
-    head.compile(keras.optimizers.Adam(config.head.head_learning_rate), loss)
+    head.compile(keras.optimizers.Adam(config.head.head_learning_rate), loss, metrics=["accuracy"])
     epoch = train.keras_epoch(head, features.batches) if plain else fast.compiled_epoch(head, features.batches)
     arm.fit("head", head, epoch, config.head.head_epochs, predict=lambda: head.predict(features.validation, verbose=0))
     arm.frozen = arm.network.get_weights()  # to be compared, on the test split, with what phase 2 makes of it
@@ -233,7 +233,7 @@ def compile_network(arm: Arm, config: Config, epochs: int, rate: float, decay: f
     schedule = train.warm_up_and_decay(rate, epochs, train.steps_per_epoch(arm.images, options.batch_size))
     rates = train.rate_multipliers(network, decay)
     optimizer = train.LayerwiseAdamW(rates, options.weight_decay, learning_rate=schedule)
-    network.compile(optimizer, train.cross_entropy(options.label_smoothing, arm.class_weights))
+    network.compile(optimizer, train.cross_entropy(options.label_smoothing, arm.class_weights), metrics=["accuracy"])
     average = train.average(arm, network, options.ema, options.batch_size)
     batches = train.augmented(arm.images, options.augment, options.batch_size, arm.seed)
     if config.run.plain:

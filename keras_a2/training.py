@@ -54,7 +54,7 @@ class History:
 def fit(
     stage: str,
     *,
-    train_epoch: Callable[[int, Callable[[float], None]], float],
+    train_epoch: Callable[[int, Callable[[float], None]], float | dict[str, float]],
     validate: Callable[[], dict],
     score: Callable[[dict], tuple],
     weights: Sequence[Any],
@@ -69,8 +69,9 @@ def fit(
 
     Args:
         stage: name for the progress line and for errors.
-        train_epoch: ``(epoch, report) -> mean training loss``; calls ``report(fraction)`` as it goes. Its randomness
-            must come from the epoch number, so that a resumed run sees what the uninterrupted one would have.
+        train_epoch: ``(epoch, report) -> mean training loss``, or figures by name, ``loss`` among them; calls
+            ``report(fraction)`` as it goes. Its randomness must come from the epoch number, so that a resumed run sees
+            what the uninterrupted one would have.
         validate: measures on the validation split, by the names the history shall have.
         score: of a history row; the largest wins, the earliest of equals.
         weights: variables (``.numpy()``, ``.assign()``) that make up the model.
@@ -101,8 +102,9 @@ def fit(
             def report(part: float, trained: int = history.epochs, note: str = note) -> None:
                 bar.update(task, completed=trained + part, note=note)
 
-            loss = train_epoch(epoch, report)
-            row = _row(stage, epoch, {"loss": loss, **validate()}, ceiling)
+            trained = train_epoch(epoch, report)
+            figures = trained if isinstance(trained, dict) else {"loss": trained}
+            row = _row(stage, epoch, {**figures, **validate()}, ceiling)
             history.rows.append(row)
             history.seconds.append(time.perf_counter() - started)
             if score(row) > score(history.best):

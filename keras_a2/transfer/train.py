@@ -30,7 +30,7 @@ STATISTICS_BATCH, STATISTICS_IMAGES = 64, 512
 
 Report = Callable[[float], None]
 Batches = Callable[[int], tf.data.Dataset]  # of an epoch
-Epoch = Callable[[int, Report], float]
+Epoch = Callable[[int, Report], dict[str, float]]
 
 
 def resolve(config: Any, images: Images, weights: models.Weights) -> Any:
@@ -50,12 +50,14 @@ def resolve(config: Any, images: Images, weights: models.Weights) -> Any:
 
 @dataclass
 class Phase:
-    """One phase of an arm: its history and wall-clock seconds, and a sentence where something needs saying."""
+    """One phase of an arm: history, wall-clock seconds, numbers of trained and frozen parameters, and a note."""
 
     name: str
     history: training.History
     seconds: float
-    note: str = ""
+    trained_parameters: int
+    frozen_parameters: int
+    note: str = ""  # where something needs saying
 
     def summary(self) -> dict:
         """The phase as ``metrics.json`` has it."""
@@ -64,6 +66,9 @@ class Phase:
             "epochs": self.history.epochs,
             "best_epoch": self.history.best_epoch,
             "seconds": self.seconds,
+            "seconds_per_epoch": float(np.median(self.history.seconds[1:] or [0.0])),
+            "trained_parameters": self.trained_parameters,
+            "frozen_parameters": self.frozen_parameters,
             "validation_accuracy": self.history.best["validation_accuracy"],
             "note": self.note,
         }
@@ -151,7 +156,9 @@ class Arm:
         if note:
             console.print(f"note: {note}")
         ended = time.perf_counter()
-        self.phases.append(Phase(stage, history, history.earlier + ended - self._started, note))
+        trained = sum(int(np.prod(weight.shape)) for weight in network.trainable_variables)
+        frozen = self.network.count_params() - trained
+        self.phases.append(Phase(stage, history, history.earlier + ended - self._started, trained, frozen, note))
         self._started = ended
 
 
@@ -336,10 +343,10 @@ def rate_multipliers(network: keras.Model, decay: float) -> list[float]:
 
 
 def keras_epoch(network: keras.Model, batches: Batches, average: Average | None = None) -> Epoch:
-    """An epoch by ``fit``; ``average`` is updated after each batch."""
+    """An epoch by ``fit``, of a network compiled with accuracy; ``average`` is updated after each batch."""
     network.optimizer.build(network.trainable_variables)  # a resumed run restores its variables before the first epoch
 
-    def train_epoch(epoch: int, report: Report) -> float:
+    def train_epoch(epoch: int, report: Report) -> dict[str, float]:
         data = batches(epoch)
         steps = int(data.cardinality())
 
@@ -353,7 +360,7 @@ def keras_epoch(network: keras.Model, batches: Batches, average: Average | None 
         history = network.fit(
             data, initial_epoch=epoch - 1, epochs=epoch, callbacks=[callback], shuffle=False, verbose=0
         )
-        return history.history["loss"][0]
+        return {name: values[0] for name, values in history.history.items()}
 
     return train_epoch
 
