@@ -295,6 +295,26 @@ def test_the_season_of_a_daily_wave_is_a_day(series):
     assert baselines.find_season(windows) == 24
 
 
+@pytest.mark.parametrize("added", ["nothing", "trend", "walk"])
+@pytest.mark.parametrize("rows", [120, 600])
+def test_the_season_of_short_noisy_series_is_seldom_missed(rows, added):
+    right, steps = 0, np.arange(rows)
+    for seed in range(20):
+        rng = np.random.default_rng([rows, seed])
+        season, waves = int(rng.integers(5, 25)), rng.normal(size=(2, 2))
+        angles = 2 * np.pi * np.outer([1, 2], steps) / season
+        shape = (waves[0] @ np.cos(angles)) + (waves[1] @ np.sin(angles))
+        values = shape / shape.std() + rng.normal(0, 0.6, rows)
+        values += {"nothing": 0, "trend": steps / 40, "walk": rng.normal(0, 0.2, rows).cumsum()}[added]
+        right += baselines.season_of(values, None) == season
+    assert right >= 18
+
+
+def test_a_random_walk_has_seldom_a_season():
+    walks = [np.random.default_rng(seed).normal(size=600).cumsum() for seed in range(20)]
+    assert sum(baselines.season_of(walk, None) > 4 for walk in walks) <= 2
+
+
 def test_new_york_is_the_published_series():
     t = sources.nyc_weather()
     assert len(t.frame.columns) == 18
