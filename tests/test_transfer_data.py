@@ -432,3 +432,46 @@ def test_labels_of_cifar_are_a_hundred_sorted_names():
     assert len(sources.CIFAR100) == 100
     assert sorted(sources.CIFAR100) == sources.CIFAR100
     assert Path("x").suffix not in sources.EXTENSIONS
+
+
+@pytest.mark.parametrize("above", ["pictures", "pictures/raw", "__MACOSX"])
+def test_a_folder_around_the_classes_stands_for_them(photos, tmp_path, above):
+    around = tmp_path / "around"
+    shutil.copytree(photos, around / above)
+    if above == "__MACOSX":
+        shutil.copytree(photos, around / "pictures")
+    source = sources.find(str(around))
+    assert (source.classes, len(source.items), source.item_names[0]) == (["left", "right"], 24, "left/0.png")
+
+
+def test_images_of_nested_folders_are_of_the_class_at_the_top_which_is_said(photos):
+    for name in ("left", "right"):
+        (photos / name / "camera 1").mkdir()
+        shutil.copy(photos / name / "0.png", photos / name / "camera 1" / "x.JFIF")
+    source = sources.folder(photos)
+    assert np.bincount(source.labels).tolist() == [13, 13]
+    assert source.left_out == "names of folders below the classes: left/camera 1/, right/camera 1/"
+
+
+def test_one_name_written_in_two_ways_is_one_class(photos, tmp_path):
+    root = arranged(photos, tmp_path / "given", train=range(9), test=range(9, 12))
+    (root / "train" / "left").rename(root / "train" / "caf\u00e9")
+    (root / "test" / "left").rename(root / "test" / "cafe\u0301")
+    assert sources.folder(root).classes == ["caf\u00e9", "right"]
+
+
+def test_what_cannot_be_read_as_a_folder_of_classes_says_what_to_do(photos, tmp_path):
+    archive = shutil.make_archive(str(tmp_path / "photos"), "zip", photos)
+    with pytest.raises(UserError, match=r"photos\.zip is a file; .* unpack an archive first"):
+        sources.find(archive)
+    for path in photos.rglob("*.png"):
+        path.rename(path.with_suffix(".heic"))
+    with pytest.raises(UserError, match=r"one folder of images \(.*\.jpg.*\) per class, .* 24 .heic"):
+        sources.find(str(photos))
+
+
+def test_a_test_folder_of_unsorted_images_is_refused_by_name(photos, tmp_path):
+    root = arranged(photos, tmp_path / "given", train=range(9))
+    shutil.copytree(photos / "left", root / "test")
+    with pytest.raises(UserError, match="test has no class folders with images; sort its images into them"):
+        sources.folder(root)

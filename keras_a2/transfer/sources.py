@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -63,6 +64,7 @@ SPLIT_FOLDERS = {
 LIKE_A_SPLIT = re.compile(rf"(?<![a-z])({'|'.join(SPLIT_FOLDERS)})(?:[-_ ]?(?:set|data|images))?(?![a-z])")
 SYSTEM_FOLDERS = {"__macosx", "@eadir", "#recycle", "$recycle.bin", "system volume information", "lost+found"}
 SYSTEM_FILES = {"thumbs.db", "desktop.ini"}
+SHOWN = 4  # names of a long list
 
 
 @dataclass
@@ -99,7 +101,7 @@ def find(data: str) -> Source:
         "cifar100": cifar100,
     }
     named |= {name: partial(archive, name) for name in ARCHIVES}
-    return named[data]() if data in named else folder(Path(data))
+    return named[data]() if data in named else folder(Path(data).expanduser())
 
 
 def elpv(classes: int = 2) -> Source:
@@ -189,12 +191,17 @@ def archive(name: str) -> Source:
 def folder(root: Path, splits: dict[str, Path] | None = None) -> Source:
     """One folder per class, or folders of the splits (``train/``, ``test/``, ``valid/`` ...) above the class folders.
 
+    A folder that holds nothing but one folder of folders stands for that one. Images below a class folder belong to the
+    class, however deep they lie.
+
     Args:
         splits: split -> its folder, where that is known; None goes by the folders' names.
 
     Raises:
         UserError: no such folder, fewer than two classes, or folders that look like splits and cannot be.
     """
+    if root.is_file():
+        raise UserError(f"{root} is a file; --data takes a folder of images, so unpack an archive first")
     if not root.is_dir():
         raise UserError(
             f"no such folder or data set: {root}; --data takes elpv, elpv4, digits, cifar100, {', '.join(ARCHIVES)} "
@@ -202,6 +209,8 @@ def folder(root: Path, splits: dict[str, Path] | None = None) -> Source:
         )
     left_out = LeftOut()
     inside = left_out.folders_of(root)
+    if len(inside) == 1 and not left_out.outside and _holds_class_folders(inside[0]):
+        return folder(inside[0])
     splits = _split_folders(root, inside) if splits is None else splits
     if splits:
         left_out.folders |= {f"{path.name}/" for path in set(inside) - set(splits.values())}
@@ -209,13 +218,23 @@ def folder(root: Path, splits: dict[str, Path] | None = None) -> Source:
     for split, part in (splits or {"": root}).items():
         for path in left_out.folders_of(part) if splits else inside:
             files = images_below(path, left_out)
-            rows += [(split, path.name, file) for file in files]
+            # macOS writes 'é' as two characters.
+            rows += [(split, unicodedata.normalize("NFC", path.name), file) for file in files]
+            below = {file.relative_to(root).parent for file in files} - {path.relative_to(root)}
+            left_out.names |= {f"{folder}/" for folder in below}
             if not files:
                 left_out.empty.append(f"{path.relative_to(root)}/")
     classes, labels = np.unique([name for _, name, _ in rows], return_inverse=True)
+    given = {split for split, *_ in rows}
+    for split in splits:
+        if split not in given and rows:
+            raise UserError(
+                f"{splits[split]} has no class folders with images; sort its images into them, or remove it"
+            )
     if len(classes) < 2:
         raise UserError(
-            f"{root} has {len(classes)} folder(s) with images; at least two classes are needed, one folder each"
+            f"{root} has {len(classes)} folder(s) with images; at least two classes are needed: one folder of images "
+            f"({' '.join(sorted(EXTENSIONS))}) per class, named after it"
             + (f" (left out: {left_out})" if str(left_out) else "")
         )
     return Source(
@@ -265,7 +284,8 @@ def _split_folders(root: Path, inside: list[Path]) -> dict[str, Path]:
 
 def _holds_class_folders(path: Path) -> bool:
     inside = LeftOut()
-    return len(inside.folders_of(path)) > 1 and not inside.outside
+    folders = inside.folders_of(path)
+    return not inside.outside and (len(folders) > 1 or any(map(_holds_class_folders, folders)))
 
 
 class LeftOut:
@@ -274,6 +294,7 @@ class LeftOut:
     def __init__(self) -> None:
         self.suffixes: Counter[str] = Counter()
         self.folders: set[str] = set()
+        self.names: set[str] = set()  # of folders below the class folders
         self.empty: list[str] = []  # folders in the place of a class, without an image
         self.outside = 0  # images beside the class folders
 
@@ -291,6 +312,9 @@ class LeftOut:
             parts.append(f"{self.outside} image{'s' * (self.outside > 1)} outside the class folders")
         if self.empty:
             parts.append(f"without an image: {', '.join(self.empty)}")
+        if self.names:
+            more = ", …" * (len(self.names) > SHOWN)
+            parts.append(f"names of folders below the classes: {', '.join(sorted(self.names)[:SHOWN])}{more}")
         if self.folders:
             parts.append(f"folders {', '.join(sorted(self.folders))}")
         return "; ".join(parts)
