@@ -23,6 +23,10 @@ class UserError(Exception):
     def __init__(self, message: str):
         super().__init__(printable(" ".join(message.split())))
 
+    def _render_traceback_(self) -> list[str]:
+        """What a notebook shows: the line, without a traceback."""
+        return [f"error: {self}"]
+
 
 class Diverged(UserError):
     """Training diverged. The same command would diverge again, so nothing of the run is worth keeping."""

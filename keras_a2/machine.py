@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import logging
 import os
 import sys
 from collections.abc import Iterator
@@ -27,6 +28,9 @@ def configure_tensorflow(seed: int, deterministic: bool = False) -> None:
     tf = import_tensorflow()
     import keras
 
+    logging.getLogger("absl").setLevel(
+        "ERROR"
+    )  # the converter's advice to developers, which ``silence`` hides elsewhere
     tf.get_logger().setLevel("ERROR")  # it takes a function made anew for every arm for one that is retraced
     keras.utils.set_random_seed(seed)
     if deterministic:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 import subprocess
 import sys
@@ -197,6 +198,16 @@ class SavedModel:
     def version(self) -> int:
         """Its number."""
         return self.card["version"]
+
+    @property
+    def report(self) -> Path:
+        """The page about its training."""
+        return self.folder / "report.html"
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: the report, in a frame of its own so that neither changes the other's style."""
+        page = self.report.read_text(encoding="utf-8") if self.report.exists() else repr(self)
+        return f'<iframe srcdoc="{html.escape(page)}" style="width: 100%; height: 40rem; border: 0"></iframe>'
 
     def serve(self, batch: np.ndarray) -> np.ndarray:
         """What the signature of this name answers to one batch."""

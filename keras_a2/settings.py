@@ -7,11 +7,14 @@ of options: frozen dataclasses themselves. ``--help`` prints the groups; the opt
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import math
+import numbers
 import re
+import types
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from keras_a2.errors import UserError
 
@@ -109,6 +112,38 @@ def restore(config_type: type[Config], values: dict[str, Any]) -> Config:
     return config_type(**given)
 
 
+def configure(config_type: type[Config], values: dict[str, Any]) -> Config:
+    """The configuration of options given in Python, each checked by name and type; ``check`` checks the ranges.
+
+    Args:
+        values: option name -> value; an option that it lacks has its default.
+
+    Raises:
+        UserError: an unknown name, or a value of another type.
+    """
+    known = dict(options(config_type))
+    for name, value in values.items():
+        if name not in known:
+            similar = difflib.get_close_matches(name, known, 1)
+            raise UserError(f"there is no option {name}" + (f"; did you mean {similar[0]}?" if similar else ""))
+        if not _allows(known[name], value):
+            raise UserError(f"{name} is {value!r}; it must be {' or '.join(_names(known[name]))}")
+    return restore(config_type, values)
+
+
+def _allows(hint: Any, value: Any) -> bool:
+    """Whether a value is of an annotation's type; the integers of NumPy count as ``int``."""
+    if get_origin(hint) is Literal:
+        return value in get_args(hint)
+    if get_origin(hint) in (Union, types.UnionType):
+        return any(_allows(part, value) for part in get_args(hint))
+    if get_origin(hint) is Annotated:
+        return _allows(get_args(hint)[0], value)
+    if hint in (int, float):
+        return isinstance(value, numbers.Integral if hint is int else numbers.Real) and not isinstance(value, bool)
+    return isinstance(value, str | Path if hint is Path else hint)
+
+
 def fill(config: Config, **defaults: Any) -> Config:
     """The configuration with these defaults in place of None and ``auto``."""
     changes = {}
@@ -128,6 +163,17 @@ def options(config_type: type) -> Iterator[tuple[str, Any]]:
             yield from options(hint)
         else:
             yield name, hint
+
+
+def _names(hint: Any) -> list[str]:
+    """What an annotation allows, in words."""
+    if get_origin(hint) is Literal:
+        return [repr(choice) for choice in get_args(hint)]
+    if get_origin(hint) is Annotated:
+        return _names(get_args(hint)[0])
+    if get_origin(hint) in (Union, types.UnionType):
+        return [name for part in get_args(hint) for name in _names(part)]
+    return ["None" if hint is type(None) else hint.__name__]
 
 
 def _ranges(hint: Any) -> Iterator[Range]:
