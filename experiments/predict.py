@@ -38,13 +38,13 @@ class Config:
     top: Count = 1
     """Classes to give per image, the most probable first."""
     sets: bool = False
-    """Classifiers: give each image's set of classes, which holds the true one with the promised probability."""
+    """Classifiers: give each image's set of classes, which contains the true one with the promised probability."""
     output: Path | None = None
     """Write a .csv or .jsonl file instead of a table on the screen."""
     figure: Path | None = None
     """Forecasters: draw the forecast into this .png, .pdf or .svg file."""
     time: str | None = None
-    """Forecasters: the column with the times; found by itself where there is one."""
+    """Forecasters: the column with the times; by default detected."""
     check: bool = False
     """Forecasters: mark the rows of the series that lie outside the 95 % interval forecast one step ahead."""
     update: bool = False
@@ -53,12 +53,12 @@ class Config:
     list: bool = False
     """Print every published model with its headline figure, data, date and size."""
     models: Path = Path("saved_models")
-    """Where --list looks."""
+    """Folder that --list reads."""
     export: Literal["none", "litert", "onnx"] = "none"
     """litert: write model.tflite and model.int8.tflite into the version's folder, measured on the items given.
     onnx: write model.onnx there (extra [onnx])."""
     serve: bool = False
-    """Open a page on this machine to drop an image or a series (extra [demo])."""
+    """Open a local page where you can drop an image or a series (extra [demo])."""
     port: int | None = None
     """Port of that page; by default the first free one from 7860."""
 

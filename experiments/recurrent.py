@@ -65,9 +65,9 @@ class SeriesOptions:
     """chollet: the protocol of Deep Learning with Python, for --data jena only: hourly, 120 steps, 24 h ahead,
     50/25/25, by row number and not by time; it replaces --look-back and the like."""
     look_back: Count = 72
-    """Steps that the forecaster sees."""
+    """Number of past steps that the forecaster sees."""
     horizon: Count = 24
-    """Steps that it forecasts, all at once."""
+    """Number of steps that it forecasts, all at once."""
     first_lead: Count = 1
     """The first step ahead that is forecast."""
     every: Count = 1
@@ -75,7 +75,7 @@ class SeriesOptions:
     split: str = "0.6,0.2,0.2"
     """Train, validation, test in time order: three fractions or three row counts."""
     max_gap: CountOrZero = 12
-    """Fill gaps of at most so many steps from the past (0: none); windows that touch longer ones are dropped."""
+    """Fill gaps of at most N steps from the past (0: none); windows that touch longer gaps are dropped."""
     calendar: bool = True
     """Add the calendar's cycles that fit the spacing: hour, day of the week, day of the year, month."""
     season: Count | None = None
@@ -91,14 +91,14 @@ class NetworkOptions:
     units: Count = 128
     """Width of the recurrent layer."""
     layers: Count = 1
-    """Recurrent layers on top of each other."""
+    """Number of stacked recurrent layers."""
     dropout: Share = 0.3
     """Share of the recurrent layer's outputs dropped while training."""
     input_dropout: Share | None = None
     """Share of inputs dropped, each for a whole window; by default 0.4, 0.2 of fewer than 8, 0 where independent
     or with --known."""
     segment: CountOrZero | None = None
-    """Feed the recurrent layer so many steps at a time (SegRNN), a divisor of the look-back; 0 is step by step. By
+    """Feed the recurrent layer N steps at a time (SegRNN), a divisor of the look-back; 0 is step by step. By
     default one season where channels are independent, else 0."""
     channel_independent: DisallowNone[bool | None] = None
     """Share one network over the targets, each seeing its own past only (SegRNN); by default with several targets."""
@@ -112,30 +112,30 @@ class TrainingOptions:
     """Epochs at most; by default 16, or 10 where channels are independent (each window is then many samples); up to
     250 for a short series, so that there are 2,000 steps; 12 of at most 250 steps for many series."""
     patience: Count | None = None
-    """Stop after so many epochs without a better validation error; by default a quarter of the epochs, at least 4."""
+    """Stop after N epochs without a better validation error; by default a quarter of the epochs, at least 4."""
     batch_size: Count | None = None
     """Windows per step; by default 128, or 512 where channels are independent; down to 16 for a short series."""
     learning_rate: Positive | None = None
     """Peak rate (Adam, warm-up, cosine decay); by default 1e-3, or 3e-3 for many series."""
     loss: Literal["mae", "mse"] = "mae"
-    """What training minimises, and what validation chooses the epoch by."""
+    """Loss that training minimises and by which validation chooses the epoch."""
     ema: Share = 0.98
     """Decay of the moving average of the weights that is evaluated and published; 0 turns it off."""
 
 
 @dataclass(frozen=True)
 class ForecastOptions:
-    """What is measured, and what is published."""
+    """Measurements, and the published model."""
 
     folds: Count | None = None
-    """Train on so many growing parts of the rows before the test split, each validated on what follows it; every
+    """Train on N growing parts of the rows before the test split, each validated on the rows that follow; every
     choice uses all of them. By default 3 for a short series, else 1."""
     backtest: CountOrZero = 0
-    """Train again before each of so many blocks of the test split, and report each block's error."""
+    """Divide the test split into N blocks, train again before each, and report the error of each."""
     levels: str = "80,95"
     """Levels of the intervals, in per cent."""
     refit: bool = True
-    """Publish the recipe trained again on all rows, once it is measured, or the measured model itself."""
+    """Publish the recipe trained again on all rows after it was measured; --no-refit: the measured model."""
 
 
 @dataclass(frozen=True)
@@ -185,7 +185,7 @@ def train_network(
 
     Args:
         folder: keeps the state across a kill, in a file named after cell, seed and ``part``.
-        epochs: train so many, without validation.
+        epochs: number of epochs, without validation; None stops early.
     """
     import keras
 

@@ -37,41 +37,41 @@ class DataOptions:
     data: str = "elpv"
     """elpv, elpv4, digits, cifar100, flowers, cats_vs_dogs, or a folder: a folder per class, or train/ test/."""
     train_per_class: Count | None = None
-    """Train on at most so many images of each class."""
+    """Use at most N training images per class."""
     test_fraction: Fraction = 0.25
-    """Share of the images held out for the one final test, where the data come without a test split."""
+    """Share of the images for the final test, if the data have no test split."""
     validation_fraction: Fraction = 0.15
-    """Share of the training images on which every choice is made, where the data come without such a split."""
+    """Share of the training images on which every choice is made, if the data have no validation split."""
     image_size: Annotated[int, Range(32, 1024)] = 128
-    """Pixels of the square that images are resized to; larger is better and slower."""
+    """Side in pixels of the square that images are resized to; larger is better and slower."""
     fit: Literal["squash", "pad", "crop"] = "squash"
     """How an image becomes a square: squashed, padded with grey, or cropped to its middle."""
 
 
 @dataclass(frozen=True)
 class NetworkOptions:
-    """The network, and what holds for all of its training."""
+    """The network, and options of both phases."""
 
     weights: str = "auto"
     """auto (ImageNet by Keras, else the bundled ones), imagenet, bundled, random, or a path to .weights.h5 / .h5."""
     alpha: float | None = None
-    """Width of the network, 0.75 or 1.0; by default what the weights have."""
+    """Width of the network, 0.75 or 1.0; by default that of the weights."""
     dropout: Share = 0.2
     """Share of features dropped before the last layer while training."""
     batch_size: Count | None = None
     """Images per step of phase 2 and of the control; by default 32 below 4,000 images, else 64."""
     augment: Literal["auto", "none", "shift", "crop", "flips"] = "auto"
-    """Random crops and flips; auto takes what keeps the data's meaning (digits are not flipped)."""
+    """Random crops and flips; auto depends on the data (digits are not flipped)."""
     class_weights: Literal["none", "balanced"] = "none"
-    """balanced: in every loss, all classes count alike however few images they have; finds more of a rare class."""
+    """balanced: all classes count equally in every loss; recognises more of a rare class."""
     label_smoothing: Share = 0.1
-    """Probability mass spread over the other classes; keeps a few thousand images from being learnt by heart."""
+    """Probability mass spread over the other classes; keeps the network from memorising a few thousand images."""
     weight_decay: NotNegative = 0.02
     """AdamW's decay of kernels, in phase 2 and the control."""
     ema: Share = 0.98
     """Decay of the moving average of the weights that phase 2 and the control evaluate and keep; 0 turns it off."""
     strategy: Literal["none", "mirrored"] = "none"
-    """mirrored: share every batch out to the devices of this machine (tf.distribute.MirroredStrategy)."""
+    """mirrored: distribute every batch over the GPUs of this machine (tf.distribute.MirroredStrategy)."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ class HeadOptions:
     head_learning_rate: Positive = 1e-4
     """Rate of the head phase (Adam); small, because it starts at the optimum for the cached features."""
     views: Count = 4
-    """Augmented views of each image whose features the head phase caches; 1 is the plain image only."""
+    """Views of each image whose features are cached for the head phase; 1 is the plain image only."""
 
 
 @dataclass(frozen=True)
@@ -93,13 +93,13 @@ class FineTuneOptions:
     fine_tune_epochs: CountOrZero = 10
     """Epochs with the backbone unfrozen; 0 leaves it frozen."""
     unfreeze: Annotated[int, Range(1, 13)] | None = None
-    """Train only the last so many of the backbone's 13 blocks; by default 9, or all of bundled and random weights."""
+    """Blocks to train, of the backbone's 13, from the last; by default 9, or all with bundled and random weights."""
     learning_rate: Positive | None = None
     """Peak rate (AdamW); by default 3e-4, and below 4,000 images 2e-4, or 2e-3 with the bundled weights."""
     layer_decay: Annotated[float, Range(0, 1, open=("low",))] = 0.85
     """Each block's rate is this multiple of the next one's, so that early, general features move least."""
     batch_norm: Literal["frozen", "train"] = "frozen"
-    """Batch norm in inference mode, all fixed; or trained, with the statistics of each batch."""
+    """frozen: batch norm in inference mode, nothing trained; train: trained, with the statistics of each batch."""
 
 
 @dataclass(frozen=True)
@@ -111,17 +111,17 @@ class ControlOptions:
     scratch_epochs: CountOrZero | None = None
     """Epochs of the scratch control; by default head epochs + fine-tune epochs."""
     scratch_learning_rate: Positive = 2e-3
-    """Peak rate of the scratch control: random weights need and bear a higher one."""
+    """Peak rate of the scratch control; random weights need a higher one."""
     learning_curve: str = "auto"
-    """Train again on few images: auto (where it costs less than a quarter of the run), none, or per class: 10,30."""
+    """Train again on fewer images: auto (if it costs under a quarter of the run), none, or per class: 10,30."""
 
 
 @dataclass(frozen=True)
 class AnswerOptions:
-    """What the published model answers."""
+    """Output of the published model."""
 
     coverage: Fraction = 0.9
-    """Share of the images whose set of classes holds the true one."""
+    """Probability that the set of classes of an image contains the true one."""
 
 
 @dataclass(frozen=True)

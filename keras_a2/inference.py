@@ -1,4 +1,4 @@
-"""The front door to published models: load one, list them all, predict to a table or a file."""
+"""Published models: load one, list them all, predict to a table or a file."""
 
 from __future__ import annotations
 

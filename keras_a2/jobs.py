@@ -1,7 +1,7 @@
 """Independent trainings side by side: as processes on this machine, or as tasks on a Ray cluster.
 
 A task trains one arm or cell with one seed and leaves its state in a folder. The run then goes through its script as
-ever and finds every stage finished: the same figures as one after the other.
+usual and finds every stage finished: results are bit-for-bit those of sequential runs.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def spread(
         function: called with a task's arguments and ``folder``. It stands at the top of a module or of the script, and
             so do the classes of its arguments: a worker imports them from there.
         tasks: keyword arguments, a configuration among them.
-        jobs: so many processes at once, each on cores of its own; or ``ray``.
+        jobs: number of simultaneous processes, each on its own cores; or ``ray``.
         is_finished: called as ``function`` is: whether ``folder`` holds all that the task would leave there.
 
     Raises:

@@ -60,7 +60,7 @@ def percent(value: float) -> str:
 
 
 def number(value: float, digits: int = 3) -> str:
-    """So many significant digits, but every one before the point: 0.000412, 1.99, 12,346."""
+    """This number of significant digits, and all before the point: 0.000412, 1.99, 12,346."""
     if not 1e-6 <= abs(value) < 1e15:
         return f"{value:.{digits}g}"
     return f"{value:,.{decimals(value, digits)}f}"
@@ -80,8 +80,8 @@ def column(values: Iterable[float], digits: int = 3, places: int | None = None) 
     """Numbers to stand below each other.
 
     Args:
-        digits: as many decimals as the largest needs for so many significant digits,
-        places: or so many decimals.
+        digits: as many decimals as the largest value needs for this number of significant digits;
+        places: or this number of decimals.
     """
     values = list(values)
     if places is not None:
@@ -93,7 +93,7 @@ def column(values: Iterable[float], digits: int = 3, places: int | None = None) 
 
 
 def decimals(value: float, digits: int) -> int:
-    """Decimals that show ``value`` with so many significant digits; every one before the point stays."""
+    """Decimals that show ``value`` with this number of significant digits; all digits before the point stay."""
     return max(digits - math.floor(math.log10(abs(value))) - 1, 0)
 
 

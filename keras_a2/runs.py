@@ -40,18 +40,18 @@ PACKAGES = ("tensorflow", "keras", "numpy", "scikit-learn", "scipy", "matplotlib
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """The run, and what it writes."""
+    """The run and its output."""
 
     seed: settings.Seed = 0
-    """Seed of all that is random."""
+    """Seed of everything random."""
     seeds: settings.Count = 1
-    """Repeat training with so many seeds (same split) and report the mean and every value."""
+    """Number of seeds: repeat the training with the same split, report the mean and every value."""
     jobs: settings.Count | Literal["ray"] = 1
-    """Run so many trainings at once, each on its own cores; ray: on the cluster of RAY_ADDRESS ([cluster])."""
+    """Number of simultaneous trainings, each on its own cores; ray: on the cluster of RAY_ADDRESS ([cluster])."""
     plain: bool = False
     """Use Keras's own layers, fit and predict only: the same experiment, slower."""
     deterministic: bool = False
-    """Ask TensorFlow for deterministic kernels, where the machine's are not already."""
+    """Use TensorFlow's deterministic kernels (slower)."""
     litert: bool = False
     """Also write model.tflite and model.int8.tflite, measured against the SavedModel on test items."""
     name: str | None = None
@@ -59,7 +59,7 @@ class Options:
     output: Path = Path("saved_models")
     """Folder of published models."""
     resume: bool = False
-    """Resume a run of the same options and data that was interrupted or failed."""
+    """Resume an interrupted or failed run of the same options and data."""
 
 
 def command_line(config_type: type[Config], main: Callable[[Config], None], argv: list[str] | None = None) -> None:

@@ -76,7 +76,7 @@ def fit(
         score: of a history row; the largest wins, the earliest of equals.
         weights: variables (``.numpy()``, ``.assign()``) that make up the model.
         state: further variables needed to go on exactly (optimizer, dropout seeds).
-        patience: stop after so many epochs without a better score.
+        patience: stop after this number of epochs without a better score.
         ceiling: a training loss above it has diverged, even if it is a number still.
         path: file that carries the state across a kill, written whole after every epoch.
 

@@ -46,7 +46,7 @@ def convert(model: Any, item: tuple[int, ...], quantise: bool = False) -> bytes:
 
 
 def interpret(content: bytes, threads: int) -> Function:
-    """The function of one item ``(1, ...)`` that a LiteRT file holds, on so many threads."""
+    """The function of one item ``(1, ...)`` that a LiteRT file holds, on this number of threads."""
     with machine.silence():
         from ai_edge_litert.interpreter import Interpreter
 

@@ -23,7 +23,7 @@ LEAST_GAIN = 0.95  # of squared error, for which a smoother is preferred to pers
 MAX_SEASON_SHARE = 3  # a season must fit this often into the training rows
 MAX_SEASON = 2016  # two weeks of 10-minute steps
 USUAL_SHARE = 0.9  # of the best period's gain, for which a day is preferred
-SEASON_ROWS = 20_000  # the last training rows, so many at most
+SEASON_ROWS = 20_000  # at most, the last training rows
 
 
 class Baseline(Protocol):

@@ -147,7 +147,7 @@ class Windows:
 
     @property
     def ahead(self) -> dict[str, tuple[str, int]]:
-        """Inputs that hold a known column so many rows ahead: their name, the column's, and the rows."""
+        """Inputs that hold a known column some rows ahead: their name, the column's, and the rows."""
         return columns_ahead(self.known, self.future, self.every * self.look_back)
 
     @property
@@ -237,7 +237,7 @@ class Windows:
         return folds
 
     def has_folds(self, count: int) -> bool:
-        """Whether there are training rows for so many ``folds``."""
+        """Whether there are training rows for this number of ``folds``."""
         return count == 1 or (self._block(count) >= LEAST_BLOCK and not self.as_the_book)
 
     def _block(self, count: int) -> int:
@@ -324,7 +324,7 @@ def prepare(
 
     Args:
         split: three fractions or three row counts, ``train,validation,test``, in time order; or ``BOOK``.
-        max_gap: gaps of at most so many steps are filled; windows that touch a longer one are dropped.
+        max_gap: gaps of at most this number of steps are filled; windows that touch a longer one are dropped.
         every: rows from one step of a window to the next (hourly windows from 10-minute data: 6); windows still begin
             at every row.
         first_lead: the first step ahead that is forecast.
@@ -426,7 +426,7 @@ def whole_origins(
 
 
 def columns_ahead(known: Sequence[str], future: np.ndarray, span: int) -> dict[str, tuple[str, int]]:
-    """Inputs that hold known columns so many rows ahead: their name to the column and the rows.
+    """Inputs that hold known columns some rows ahead: their name to the column and the rows.
 
     At the last step that a window sees they hold the value at the last row that is forecast, at the step before it the
     row before, and so on: a window's last steps show every row ahead once. A horizon longer than the look-back needs
@@ -440,7 +440,7 @@ def columns_ahead(known: Sequence[str], future: np.ndarray, span: int) -> dict[s
 
 
 def with_ahead(frame: pd.DataFrame, columns: dict[str, tuple[str, int]]) -> pd.DataFrame:
-    """The table with columns that hold others so many rows ahead."""
+    """The table with columns that hold others some rows ahead."""
     return frame.assign(**{new: frame[name].shift(-n) for new, (name, n) in columns.items()})
 
 

@@ -110,7 +110,7 @@ def _colour(name: str) -> str:
 
 
 def _steps(windows: Windows, rows: int = 1) -> str:
-    """What so many rows count: ``hours``, ``steps of 15 minutes``."""
+    """The duration of a number of rows: ``hours``, ``steps of 15 minutes``."""
     if windows.freq is None:
         return "steps"
     step = windows.spacing(rows)

@@ -169,7 +169,7 @@ class Forecaster(SavedModel):
         return checked.assign(outside=~checked["value"].between(checked["lower"], checked["upper"]))
 
     def measure(self, table: sources.Table, since: pd.Timestamp | int) -> dict[str, Any]:
-        """Errors of the forecasts of the rows of a table that come after a time, or after so many rows.
+        """Errors of the forecasts of the rows of a table that come after a time, or after a number of rows.
 
         Returns:
             ``rows`` that are new; ``windows`` whose every lead is new and was measured, their ``mae`` in the targets'
@@ -199,7 +199,7 @@ class Forecaster(SavedModel):
         return {"rows": new, "windows": count, "mae": float(np.concatenate(errors).mean()), "coverage": coverage}
 
     def decimals(self, digits: int) -> dict[str, int]:
-        """Decimals of each column of ``predict`` that show its target's typical error with so many digits."""
+        """Decimals of each column of ``predict`` that show its target's typical error with this number of digits."""
         places = {}
         for name, error in self.typical_errors.items():
             for column in (name, *(end for _, *ends in self.ends(name) for end in ends)):
@@ -253,7 +253,7 @@ class Forecaster(SavedModel):
         return pd.Index(steps, name="step") if self.freq is None else self._times(seen[-1], steps)
 
     def _times(self, last: pd.Timestamp, steps: np.ndarray) -> pd.DatetimeIndex:
-        """The times so many steps after a row's."""
+        """The times some steps after a row's."""
         assert self.freq is not None
         try:
             return pd.DatetimeIndex([last + int(n) * self.freq for n in steps], name="time")

@@ -20,7 +20,7 @@ from keras_a2.training import Average
 EPOCH_STEPS = 32  # a series with fewer full batches is short: it gets smaller ones and more epochs
 LEAST_BATCH = 16
 FOLDS = 3  # of a short series
-SHORT_STEPS, SHORT_EPOCHS = 2000, 250  # training steps of a short series, in so many epochs at most
+SHORT_STEPS, SHORT_EPOCHS = 2000, 250  # training steps of a short series, and most epochs for them
 FEW_INPUTS = 8  # a network with fewer cannot spare so many of them while it trains
 CEILING = {"mae": 100, "mse": 100**2}  # standard deviations of the target: weights that blew up, no forecast
 

@@ -148,7 +148,7 @@ def thumbnails(images: Images, sizes: list[float], seed: int) -> dict[float, np.
 
 
 def control(arms: dict[int, Arm]) -> dict[float, np.ndarray]:
-    """Which test images the controls get right that were trained on so many images per class."""
+    """Which test images the controls get right that were trained on this number of images per class."""
     correct = {}
     for size, arm in arms.items():
         images = arm.images
@@ -240,7 +240,7 @@ def doubling(sizes: np.ndarray, accuracy: np.ndarray, full: float) -> dict[str, 
 
 
 def _doubled(sizes: np.ndarray, accuracy: np.ndarray, doublings: float = 1.0) -> np.ndarray:
-    """Accuracy ``(resamples,)`` after so many doublings of the last size."""
+    """Accuracy ``(resamples,)`` after this number of doublings of the last size."""
     error = np.log(np.maximum(1 - accuracy[:, -FITTED_POINTS:], 1e-4))
     x = np.log2(sizes[-FITTED_POINTS:])
     slope = np.minimum(np.polyfit(x, error.T, 1)[0], 0)

@@ -252,7 +252,7 @@ def assemble(
         copy = keras.models.clone_model(part) if part is backbone else part.__class__.from_config(part.get_config())
         x = copy(x)
         copy.set_weights(part.get_weights())
-        copy.trainable = part is backbone or part.trainable  # whoever goes on training it decides for himself
+        copy.trainable = part is backbone or part.trainable  # further training may choose otherwise
     x = keras.layers.Rescaling(1 / temperature, name="temperature")(x)
     return keras.Model(image, keras.layers.Softmax(name="probabilities")(x), name="transfer")
 

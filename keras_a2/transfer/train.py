@@ -295,7 +295,7 @@ def cross_entropy(label_smoothing: float, class_weights: np.ndarray | None = Non
 
 
 def warm_up_and_decay(learning_rate: float, epochs: int, steps: int) -> keras.optimizers.schedules.LearningRateSchedule:
-    """A rate that rises over the first epoch, of so many steps, and then falls to zero like a cosine."""
+    """A rate that rises over the first epoch of ``steps`` steps, then falls to zero like a cosine."""
     return keras.optimizers.schedules.CosineDecay(
         0.0, max((epochs - 1) * steps, 1), warmup_target=learning_rate, warmup_steps=steps
     )
