@@ -324,7 +324,7 @@ def prepare(
 
     Args:
         split: three fractions or three row counts, ``train,validation,test``, in time order; or ``BOOK``.
-        max_gap: gaps of at most this number of steps are filled; windows that touch a longer one are dropped.
+        max_gap: longest gap, in steps, that is filled; windows that touch a longer one are dropped.
         every: rows from one step of a window to the next (hourly windows from 10-minute data: 6); windows still begin
             at every row.
         first_lead: the first step ahead that is forecast.

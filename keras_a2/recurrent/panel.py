@@ -51,7 +51,7 @@ class Rows:
         return list(itertools.pairwise(self.ends.tolist()))
 
     def times_after(self, i: int, leads: np.ndarray) -> Any:
-        """The times ``steps`` after the last row of series ``i``; row numbers where there are no times."""
+        """The times ``leads`` steps after the last row of series ``i``; row numbers if there are no times."""
         steps = int(self.lengths[i]) - 1 + leads
         if self.starts is None or self.step is None:
             return steps + 1
@@ -323,7 +323,7 @@ def prepare(rows: Rows, *, name: str, look_back: int, horizon: int, season: int 
 
     Args:
         season: steps; 1 is none.
-        max_gap: gaps of at most this number of steps are filled from the past; windows that touch a longer one are dropped.
+        max_gap: longest gap, in steps, that is filled from the past; windows that touch a longer one are dropped.
 
     Raises:
         UserError: the look-back is shorter than two seasons, or no series is long enough to train on.
