@@ -222,13 +222,17 @@ def test_the_window_naive_is_the_best_naive_as_far_as_the_window_reaches(windows
 def test_crps_of_normal_noise_is_the_closed_form():
     rng = np.random.default_rng(0)
     past, new = rng.normal(size=(20_000, 1, 1)), rng.normal(size=(20_000, 1, 1))
-    one = np.ones((20_000, 1))
-    of_grid = intervals.quantiles(past, one, intervals.grid())
+    wanted = intervals.probabilities(list(intervals.GRID))
+    ends = intervals.quantiles(past, np.ones((20_000, 1)), wanted)
+
+    def crps(values):
+        return 2 * np.mean([intervals.pinball(values, *each).mean() for each in zip(ends, wanted, strict=True)])
+
     # The mean over x of CRPS(N(0, 1), x) is 1 / sqrt(pi) (Gneiting & Raftery 2007).
-    assert intervals.crps(new, one, of_grid).mean() == pytest.approx(1 / np.sqrt(np.pi), rel=0.01)
+    assert crps(new) == pytest.approx(1 / np.sqrt(np.pi), rel=0.01)
     x = 0.7  # and of one value: x (2 Phi(x) - 1) + 2 phi(x) - 1 / sqrt(pi)
     exact = x * (2 * stats.norm.cdf(x) - 1) + 2 * stats.norm.pdf(x) - 1 / np.sqrt(np.pi)
-    assert intervals.crps(np.full((1, 1, 1), x), np.ones((1, 1)), of_grid).item() == pytest.approx(exact, rel=0.02)
+    assert crps(np.full((1, 1, 1), x)) == pytest.approx(exact, rel=0.02)
 
 
 @pytest.mark.parametrize("n", [30, 100, 1000])
@@ -241,6 +245,35 @@ def test_conformal_intervals_cover_new_residuals_as_promised(n):
         new, wide = noise[n:], spread[n:, np.newaxis]
         inside.append(((new >= low * wide) & (new <= high * wide)).mean())
     assert 0.795 < np.mean(inside) < 0.8 + 3 / n + 0.01
+
+
+def test_intervals_follow_a_series_that_grows_restless_and_see_nothing_ahead():
+    rng, future = np.random.default_rng(0), np.array([1, 2, 3])
+    origins = np.delete(np.arange(3000), [7, 8, 500])
+    noise = rng.normal(size=(len(origins), 3, 1)) * np.linspace(1, 4, len(origins))[:, None, None]
+    noise[100, 1] = np.nan
+    start = intervals.quantiles(rng.normal(size=(500, 3, 1)), np.ones((500, 1)), intervals.probabilities([80.0]))
+    spread, known = np.ones((len(origins), 1)), np.isfinite(noise)
+    lower, upper = intervals.adapted(start, 80.0, noise, spread, origins, future, origins)
+    inside = ((noise >= lower) & (noise <= upper))[known]
+    assert inside.mean() == pytest.approx(0.8, abs=0.03)
+    still = ((noise >= start[0]) & (noise <= start[1]))[known]
+    assert still.mean() < 0.5
+    changed = noise.copy()
+    changed[2000:, 2] = 99  # what is three rows ahead of these origins
+    again = intervals.adapted(start, 80.0, changed, spread, origins, future, origins)
+    same = origins < origins[2000] + 3
+    np.testing.assert_array_equal(again[:, same], np.stack([lower, upper])[:, same])
+    assert (again[:, -1, 2] > np.stack([lower, upper])[:, -1, 2]).all()
+
+
+def test_an_interval_moves_as_by_hand():
+    start = np.array([-1.0, 1.0]).reshape(2, 1, 1)  # a width of 2
+    new = np.array([0.0, 5.0, np.nan]).reshape(3, 1, 1)
+    path = intervals.adapted(start, 80.0, new, np.full((3, 1), 2.0), np.arange(3), np.array([1]), np.arange(4))
+    step = 2 * intervals.RATE  # inside: both ends move inwards by a tenth of it; above: up by 0.1 and 0.9
+    assert path[0, :, 0, 0] == pytest.approx(np.array([-1, -1 + 0.1 * step, -1 + 0.2 * step, -1 + 0.2 * step]))
+    assert path[1, :, 0, 0] == pytest.approx(np.array([1, 1 - 0.1 * step, 1 + 0.8 * step, 1 + 0.8 * step]))
 
 
 def test_the_interval_score_and_mase_by_hand(windows):

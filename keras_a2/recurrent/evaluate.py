@@ -16,6 +16,7 @@ from keras_a2.recurrent import intervals
 from keras_a2.recurrent.baselines import Baseline, Ridge
 from keras_a2.recurrent.combination import Combination, WindowNaive, choose_weights, combine
 from keras_a2.recurrent.data import Windows
+from keras_a2.recurrent.intervals import Residuals
 from keras_a2.recurrent.verdicts import LEAST_INDEPENDENT, compare, independent_stretches, standard_error
 
 if TYPE_CHECKING:
@@ -37,8 +38,7 @@ class Choices:
     naive: WindowNaive  # the best of them by lead, as far as a window reaches
     season: int
     spread: intervals.Spread
-    factors: np.ndarray  # of the validation windows' spread (n, targets)
-    residuals: dict[str, list[np.ndarray]]  # truth less forecast of every model and baseline, one per seed
+    residuals: dict[str, list[Residuals]]  # of every model and baseline, one per seed
 
 
 @dataclass
@@ -52,7 +52,7 @@ class Published:
     combination: Combination
     forecast: np.ndarray  # of the test split, standardised (n, horizon, targets)
     ends: np.ndarray  # of its intervals, lower and upper of each level in turn (2 * levels, n, horizon, targets)
-    quantiles: np.ndarray  # of validation's and the test split's residuals (2 * levels, horizon, targets)
+    quantiles: np.ndarray  # those ends after the last row, divided by the spread (2 * levels, horizon, targets)
     epochs: int  # after which validation was best, the mean of the folds
 
     def refit(self, windows: Windows, train: Callable[..., Forecaster]) -> Combination:
@@ -91,13 +91,12 @@ def on_validation(
     by_lead = best_by_lead({name: forecast - truth for name, forecast in simple.items()})
     naive = WindowNaive(windows, season, by_lead)
     inside, linear = naive.forecast(windows, origins), pooled(windows, folds, ridges)
-    forecasts = {name: [forecast] for name, forecast in simple.items()} | {RIDGE: [linear]}
-    weights = {}
-    for cell, seeds in trained.items():
-        own = [pooled(windows, folds, by_fold) for by_fold in seeds]
-        weights[cell] = [choose_weights([inside, linear, each], truth, loss, *reach(windows)) for each in own]
-        combined = [combine(w, [inside, linear, each]) for w, each in zip(weights[cell], own, strict=True)]
-        forecasts |= {cell: own, cell + COMBINED: combined}
+    own = {cell: [pooled(windows, folds, by_fold) for by_fold in seeds] for cell, seeds in trained.items()}
+    weights = {
+        cell: [choose_weights([inside, linear, each], truth, loss, *reach(windows)) for each in by_seed]
+        for cell, by_seed in own.items()
+    }
+    forecasts = with_combined(simple, inside, linear, own, weights)
     figures, best_seed = {}, {}
     for name, by_seed in forecasts.items():
         measured = [metrics(windows, forecast - truth) for forecast in by_seed]
@@ -105,6 +104,7 @@ def on_validation(
         best_seed[name] = int(np.argmin([each[f"{loss}_standardized"] for each in measured]))
     forecasts[BEST_NAIVE] = [merge_by_lead(simple, by_lead)]
     spread = intervals.Spread.of(windows, season)
+    factors = spread(windows, origins)
     return Choices(
         best_naive=min(simple, key=lambda name: figures[name]["mae_standardized"]),
         best_naive_by_lead=by_lead,
@@ -115,9 +115,28 @@ def on_validation(
         naive=naive,
         season=season,
         spread=spread,
-        factors=spread(windows, origins),
-        residuals={name: [truth - each for each in by_seed] for name, by_seed in forecasts.items()},
+        residuals={name: [Residuals(truth - each, factors) for each in by_seed] for name, by_seed in forecasts.items()},
     )
+
+
+def with_combined(
+    simple: dict[str, np.ndarray],
+    naive: np.ndarray,
+    linear: np.ndarray,
+    own: dict[str, list[np.ndarray]],
+    weights: dict[str, list[tuple[float, float, float]]],
+) -> dict[str, list[np.ndarray]]:
+    """The forecasts of every model and baseline by name, one per seed, the combinations among them.
+
+    Args:
+        simple: of the naives; ``naive`` is the one in the combinations, and ``linear`` ridge regression.
+        own: cell -> of its network, one per seed; ``weights`` likewise.
+    """
+    forecasts = {name: [forecast] for name, forecast in simple.items()} | {RIDGE: [linear]}
+    for cell, by_seed in own.items():
+        pairs = zip(weights[cell], by_seed, strict=True)
+        forecasts |= {cell: by_seed, cell + COMBINED: [combine(w, [naive, linear, each]) for w, each in pairs]}
+    return forecasts
 
 
 def pooled(windows: Windows, folds: Sequence[Windows], forecasters: Sequence[Baseline | Forecaster]) -> np.ndarray:
@@ -152,40 +171,24 @@ def on_test(
     origins = windows.origins["test"]
     truth, factors = windows.actual(origins), choices.spread(windows, origins)
     naives = {each.name: each.forecast(windows, origins) for each in choices.naives}
-    combinations = {
-        cell + COMBINED: [
-            Combination(weights, choices.naive, ridge, forecaster)
-            for weights, forecaster in zip(choices.weights[cell], seeds, strict=True)
-        ]
-        for cell, seeds in last.items()
-    }
-    forecasts = {name: [forecast] for name, forecast in naives.items()}
-    forecasts |= {RIDGE: [ridge.forecast(windows, origins)]}
-    for cell, seeds in last.items():
-        own = [forecaster.forecast(windows, origins) for forecaster in seeds]
-        members = [choices.naive.forecast(windows, origins), forecasts[RIDGE][0]]
-        combined = [
-            combine(weights, [*members, each]) for weights, each in zip(choices.weights[cell], own, strict=True)
-        ]
-        forecasts |= {cell: own, cell + COMBINED: combined}
+    own = {cell: [forecaster.forecast(windows, origins) for forecaster in seeds] for cell, seeds in last.items()}
+    forecasts = with_combined(
+        naives, choices.naive.forecast(windows, origins), ridge.forecast(windows, origins), own, choices.weights
+    )
     forecasts[BEST_NAIVE] = [merge_by_lead(naives, choices.best_naive_by_lead)]
     scale = intervals.naive_scale(windows, choices.season)
     error = {name: [each - truth for each in by_seed] for name, by_seed in forecasts.items()}
     lines: dict[str, dict] = {}
     crps: dict[str, list[np.ndarray]] = {}
     for name, by_seed in error.items():
-        residuals = choices.residuals[name]
         scored = [
-            score(windows, levels, past, choices.factors, -each, factors, scale)
-            for past, each in zip(residuals, by_seed, strict=True)
+            score(windows, levels, past, Residuals(-each, factors), scale)
+            for past, each in zip(choices.residuals[name], by_seed, strict=True)
         ]
         crps[name] = [each.crps for each in scored]
-        lines[name] = {
-            "test": training.over_seeds(
-                [metrics(windows, each) | it.figures for each, it in zip(by_seed, scored, strict=True)]
-            )
-        }
+        figures = [metrics(windows, each) | it.figures for each, it in zip(by_seed, scored, strict=True)]
         inside = np.mean([each.inside for each in scored], axis=0)
+        lines[name] = {"test": training.over_seeds(figures)}
         lines[name]["test"]["coverage_ci95"] = {
             f"{level:g}": mean_interval(windows, each) for level, each in zip(levels, inside, strict=True)
         }
@@ -193,14 +196,10 @@ def on_test(
     for name, line in lines.items():
         line["validation"] = choices.metrics[name]
         if name not in naives:
-            others = [other for other in (*naives, RIDGE) if other != name]
-            line["test"] |= compare_errors(windows, error[name], error[BEST_NAIVE][0])
-            line["test"] |= {
-                f"against_{other}": compare_errors(windows, error[name], error[other][0]) for other in others
-            }
-            line["test"]["crps_against_best_naive"] = compare(
-                np.stack(crps[name]), crps[BEST_NAIVE][0], *reach(windows)
-            )
+            test, others = line["test"], [other for other in (*naives, RIDGE) if other != name]
+            test |= compare_errors(windows, error[name], error[BEST_NAIVE][0])
+            test |= {f"against_{other}": compare_errors(windows, error[name], error[other][0]) for other in others}
+            test["crps_against_best_naive"] = compare(np.stack(crps[name]), crps[BEST_NAIVE][0], *reach(windows))
     published = []
     for cell, seeds in last.items():
         for name in (cell, cell + COMBINED):
@@ -214,20 +213,23 @@ def on_test(
                 "mae_by_hour": by_time(windows, error[name][best], "hour"),
                 "mae_by_month": by_time(windows, error[name][best], "month"),
             } | lines[name]
-        combination = combinations[name][best]
+        combination = Combination(choices.weights[cell][best], choices.naive, ridge, seeds[best])
         lines[name]["combination"] = combination.named_weights()
-        wanted, past, forecast = (
-            intervals.probabilities(levels),
-            choices.residuals[name][best],
-            forecasts[name][best],
-        )
-        quantiles = intervals.quantiles(past, choices.factors, wanted)
-        every = np.concatenate([past, truth - forecast]), np.concatenate([choices.factors, factors])
-        ends = forecast + quantiles[:, np.newaxis] * factors[:, np.newaxis]
-        final = intervals.quantiles(*every, wanted)
-        epochs = round(np.mean([each.history.best_epoch for each in trained[cell][best]]))
+        forecast = forecasts[name][best]
+        past, new = choices.residuals[name][best], Residuals(truth - forecast, factors)
+        paths = np.concatenate([interval(windows, level, past, new) for level in levels])
         published.append(
-            Published(cell, name, config["seed"] + best, seeds[best], combination, forecast, ends, final, epochs)
+            Published(
+                cell=cell,
+                name=name,
+                seed=config["seed"] + best,
+                forecaster=seeds[best],
+                combination=combination,
+                forecast=forecast,
+                ends=forecast + paths[:, :-1] * factors[:, np.newaxis],
+                quantiles=paths[:, -1],
+                epochs=round(np.mean([each.history.best_epoch for each in trained[cell][best]])),
+            )
         )
     # Validation chose the best naive of each lead. Where the test split turns the order, a single naive is harder.
     single = {name: lines[name]["test"]["mae_standardized"] for name in naives}
@@ -258,49 +260,52 @@ class Scored:
     inside: np.ndarray  # share of each window's values inside each level's interval (levels, n)
 
 
-def score(
-    windows: Windows,
-    levels: list[float],
-    past: np.ndarray,
-    past_factors: np.ndarray,
-    residuals: np.ndarray,
-    factors: np.ndarray,
-    scale: np.ndarray,
-) -> Scored:
-    """Scores of the intervals that the residuals ``past`` give for the windows with ``residuals``.
+def score(windows: Windows, levels: list[float], past: Residuals, new: Residuals, scale: np.ndarray) -> Scored:
+    """Scores of the intervals that begin with the residuals of validation and follow those of the test split.
 
     Args:
-        past, residuals: truth less forecast ``(n, horizon, targets)``, standardised; ``factors`` of their spread
-            ``(n, targets)``.
+        past, new: of validation's and the test split's windows.
         scale: of MASE ``(targets,)``, standardised.
 
     Returns:
         with the figures ``coverage``, also by lead and by month, ``width_by_lead``, ``crps``, ``mase`` and ``msis``.
     """
-    wide = factors[:, np.newaxis]
-    by_value = intervals.crps(residuals, factors, intervals.quantiles(past, past_factors, intervals.grid()))
-    low, high = intervals.quantiles(past, past_factors, intervals.probabilities([intervals.SCORED]))
-    interval = intervals.interval_score(residuals, low * wide, high * wide, intervals.SCORED)
-    figures: dict[str, Any] = {
-        "crps": float((by_value * windows.target_scale).mean()),
-        "crps_standardized": float(by_value.mean()),
-        "mase": float((np.abs(residuals).mean(axis=(0, 1)) / scale).mean()),
-        "msis": float((interval.mean(axis=(0, 1)) / scale).mean()),
-        "coverage": {},
-        "coverage_by_lead": {},
-        "coverage_by_month": {},
-        "width_by_lead": {},
+    crps, inside, figures = np.zeros(new.values.shape), [], dict[str, Any]()
+    by = {name: dict[str, Any]() for name in ("coverage", "coverage_by_lead", "coverage_by_month", "width_by_lead")}
+    for level in sorted({*intervals.GRID, *levels}):
+        path = interval(windows, level, past, new)[:, :-1]
+        lower, upper = path * new.spread[:, np.newaxis]
+        if level in intervals.GRID:
+            for end, probability in zip((lower, upper), intervals.probabilities([level]), strict=True):
+                crps += intervals.pinball(new.values, end, probability) / len(intervals.GRID)
+        if level == intervals.SCORED:
+            by_value = intervals.interval_score(new.values, lower, upper, level)
+            figures["msis"] = float((by_value.mean(axis=(0, 1)) / scale).mean())
+        if level in levels:
+            covered, key = (lower <= new.values) & (new.values <= upper), f"{level:g}"
+            inside.append(covered.mean(axis=(1, 2)))
+            by["coverage"][key] = float(covered.mean())
+            by["coverage_by_lead"][key] = covered.mean(axis=(0, 2)).tolist()
+            by["coverage_by_month"][key] = by_time(windows, covered, "month", unit=False)
+            by["width_by_lead"][key] = ((upper - lower) * windows.target_scale).mean(axis=(0, 2)).tolist()
+    figures |= {
+        "crps": float((crps * windows.target_scale).mean()),
+        "crps_standardized": float(crps.mean()),
+        "mase": float((np.abs(new.values).mean(axis=(0, 1)) / scale).mean()),
     }
-    ends, inside = intervals.quantiles(past, past_factors, intervals.probabilities(levels)), []
-    for level, lower, upper in zip(levels, ends[::2], ends[1::2], strict=True):
-        covered = (residuals >= lower * wide) & (residuals <= upper * wide)
-        inside.append(covered.mean(axis=(1, 2)))
-        key, width = f"{level:g}", (upper - lower) * factors.mean(axis=0) * windows.target_scale
-        figures["coverage"][key] = float(covered.mean())
-        figures["coverage_by_lead"][key] = covered.mean(axis=(0, 2)).tolist()
-        figures["coverage_by_month"][key] = by_time(windows, covered, "month", unit=False)
-        figures["width_by_lead"][key] = width.mean(axis=1).tolist()
-    return Scored(figures, by_value.mean(axis=(1, 2)), np.array(inside))
+    return Scored(figures | by, crps.mean(axis=(1, 2)), np.array(inside))
+
+
+def interval(windows: Windows, level: float, past: Residuals, new: Residuals) -> np.ndarray:
+    """Ends of an interval of the test windows' residuals, divided by their spread, as they would have been in use.
+
+    Returns:
+        at each origin, and when the last value is known ``(2, n + 1, horizon, targets)``.
+    """
+    origins = windows.origins["test"]
+    start = intervals.quantiles(*past, intervals.probabilities([level]))
+    rows = np.append(origins, origins[-1] + windows.future[-1])
+    return intervals.adapted(start, level, *new, origins, windows.future, rows)
 
 
 def levels(text: str) -> list[float]:
