@@ -8,6 +8,7 @@ python experiments/recurrent.py --data shops.csv --horizon 14       many series 
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from tyro.conf import DisallowNone
 
-from keras_a2 import jobs, machine, runs, saved_model, settings, training
+from keras_a2 import jobs, machine, runs, settings, training
 from keras_a2.console import console
 from keras_a2.errors import UserError
 from keras_a2.settings import Count, CountOrZero, Positive, Share
@@ -25,14 +26,7 @@ if TYPE_CHECKING:  # TensorFlow takes seconds to import: functions import what t
 
     from keras_a2.recurrent.data import Windows
     from keras_a2.recurrent.panel import Panel
-    from keras_a2.recurrent.panel_train import Ridge
     from keras_a2.recurrent.train import Forecaster
-
-# Options that many series do not take.
-ONE_SERIES = (
-    "inputs", "known", "holidays", "freq", "preset", "first_lead", "every", "split", "calendar", "channel_independent",
-    "folds", "backtest", "levels", "refit", "litert",
-)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -190,19 +184,14 @@ def train_network(
     import keras
 
     from keras_a2.fast.windows import compiled
-    from keras_a2.recurrent import panel, panel_train, train
+    from keras_a2.recurrent import train
     from keras_a2.training import Average
 
-    options, shared = config.training, config.network.channel_independent
-    assert shared is not None  # train.resolve has put numbers in place of None
-    assert options.epochs is not None
-    assert options.batch_size is not None
-    assert options.learning_rate is not None
+    options: Any = config.training  # train.resolve has put numbers in place of None
+    shared = bool(config.network.channel_independent)
     keras.utils.set_random_seed(seed)
     network = build_network(cell, windows, config.network)
-    # Of many series each window is seen in units of its own spread, and batches are drawn from all.
-    parts: Any = panel_train if isinstance(windows, panel.Panel) else train
-    batches = parts.Batches(windows, shared, options.batch_size, seed)
+    batches = train.Batches(windows, shared, options.batch_size, seed)
     decay_steps = max((options.epochs - 1) * batches.steps, 1)
     rate = keras.optimizers.schedules.CosineDecay(  # after a warm-up of one epoch
         0.0, decay_steps, alpha=0.01, warmup_target=options.learning_rate, warmup_steps=batches.steps
@@ -212,15 +201,15 @@ def train_network(
     one_epoch, predict = train.keras_epoch(network, batches, average), train.keras_predict(network, batches)
     if not config.run.plain:  # the same, faster: a twin of the network with compiled loops shares its variables
         one_epoch, predict = compiled(network, options.loss, batches.order, batches.gather, average)
-    forecaster = parts.Forecaster(cell, network, shared, predict)
-    stopped_early = epochs is None
+    forecaster = train.Forecaster(cell, network, shared, predict)
+    validated = epochs is None and len(windows.origins["validation"]) > 0
     forecaster.history = training.fit(
         f"{cell}{part}",
         train_epoch=one_epoch,
-        validate=lambda: forecaster.validate(windows, average) if stopped_early else {},
-        score=lambda row: -row[f"validation_{options.loss}"] if stopped_early else row["epoch"],
+        validate=lambda: forecaster.validate(windows, average) if validated else {},
+        score=lambda row: -row[f"validation_{options.loss}"] if validated else row["epoch"],
         epochs=options.epochs if epochs is None else epochs,
-        patience=options.patience if stopped_early else None,
+        patience=options.patience if validated else None,  # early stopping
         ceiling=train.CEILING[options.loss],
         weights=average.averaged,
         state=train.state_of(network, average),
@@ -230,62 +219,61 @@ def train_network(
     return forecaster
 
 
-def train_folds(cell: str, folds: list[Windows], config: Config, seed: int, folder: Path) -> list[Forecaster]:
-    """Train one cell on each fold; the last trains on the training split, and is measured on the test split."""
-    count = len(folds)
-    return [train_network(cell, fold, config, seed, folder, part_of(k, count)) for k, fold in enumerate(folds)]
+def train_all(config: Config, folds: Sequence[Any], folder: Path) -> dict[str, list[list[Forecaster]]]:
+    """Train on every fold; the last is measured on the test split: cell -> for each seed one forecaster per fold."""
+    cells = ["simple_rnn", "lstm", "gru"] if config.network.cell == "all" else [config.network.cell]
+    seeds = range(config.run.seed, config.run.seed + config.run.seeds)
+    parts = by_part(folds)
+    if config.run.jobs != 1:
+        every = itertools.product(cells, seeds, parts)
+        tasks = [{"config": config, "cell": cell, "seed": seed, "part": part} for cell, seed, part in every]
+        jobs.spread(train_in_process, tasks, config.run.jobs, folder, is_trained)
+
+    def on_folds(cell: str, seed: int) -> list[Forecaster]:
+        return [train_network(cell, fold, config, seed, folder, part) for part, fold in parts.items()]
+
+    return {cell: [on_folds(cell, seed) for seed in seeds] for cell in cells}
 
 
-def part_of(fold: int, count: int) -> str:
-    """The name of a fold's training; the last fold's is the plain one."""
-    return "" if fold == count - 1 else f"-fold{fold + 1}"
+def by_part(folds: Sequence[Any]) -> dict[str, Any]:
+    """Name of a fold's training -> the fold; the last one's name is empty."""
+    return {f"-fold{number}" if number < len(folds) else "": fold for number, fold in enumerate(folds, 1)}
 
 
 def main(config: Config, update: dict[str, Any] | None = None) -> None:
     """The experiment; ``update`` is what ``predict.py --update`` measured, for ``metrics.json`` and the report."""
     check(config)
-    from keras_a2.recurrent import baselines, data, panel
+    from keras_a2.recurrent import data, panel
 
-    if panel.holds_many(config.series):
-        many_series(config)
-        return
-    if config.series.origins == "last":
-        raise UserError(
-            f"--origins last takes many series, and {config.series.data} has no column unique_id: name the column of "
-            "the series with --series, or leave --origins out"
-        )
     config = replace(config, series=data.with_preset(config.series))
-    windows = data.load(config.series)
+    windows = panel.load(config)  # of one series, or of many in a file
     name = published_name(config, windows, config.network.cell)
     with runs.Run(config, name, config.run.output, config.run.resume) as run:
         machine.configure_tensorflow(config.run.seed, config.run.deterministic)
         from keras_a2 import deployment, saved_model
-        from keras_a2.recurrent import evaluate, model, report, train
+        from keras_a2.recurrent import baselines, evaluate, model, panel_evaluate, panel_report, report, scores, train
 
-        report.describe(windows)
-        resolved = train.resolve(config, windows)  # the defaults that depend on the data
-        shared, options = resolved.network.channel_independent, resolved.training
-        run.check_inputs(data=windows.summary(), network=resolved.network, training=options)
+        many = isinstance(windows, panel.Panel)
+        score: Any = panel_evaluate if many else evaluate
+        pages: Any = panel_report if many else report
+        pages.describe(windows)
+        resolved: Any = train.resolve(config, windows)  # the defaults that depend on the data
+        run.check_inputs(data=windows.summary(), network=resolved.network, training=resolved.training)
         levels = evaluate.levels(config.forecast.levels)
         folds, blocks = windows.folds(resolved.forecast.folds), windows.backtest(config.forecast.backtest)
-        season = resolved.series.season
-        naives: list[baselines.Baseline] = [baselines.Persistence(), baselines.SeasonalNaive(season)]
+        shared, season, loss = resolved.network.channel_independent, resolved.series.season, resolved.training.loss
+        naives: list[Any] = [baselines.Persistence(), baselines.SeasonalNaive(season)]
+        if many:  # each series has its own, as in the M4 competition
+            naives = [scores.naive, scores.seasonal_naive, scores.naive2]
         ridges = baselines.Ridge(shared, season).fit(folds)
-
-        cells = ["simple_rnn", "lstm", "gru"] if config.network.cell == "all" else [config.network.cell]
-        seeds = range(config.run.seed, config.run.seed + config.run.seeds)
-        if config.run.jobs != 1:
-            every = itertools.product(cells, seeds, range(len(folds)))
-            tasks = [{"config": resolved, "cell": cell, "seed": seed, "fold": number} for cell, seed, number in every]
-            jobs.spread(train_in_process, tasks, config.run.jobs, run.work, is_trained)
-        trained = {cell: [train_folds(cell, folds, resolved, seed, run.work) for seed in seeds] for cell in cells}
+        trained = train_all(resolved, folds, run.work)
         with saved_model.FreshProcess() as process:  # imports TensorFlow while the forecasts are measured
-            choices = evaluate.on_validation(options.loss, windows, folds, naives, season, ridges, trained)
+            choices = score.on_validation(loss, windows, folds, naives, season, ridges, trained)
 
             # Every choice is made: the test split is read here, once.
-            metrics, winners = evaluate.on_test(settings.flat(resolved), windows, levels, ridges[-1], trained, choices)
+            metrics, winners = score.on_test(settings.flat(resolved), windows, levels, ridges[-1], trained, choices)
             metrics |= {"update": update} if update else {}
-            report.show(metrics)
+            pages.show(metrics)
             for winner in winners:
                 home = config.run.output / published_name(config, windows, winner.cell)
                 train_again = partial(train_network, winner.cell, config=resolved, seed=winner.seed, folder=run.work)
@@ -297,67 +285,13 @@ def main(config: Config, update: dict[str, Any] | None = None) -> None:
                     saved = model.assemble(combination, windows, choices.spread, winner.quantiles)
                     forecast = combination.forecast(windows, windows.origins["test"][: model.VERIFIED])
                     verified = model.export(process, *saved, windows, forecast, folder)
-                    own = evaluate.of_winner(metrics, winner, config.forecast.refit, len(folds), tested)
+                    own = evaluate.of_winner(metrics, winner, config.forecast.refit, resolved.forecast.folds, tested)
                     litert = deployment.export_litert(folder, model.example(windows)) if config.run.litert else None
-                    histories = {seed: each[-1].history for seed, each in zip(seeds, trained[winner.cell], strict=True)}
-                    report.write(
-                        folder, windows, winner, histories, own | {"saved_model_check": verified}, home, litert
-                    )
+                    # The last fold of many series validates nothing.
+                    histories = [by_fold[-2 if many else -1].history for by_fold in trained[winner.cell]]
+                    by_seed = dict(enumerate(histories, config.run.seed))
+                    pages.write(folder, windows, winner, by_seed, own | {"saved_model_check": verified}, home, litert)
                 console.print(f"published {run.version} (open {run.version / 'report.html'})")
-
-
-def many_series(config: Config) -> None:
-    """One network learns from every series of a file; each is forecast over its last rows."""
-    check_many(config)
-    machine.configure_tensorflow(config.run.seed, config.run.deterministic)
-    from keras_a2.recurrent import panel_evaluate, panel_report, panel_train
-
-    windows = panel_train.load(config.series)
-    name = published_name(config, windows, config.network.cell)
-    with runs.Run(config, name, config.run.output, config.run.resume) as run, saved_model.FreshProcess() as process:
-        panel_report.describe(windows)
-        resolved = panel_train.resolve(config, windows)  # the defaults that depend on the data
-        run.check_inputs(data=windows.summary(), network=resolved.network, training=resolved.training)
-        first = train_many(resolved, windows, run.work)
-        choices = panel_evaluate.on_validation(windows, *first)
-        # Every choice is made. The recipe is trained again, with the validation rows; the test rows are read after.
-        ridge, trained = train_many(resolved, windows, run.work, fold=1)
-        metrics, task, answers = panel_evaluate.on_test(settings.flat(resolved), windows, ridge, trained, choices)
-        panel_report.show(metrics)
-        for cell in trained:
-            home = config.run.output / published_name(config, windows, cell)
-            with run.publishing(home.name) as folder:
-                weight, ends = choices.weight[cell], choices.ends[metrics["published"][cell]]
-                networks = [forecaster.network for forecaster in trained[cell]]
-                models = panel_train.assemble(networks, windows, ridge, weight, ends)
-                answer = answers[metrics["published"][cell]]
-                checked = metrics | {"saved_model_check": panel_report.export(process, models, task, answer, folder)}
-                histories = {config.run.seed + k: each.history for k, each in enumerate(first[1][cell])}
-                panel_report.write(folder, task, cell, answer, ends, histories, checked, home)
-            console.print(f"published {run.version} (open {run.version / 'report.html'})")
-
-
-def train_many(
-    config: Config, windows: Panel, folder: Path, fold: int = 0
-) -> tuple[Ridge, dict[str, list[Forecaster]]]:
-    """Ridge regression over all series, and of each cell one network per seed; ``fold`` as for ``train_part``."""
-    from keras_a2.recurrent.panel_train import Ridge
-
-    cells = ["simple_rnn", "lstm", "gru"] if config.network.cell == "all" else [config.network.cell]
-    seeds = range(config.run.seed, config.run.seed + config.run.seeds)
-    if config.run.jobs != 1:
-        tasks = [{"config": config, "cell": cell, "seed": seed, "fold": fold} for seed in seeds for cell in cells]
-        jobs.spread(train_in_process, tasks, config.run.jobs, folder, is_trained)
-    trained = {cell: [train_part(windows, config, cell, seed, fold, folder) for seed in seeds] for cell in cells}
-    return Ridge().fit(windows.with_validation() if fold else windows), trained
-
-
-def train_part(windows: Panel, config: Config, cell: str, seed: int, fold: int, folder: Path) -> Forecaster:
-    """One training on many series: fold 0 is validated, fold 1 repeats the recipe with the validation rows."""
-    if fold == 0:
-        return train_network(cell, windows, config, seed, folder, part_of(0, 2))
-    again = windows.with_validation()
-    return train_network(cell, again, config, seed, folder, part_of(1, 2), epochs=config.training.epochs)
 
 
 def published_name(config: Config, windows: Windows | Panel, cell: str) -> str:
@@ -367,23 +301,18 @@ def published_name(config: Config, windows: Windows | Panel, cell: str) -> str:
     return runs.folder_name(f"recurrent-{windows.name}-{cell}")
 
 
-def train_in_process(config: Config, cell: str, seed: int, fold: int, folder: Path) -> None:
+def train_in_process(config: Config, cell: str, seed: int, part: str, folder: Path) -> None:
     """One training of ``--jobs``: leaves its state in ``folder``, where ``train_network`` resumes it."""
     machine.configure_tensorflow(config.run.seed, config.run.deterministic)
-    from keras_a2.recurrent import data, panel, panel_train
+    from keras_a2.recurrent import panel
 
-    if panel.holds_many(config.series):
-        train_part(panel_train.load(config.series), config, cell, seed, fold, folder)
-        return
-    folds = data.load(config.series).folds(config.forecast.folds or 1)
-    train_network(cell, folds[fold], config, seed, folder, part_of(fold, len(folds)))
+    folds = panel.load(config).folds(config.forecast.folds or 1)
+    train_network(cell, by_part(folds)[part], config, seed, folder, part)
 
 
-def is_trained(config: Config, cell: str, seed: int, fold: int, folder: Path) -> bool:
+def is_trained(config: Config, cell: str, seed: int, part: str, folder: Path) -> bool:
     """Whether ``folder`` holds what ``train_in_process`` would leave there."""
-    return training.is_finished(
-        runs.state_file(folder, f"seed{seed}-{cell}{part_of(fold, config.forecast.folds or 1)}")
-    )
+    return training.is_finished(runs.state_file(folder, f"seed{seed}-{cell}{part}"))
 
 
 def check(config: Config) -> None:
@@ -397,18 +326,6 @@ def check(config: Config) -> None:
         )
     if segment and series.look_back % segment:
         raise UserError(f"--segment {segment} does not divide --look-back {series.look_back}; choose a divisor")
-
-
-def check_many(config: Config) -> None:
-    """Refuse what many series do not take."""
-    if config.series.origins == "splits":
-        raise UserError("--origins splits is for a single series; many are forecast over the last rows of each")
-    given, default = settings.flat(config), settings.flat(Config())
-    for name in ONE_SERIES:
-        if given[name] != default[name]:
-            raise UserError(
-                f"--{name.replace('_', '-')} is for a single series, and {config.series.data} holds many: leave it out"
-            )
 
 
 if __name__ == "__main__":

@@ -19,9 +19,9 @@ PARTS = {
     "transfer": {"decode": "sources", "duplicates": "data", "learning": "evaluate", "figures": "report"}
     | dict.fromkeys(["calibrate", "familiar", "describe"], "model"),
     "recurrent": {"stamps": "sources", "times": "sources", "splits": "data", "figures": "report"}
-    | dict.fromkeys(["combination", "intervals", "verdicts"], "evaluate")
-    | {"panel": "data", "scores": "baselines"}
-    | {f"panel_{room}": room for room in ("train", "evaluate", "report", "predict")},
+    | dict.fromkeys(["combination", "intervals", "verdicts", "scores"], "evaluate")
+    | dict.fromkeys(["panel", "seasons"], "data")
+    | {f"panel_{room}": room for room in ("sources", "evaluate", "report", "predict")},
 }
 MODULES = sorted(path for folder in ("keras_a2", "experiments") for path in (ROOT / folder).rglob("*.py"))
 

@@ -65,15 +65,14 @@ def test_many_series_from_a_file_to_the_forecast_of_each(shops, tmp_path):
     ("arguments", "message"),
     [
         (["--origins", "splits"], "--origins splits is for a single series"),
-        (["--preset", "chollet"], "--preset is for a single series, and .* holds many"),
-        (["--folds", "3"], "--folds is for a single series"),
-        (["--litert"], "--litert is for a single series"),
+        (["--every", "2"], "--every is for a single series, and .* holds many"),
+        (["--levels", "90"], "--levels is for a single series"),
     ],
 )
 def test_what_many_series_do_not_take_is_refused(shops, arguments, message):
     script = load_script("recurrent")
     with pytest.raises(UserError, match=message):
-        script.check_many(parse(script.Config, ["--data", str(shops), *arguments]))
+        script.main(parse(script.Config, ["--data", str(shops), *arguments]))
 
 
 def test_the_last_origins_of_a_single_series_are_refused(series):

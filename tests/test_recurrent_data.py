@@ -14,7 +14,7 @@ import recurrent
 from conftest import run_script
 from keras_a2 import settings
 from keras_a2.errors import UserError
-from keras_a2.recurrent import baselines, data, evaluate, sources, splits, times, train
+from keras_a2.recurrent import baselines, data, evaluate, seasons, sources, splits, times, train
 
 
 def table(rows: int = 100, columns: int = 2, freq: str | None = "h") -> sources.Table:
@@ -292,7 +292,7 @@ def test_ridge_is_scikit_learns(strength, monkeypatch):
 
 def test_the_season_of_a_daily_wave_is_a_day(series):
     windows = data.prepare(sources.find(str(series), "load", None, None), look_back=24, horizon=12)
-    assert baselines.find_season(windows) == 24
+    assert seasons.find_season(windows) == 24
 
 
 @pytest.mark.parametrize("added", ["nothing", "trend", "walk"])
@@ -306,13 +306,13 @@ def test_the_season_of_short_noisy_series_is_seldom_missed(rows, added):
         shape = (waves[0] @ np.cos(angles)) + (waves[1] @ np.sin(angles))
         values = shape / shape.std() + rng.normal(0, 0.6, rows)
         values += {"nothing": 0, "trend": steps / 40, "walk": rng.normal(0, 0.2, rows).cumsum()}[added]
-        right += baselines.season_of(values, None) == season
+        right += seasons.season_of(values, None) == season
     assert right >= 18
 
 
 def test_a_random_walk_has_seldom_a_season():
     walks = [np.random.default_rng(seed).normal(size=600).cumsum() for seed in range(20)]
-    assert sum(baselines.season_of(walk, None) > 4 for walk in walks) <= 2
+    assert sum(seasons.season_of(walk, None) > 4 for walk in walks) <= 2
 
 
 def test_new_york_is_the_published_series():

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pandas as pd
 import pytest
 
 from keras_a2.errors import UserError
-from keras_a2.recurrent import panel
+from keras_a2.recurrent import panel, panel_sources
 
 
 def long_table(lengths=(20, 12, 7), start=1):
@@ -17,20 +19,25 @@ def long_table(lengths=(20, 12, 7), start=1):
     ).reset_index(drop=True)
 
 
+def cut(table, look_back=4, **options):
+    rows = panel_sources.from_frame(table.copy(), "file")
+    return panel.prepare(rows, name="made", look_back=look_back, horizon=2, **options)
+
+
 def test_long_format_in_any_order_of_series():
     table = long_table()
-    rows = panel.from_frame(table.copy(), "file")
+    rows = panel_sources.from_frame(table.copy(), "file")
     assert rows.names == ["S0", "S1", "S2"]
     assert rows.lengths.tolist() == [20, 12, 7]
     assert rows.values[rows.ends[1]] == 200
-    by_time = panel.from_frame(table.sort_values("ds", kind="stable"), "file")
+    by_time = panel_sources.from_frame(table.sort_values("ds", kind="stable"), "file")
     assert np.array_equal(by_time.values, rows.values)
     assert rows.times_after(2, np.array([1, 2])).tolist() == [8, 9]
 
 
 def test_other_columns_are_left_alone_and_names_can_be_given():
     table = long_table().rename(columns={"unique_id": "shop", "y": "sales"}).assign(split="train")
-    rows = panel.from_frame(table, "file", series="shop", target="sales")
+    rows = panel_sources.from_frame(table, "file", series="shop", target="sales")
     assert rows.target == "sales"
     assert rows.lengths.tolist() == [20, 12, 7]
 
@@ -38,7 +45,7 @@ def test_other_columns_are_left_alone_and_names_can_be_given():
 def test_dates_of_different_starts_and_an_absent_day():
     table = long_table(start=0)
     table["ds"] = pd.Timestamp("2024-01-01") + pd.to_timedelta(table["ds"], unit="D")
-    rows = panel.from_frame(table.drop(index=25), "file")
+    rows = panel_sources.from_frame(table.drop(index=25), "file")
     assert rows.lengths.tolist() == [20, 12, 7]
     assert np.flatnonzero(np.isnan(rows.values)).tolist() == [25]
     assert rows.times_after(1, np.array([1]))[0] == pd.Timestamp("2024-01-13")
@@ -46,7 +53,7 @@ def test_dates_of_different_starts_and_an_absent_day():
 
 def test_wide_format_ends_where_its_values_end():
     table = pd.DataFrame({"V1": ["a", "b"], "V2": [1.0, 4.0], "V3": [2.0, np.nan], "V4": [3.0, np.nan]})
-    rows = panel.from_frame(table, "file", wide=True)
+    rows = panel_sources.from_frame(table, "file", wide=True)
     assert rows.names == ["a", "b"]
     assert rows.values.tolist() == [1, 2, 3, 4]
     assert rows.lengths.tolist() == [3, 1]
@@ -68,12 +75,12 @@ def test_wide_format_ends_where_its_values_end():
 )
 def test_what_cannot_be_many_series_is_refused_in_one_line(change, message):
     with pytest.raises(UserError, match=message) as error:
-        panel.from_frame(change(long_table()), "file")
+        panel_sources.from_frame(change(long_table()), "file")
     assert "\n" not in str(error.value)
 
 
 def test_windows_stay_in_their_series_and_splits_do_not_share_targets():
-    windows = panel.prepare(panel.from_frame(long_table(), "file"), name="made", look_back=4, horizon=2)
+    windows = cut(long_table())
     numbers = {split: windows.series_of(origins) for split, origins in windows.origins.items()}
     assert numbers["test"].tolist() == [0, 1, 2]
     for split, origins in windows.origins.items():
@@ -86,13 +93,20 @@ def test_windows_stay_in_their_series_and_splits_do_not_share_targets():
         assert last["test"] - last["validation"] == last["validation"] - last["train"] == 2
         assert last["test"] + 2 == windows.rows.ends[i + 1] - 1
     assert windows.summary()["series"] == 3
-    more = windows.with_validation().origins["train"]
-    assert set(more) - set(windows.origins["train"]) >= set(windows.origins["validation"])
-    assert (more + 2 <= windows.rows.ends[windows.series_of(more) + 1] - 1 - 2).all()
+    assert set(windows.on_all_rows().origins["train"]) == set(windows.candidates)
+
+
+def test_folds_roll_from_horizon_to_horizon_up_to_the_test_rows():
+    windows = cut(long_table(), folds=2)
+    folds = windows.folds(2)
+    assert [set(windows.steps_left(fold.origins["validation"])) for fold in folds] == [{6}, {4}, set()]
+    assert [windows.steps_left(fold.origins["train"]).min() for fold in folds] == [8, 6, 4]
+    for one, other in itertools.pairwise(folds):
+        assert set(one.origins["validation"]) < set(other.origins["train"])
 
 
 def test_forecasts_return_to_their_units():
-    windows = panel.prepare(panel.from_frame(long_table(), "file"), name="made", look_back=4, horizon=2)
+    windows = cut(long_table())
     assert windows.positive
     test = windows.origins["test"]
     assert windows.raw(test)[1, :, 0] == pytest.approx([206, 207, 208, 209], rel=1e-6)
@@ -103,7 +117,7 @@ def test_forecasts_return_to_their_units():
 def test_a_value_that_is_not_positive_keeps_all_series_off_the_logarithm():
     table = long_table()
     table.loc[3, "y"] = 0.0
-    windows = panel.prepare(panel.from_frame(table, "file"), name="made", look_back=4, horizon=2)
+    windows = cut(table)
     assert not windows.positive
     test = windows.origins["test"]
     assert windows.raw(test)[1, :, 0] == pytest.approx([206, 207, 208, 209], rel=1e-6)
@@ -112,7 +126,7 @@ def test_a_value_that_is_not_positive_keeps_all_series_off_the_logarithm():
 def test_a_short_series_is_counted_and_a_gap_drops_its_windows():
     table = long_table()
     table.loc[25:28, "y"] = np.nan  # of S1: longer than max_gap
-    windows = panel.prepare(panel.from_frame(table, "file"), name="made", look_back=6, horizon=2, max_gap=1)
+    windows = cut(table, look_back=6, max_gap=1)
     assert windows.facts["too_short"] == 1
     assert windows.facts["missing_values"] == 4
     assert set(windows.series_of(windows.origins["train"])) == {0}
@@ -120,18 +134,21 @@ def test_a_short_series_is_counted_and_a_gap_drops_its_windows():
 
 
 def test_no_series_that_is_long_enough():
-    rows = panel.from_frame(long_table((7, 7)), "file")
+    table = long_table((7, 7))
     with pytest.raises(UserError, match="no series is long enough: a training window takes 10 rows"):
-        panel.prepare(rows, name="made", look_back=4, horizon=2)
+        cut(table)
+    with pytest.raises(UserError, match="no series is long enough: a training window takes 12 rows"):
+        cut(table, folds=2)
     with pytest.raises(UserError, match="shorter than two seasons"):
-        panel.prepare(rows, name="made", look_back=4, horizon=2, season=3)
+        cut(table, season=3)
 
 
 def test_the_test_rows_decide_nothing():
     table = long_table()
     changed = table.assign(y=table["y"].where(table.groupby("unique_id").cumcount(ascending=False) >= 2, -7.0))
     one, other = (
-        panel.prepare(panel.from_frame(t, "file"), name="made", look_back=4, horizon=2) for t in (table, changed)
+        panel.prepare(panel_sources.from_frame(t, "file"), name="made", look_back=4, horizon=2)
+        for t in (table, changed)
     )
     assert one.positive == other.positive
     assert np.array_equal(one.own_mean, other.own_mean)

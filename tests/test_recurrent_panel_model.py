@@ -11,12 +11,25 @@ import pytest
 import tensorflow as tf
 
 from keras_a2.errors import UserError
-from keras_a2.recurrent import baselines, panel, panel_evaluate, panel_predict, panel_report, panel_train, scores, train
+from keras_a2.recurrent import (
+    baselines,
+    model,
+    panel,
+    panel_evaluate,
+    panel_predict,
+    panel_report,
+    panel_sources,
+    scores,
+    seasons,
+    train,
+)
+from keras_a2.recurrent.combination import Combination
 
 SEASON, HORIZON, LOOK_BACK = 4, 4, 12
+NAIVES = [scores.naive, scores.seasonal_naive, scores.naive2]
 
 
-def made(count=30, rows=60, level=100.0):
+def made(count=30, rows=60, level=100.0, look_back=LOOK_BACK, **options):
     """Series with a season of four that grows from one season to the next, each with a size and a growth of its own."""
     generator = np.random.default_rng(0)
     steps = np.arange(rows)
@@ -25,8 +38,12 @@ def made(count=30, rows=60, level=100.0):
     noise = np.exp(generator.normal(0, 0.01, (count, rows)))
     values = size[:, None] * level * season * (1 + growth[:, None] * (steps // SEASON)) * noise
     ends = np.arange(count + 1) * rows
-    rows_of_file = panel.Rows([f"S{i}" for i in range(count)], ends, values.ravel(), None, None, "y")
-    return panel.prepare(rows_of_file, name="made", look_back=LOOK_BACK, horizon=HORIZON, season=SEASON)
+    rows_of_file = panel_sources.Rows([f"S{i}" for i in range(count)], ends, values.ravel(), None, None, "y")
+    return panel.prepare(rows_of_file, name="made", look_back=look_back, horizon=HORIZON, season=SEASON, **options)
+
+
+def last_rows(windows):
+    return panel_evaluate.cut(windows, [HORIZON], NAIVES)
 
 
 @pytest.fixture(scope="module")
@@ -46,51 +63,54 @@ def networks():
 
 @pytest.fixture(scope="module")
 def ridge(windows):
-    return panel_train.Ridge().fit(windows)
+    return baselines.Ridge().fit(windows.folds(1))[-1]
 
 
 def forecasters(windows, networks):
-    batches = panel_train.Batches(windows, False, 16, 0)
+    batches = train.Batches(windows, False, 16, 0)
     answers = [lambda samples, n=n: np.asarray(n(batches.gather(tf.constant(samples))[0])) for n in networks]
-    return [panel_train.Forecaster("gru", n, False, answer) for n, answer in zip(networks, answers, strict=True)]
+    return [train.Forecaster("gru", n, False, answer) for n, answer in zip(networks, answers, strict=True)]
 
 
 def test_a_window_is_seen_relative_to_its_last_season_whatever_its_size():
-    seen = np.array([[1.0, 2.0, 3.0, 5.0, 7.0, 11.0]], np.float32)
-    inputs, level, spread = map(np.asarray, panel_train.relative(seen, 2, 3))
+    seen, windows = np.array([1.0, 2.0, 3.0, 5.0, 7.0, 11.0], np.float32).reshape(1, 6, 1), made(look_back=8)
+    windows = dataclasses.replace(windows, season=2, horizon=3)
+    inputs, level, spread = map(np.asarray, model.frame(seen, windows))
     assert spread.item() == pytest.approx(np.mean([2, 3, 4, 6]))
     assert inputs[0, :, 0] * spread.item() == pytest.approx([-6, -9, -4, -6, 0, 0], rel=1e-5)
-    assert inputs[0, :, 1] * seen.std() == pytest.approx(seen[0] - 9, rel=1e-4)
-    assert level.tolist() == [[7, 11, 7]]
-    larger = np.asarray(panel_train.relative(1000 * seen + 5, 2, 3)[0])
+    assert inputs[0, :, 1] * seen.std() == pytest.approx(seen[0, :, 0] - 9, rel=1e-4)
+    assert level.ravel().tolist() == [7, 11, 7]
+    larger = np.asarray(model.frame(1000 * seen + 5, windows)[0])
     assert larger == pytest.approx(inputs, rel=1e-3, abs=1e-4)
 
 
 def test_batches_hold_windows_of_all_series_and_what_is_to_be_answered(windows):
-    batches = panel_train.Batches(windows, False, 64, seed=3)
+    batches = train.Batches(windows, False, 64, seed=3)
     order = batches.order(1)
     assert set(windows.series_of(order[..., 0].ravel())) == set(range(30))
     assert set(order[..., 0].ravel()) <= set(windows.origins["train"])
-    assert np.array_equal(order, panel_train.Batches(windows, False, 64, seed=3).order(1))
+    assert np.array_equal(order, train.Batches(windows, False, 64, seed=3).order(1))
     inputs, change = batches.gather(tf.constant(order[0]))
-    level, spread = panel_train.level_and_spread(windows, order[0, :, 0])
+    level, spread = model.frames(windows, order[0, :, 0])
     assert np.asarray(inputs).shape == (64, LOOK_BACK, 2)
-    truth = windows.actual(order[0, :, 0])[..., 0]
-    assert np.asarray(change) * spread + level == pytest.approx(truth, abs=1e-3)
+    truth = windows.actual(order[0, :, 0])
+    assert np.asarray(change)[..., np.newaxis] * spread + level == pytest.approx(truth, abs=1e-3)
 
 
 def test_ridge_regression_learns_growth_that_no_naive_knows(windows, ridge):
-    task = panel_evaluate.cut(windows, "test")
-    owa = task.owa(task.in_unit(task.forecast(ridge)))
-    assert owa < 0.7 * task.owa(task.naive["seasonal_naive"])
+    task = last_rows(windows)
+    owa = task.owa(task.in_unit(task.forecast([ridge])))
+    assert owa < 0.7 * task.owa(task.simple["seasonal_naive"])
 
 
 def test_the_saved_model_forecasts_what_was_measured(windows, networks, ridge):
-    task, weight = panel_evaluate.cut(windows, "test"), 0.3
+    task, weight = last_rows(windows), 0.3
     ends = np.stack([np.full(HORIZON, -1.0), np.full(HORIZON, 2.0)])
-    own = np.mean([task.forecast(each) for each in forecasters(windows, networks)], axis=0)
-    standardised = (1 - weight) * own + weight * task.forecast(ridge)
-    forecaster, interval = panel_train.assemble(networks, windows, ridge, weight, ends)
+    combination = Combination((0.0, weight, 1 - weight), None, ridge, train.mean_of(forecasters(windows, networks)))
+    standardised = combination.forecast(windows, task.origins)[..., 0]
+    own = np.mean([task.forecast([each]) for each in forecasters(windows, networks)], axis=0)
+    assert standardised == pytest.approx((1 - weight) * own + weight * task.forecast([ridge]), abs=1e-4)
+    forecaster, interval = model.assemble(combination, windows, None, ends[..., np.newaxis])
     raw = windows.raw(task.origins)
     assert np.asarray(forecaster(raw)) == pytest.approx(task.in_unit(standardised), rel=1e-4)
     lower, upper = task.interval(standardised, ends)
@@ -99,19 +119,23 @@ def test_the_saved_model_forecasts_what_was_measured(windows, networks, ridge):
 
 def test_large_levels_keep_their_digits(networks, ridge):
     windows = made(level=1e9)
-    task, ends = panel_evaluate.cut(windows, "test"), np.zeros((2, HORIZON))
-    forecaster, _ = panel_train.assemble(networks, windows, ridge, 0.0, ends)
-    own = np.mean([task.forecast(each) for each in forecasters(windows, networks)], axis=0)
+    combination = Combination((0.0, 0.0, 1.0), None, ridge, forecasters(windows, networks)[0])
+    forecaster, _ = model.assemble(combination, windows, None, np.zeros((2, HORIZON, 1)))
+    task = last_rows(windows)
+    own = combination.forecast(windows, task.origins)[..., 0]
     assert np.asarray(forecaster(windows.raw(task.origins))) == pytest.approx(task.in_unit(own), rel=1e-4)
 
 
-def test_validation_chooses_and_the_figures_are_the_competitions(windows, networks, ridge):
-    trained = {"gru": forecasters(windows, networks)}
-    choices = panel_evaluate.on_validation(windows, ridge, trained)
+def test_validation_chooses_and_the_figures_are_the_competitions(networks):
+    windows = made(folds=2)
+    folds = windows.folds(2)
+    ridges = baselines.Ridge().fit(folds)
+    trained = {"gru": [[each] * 3 for each in forecasters(windows, networks)]}
+    choices = panel_evaluate.on_validation("mae", windows, folds, NAIVES, SEASON, ridges, trained)
     assert choices.weight["gru"] >= 0.8  # the networks were never trained
-    metrics, task, answers = panel_evaluate.on_test({"seed": 0}, windows, ridge, trained, choices)
-    test = metrics["models"]["gru+ridge"]["test"]
-    forecast = task.in_unit(answers["gru+ridge"])
+    metrics, [winner] = panel_evaluate.on_test({"seed": 0}, windows, [], ridges[-1], trained, choices)
+    test, task = metrics["models"]["gru+ridge"]["test"], winner.task
+    forecast = task.in_unit(winner.answer)
     assert test["smape"] == pytest.approx(scores.smape(task.truth, forecast).mean())
     assert {"smape", "mase", "owa", "msis", "coverage", "share_better_than_naive"} <= set(test)
     assert metrics["baselines"]["naive2"]["test"]["owa"] == 1
@@ -125,8 +149,8 @@ def test_validation_chooses_and_the_figures_are_the_competitions(windows, networ
 
 
 def test_predictions_hold_every_series_with_its_scores(windows, ridge):
-    task = panel_evaluate.cut(windows, "test")
-    forecast = task.naive["seasonal_naive"]
+    task = last_rows(windows)
+    forecast = task.simple["seasonal_naive"]
     table = panel_report.predictions(task, forecast, (forecast * 0.9, forecast * 1.1), "seasonal_naive")
     assert table["unique_id"].tolist() == windows.rows.names
     assert table["mase"].to_numpy() == pytest.approx(table["seasonal_naive_mase"].to_numpy())
@@ -140,7 +164,7 @@ def test_a_short_series_is_forecast_by_the_seasonal_naive():
     longer = dataclasses.replace(rows, names=[*rows.names, "short"], ends=ends, values=values)
     windows = panel.prepare(longer, name="made", look_back=LOOK_BACK, horizon=HORIZON, season=SEASON)
     assert windows.facts["too_short"] == 1
-    task = panel_evaluate.cut(windows, "test")
+    task = last_rows(windows)
     assert (~task.seen).sum() == 1
     answer = task.in_unit(np.zeros((30, HORIZON)))
     assert answer[-1].tolist() == [2, 3, 4, 5]
@@ -171,7 +195,7 @@ def long_table():
 
 
 def test_all_series_of_a_file_are_forecast_also_a_short_one():
-    answer, short = panel_predict.forecast(Published(), panel.from_frame(long_table(), "file"))
+    answer, short = panel_predict.forecast(Published(), panel_sources.from_frame(long_table(), "file"))
     assert short == 1
     assert answer.columns.tolist() == ["unique_id", "ds", "lead", "y", "lower_95", "upper_95"]
     assert answer["y"].tolist() == [11, 12, 13, 14, 3, 4, 5, 6]
@@ -182,17 +206,17 @@ def test_all_series_of_a_file_are_forecast_also_a_short_one():
 
 def test_series_that_the_model_cannot_take_are_named():
     with pytest.raises(UserError, match=r"steps of 1 days.*trained on 0 days 01:00:00"):
-        panel_predict.forecast(Published(step_seconds=3600.0), panel.from_frame(long_table(), "file"))
+        panel_predict.forecast(Published(step_seconds=3600.0), panel_sources.from_frame(long_table(), "file"))
     table = long_table()
     table["y"] -= 8
     with pytest.raises(UserError, match="series 'S0' holds -5"):
-        panel_predict.forecast(Published(), panel.from_frame(table, "file"))
+        panel_predict.forecast(Published(), panel_sources.from_frame(table, "file"))
 
 
 def test_the_common_season_is_that_of_most_series(windows):
-    assert baselines.season_of(windows.filled(0, 60), None) == SEASON
-    assert panel_train.common_season(windows.rows, LOOK_BACK, HORIZON) == SEASON
-    assert panel_train.common_season(windows.rows, 6, HORIZON) == 1
+    assert seasons.season_of(windows.filled(0, 60), None) == SEASON
+    assert panel.common_season(windows.rows, LOOK_BACK, HORIZON) == SEASON
+    assert panel.common_season(windows.rows, 6, HORIZON) == 1
 
 
 def test_samples_are_those_of_a_single_target(windows):

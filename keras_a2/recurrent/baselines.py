@@ -13,17 +13,16 @@ from scipy import optimize, signal
 from scipy.linalg import eigh
 
 from keras_a2.recurrent.data import Windows
-from keras_a2.recurrent.times import DAY, YEAR
+from keras_a2.recurrent.model import FARTHEST, frame, frames
+from keras_a2.recurrent.panel import Panel
+from keras_a2.recurrent.seasons import training_rows
 
 RIDGE_STRENGTHS = tuple(10.0**k for k in range(-6, 4))  # per training window, on standardised inputs
 RIDGE_COLUMNS = 4096  # a wider flattened window keeps the targets' own past only
 CHUNK = 1024
 DISCOUNTS, HARMONICS, STARTS = (1.0, 0.98, 0.9), (1, 2, 3), 3  # of smoothers
 LEAST_GAIN = 0.95  # of squared error, for which a smoother is preferred to persistence
-MAX_SEASON_SHARE = 3  # a season must fit this often into the training rows
-MAX_SEASON = 2016  # two weeks of 10-minute steps
-USUAL_SHARE = 0.9  # of the best period's gain, for which a day is preferred
-SEASON_ROWS = 20_000  # at most, the last training rows
+MANY = 50_000  # training windows that are drawn from many series
 
 
 class Baseline(Protocol):
@@ -78,7 +77,8 @@ class Ridge:
     and strength are chosen on the validation windows of all folds.
 
     Fitted from the Gram matrix in chunks, so memory does not grow with the series. With ``channel_independent`` one
-    regression is shared by the targets, each seeing its own past less its last value.
+    regression is shared by the targets, each seeing its own past less its last value. Many series share one as well; it
+    sees what the network sees (``model.frame``), clipped, and starts from the last season.
     """
 
     name = "ridge"
@@ -88,9 +88,9 @@ class Ridge:
         self.columns = np.zeros(0, int)  # of the inputs, that it sees
         self.strength = 0.0
         self.kernel, self.bias = np.zeros((0, 0)), np.zeros(0)  # from the flattened columns to changes
-        self._start = np.zeros((0, 0))
+        self._start, self._intercept = np.zeros((0, 0)), True
 
-    def fit(self, folds: Sequence[Windows]) -> list[Ridge]:
+    def fit(self, folds: Sequence[Windows | Panel]) -> list[Ridge]:
         """Learn from the training windows of each fold, with the choices that all folds' validation windows prefer.
 
         Returns:
@@ -100,13 +100,19 @@ class Ridge:
         wide = last.look_back * len(last.inputs) > RIDGE_COLUMNS
         own_past = self.channel_independent or wide
         self.columns = last.target_columns if own_past else np.arange(len(last.inputs))
-        if wide and not self.channel_independent:
+        if wide and not self.channel_independent and not isinstance(last, Panel):
             self.columns = np.union1d(self.columns, [last.inputs.index(name) for name in last.ahead]).astype(int)
-        starts = [self._embed(start, last) for start in _smoothers(last, self.season)]
-        trained = [_Sums.of(self._designs(fold, fold.origins["train"])) for fold in folds]
-        validated = [_Sums.of(self._designs(fold, fold.origins["validation"])) for fold in folds]
+        if isinstance(last, Panel):
+            self._intercept, starts = False, [np.zeros((last.look_back * last.features, last.horizon))]
+        else:
+            self._intercept = not self.channel_independent
+            starts = [self._embed(start, last) for start in _smoothers(last, self.season)]
+        trained = [_Sums.of(self._designs(fold, _training_origins(fold))) for fold in folds]
         errors = np.zeros((len(starts), len(RIDGE_STRENGTHS)))
-        for fold, train, validation in zip(folds, trained, validated, strict=True):
+        for fold, train in zip(folds, trained, strict=True):
+            if len(fold.origins["validation"]) == 0:
+                continue
+            validation = _Sums.of(self._designs(fold, fold.origins["validation"]))
             solve = self._solver(train)
             unit = np.square(fold.target_scale / last.target_scale)  # folds have scales of their own
             weight = unit.mean() if self.channel_independent else np.tile(unit, fold.horizon)
@@ -122,30 +128,32 @@ class Ridge:
             each.kernel, each.bias = self._solver(train)(self._start, self.strength)
         return fitted
 
-    def refit(self, windows: Windows) -> Ridge:
+    def refit(self, windows: Windows | Panel) -> Ridge:
         """The same regression learnt from the training windows of ``windows``, whose scale must be the same."""
         fitted = copy.copy(self)
-        trained = _Sums.of(self._designs(windows, windows.origins["train"]))
+        trained = _Sums.of(self._designs(windows, _training_origins(windows)))
         fitted.kernel, fitted.bias = self._solver(trained)(self._start, self.strength)
         return fitted
 
-    def forecast(self, windows: Windows, origins: np.ndarray) -> np.ndarray:
+    def forecast(self, windows: Windows | Panel, origins: np.ndarray) -> np.ndarray:
         """Standardised forecasts ``(n, horizon, targets)``."""
         change = np.concatenate([x @ self.kernel + self.bias for x, _ in self._designs(windows, origins)])
         if self.channel_independent:
             change = change.reshape(-1, len(windows.targets), windows.horizon).transpose(0, 2, 1)
-        last = windows.values[origins][:, np.newaxis, windows.target_columns]
-        return (last + change.reshape(len(origins), windows.horizon, -1)).astype(np.float32)
+        level, spread = frames(windows, origins)
+        return (level + change.reshape(len(origins), windows.horizon, -1) * spread).astype(np.float32)
 
-    def dense(self, windows: Windows, weight: float, own: np.ndarray) -> list[np.ndarray]:
-        """Kernel and bias of a dense layer from the flattened ``columns`` to changes from the last value.
+    def dense(self, windows: Windows | Panel, weight: float, own: np.ndarray | None = None) -> list[np.ndarray]:
+        """Kernel and bias of a dense layer from the flattened regressors to changes from the level of a window.
 
         Args:
             weight: of this regression; it is added to
             own: a linear forecast of each target from its own window, weighted ``(look_back, horizon)``.
         """
-        kernel = self._embed(own, windows)
-        return [kernel + weight * self.kernel, weight * self.bias]
+        weights = [weight * self.kernel, weight * self.bias]
+        if own is not None and not isinstance(windows, Panel):
+            weights[0] = self._embed(own, windows) + weights[0]
+        return weights
 
     def _embed(self, own: np.ndarray, windows: Windows) -> np.ndarray:
         """A forecast from a target's own window ``(look_back, horizon)`` as a kernel from the flattened columns."""
@@ -160,7 +168,7 @@ class Ridge:
 
     def _solver(self, sums: _Sums) -> Callable[[np.ndarray, float], tuple[np.ndarray, np.ndarray]]:
         """(start, strength) -> kernel and bias of the regression that is shrunk towards the kernel ``start``."""
-        centred = 0.0 if self.channel_independent else 1.0  # an intercept is not penalised
+        centred = 1.0 if self._intercept else 0.0  # it is not penalised
         x_mean, y_mean = centred * sums.x / sums.n, centred * sums.y / sums.n
         values, vectors = eigh(sums.gram / sums.n - np.outer(x_mean, x_mean))
         values = np.maximum(values, 0)[:, np.newaxis]
@@ -172,10 +180,16 @@ class Ridge:
 
         return solve
 
-    def _designs(self, windows: Windows, origins: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Regressors and changes from the last value, ``CHUNK`` windows at a time."""
+    def _designs(self, windows: Windows | Panel, origins: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Regressors and changes from the level of a window, ``CHUNK`` windows at a time."""
         for start in range(0, len(origins), CHUNK):
             part = origins[start : start + CHUNK]
+            if isinstance(windows, Panel):
+                inputs, level, spread = map(np.asarray, frame(windows.seen(part), windows))
+                both = inputs, (windows.actual(part) - level) / spread
+                x, y = (np.clip(values, -FARTHEST, FARTHEST).reshape(len(part), -1) for values in both)
+                yield x.astype(np.float64), y.astype(np.float64)
+                continue
             seen = windows.seen(part).astype(np.float64)
             last = seen[:, -1:, windows.target_columns]
             change = windows.actual(part) - last
@@ -184,6 +198,11 @@ class Ridge:
                 yield own.reshape(-1, windows.look_back), change.transpose(0, 2, 1).reshape(-1, windows.horizon)
             else:
                 yield seen[..., self.columns].reshape(len(part), -1), change.reshape(len(part), -1)
+
+
+def _training_origins(windows: Windows | Panel) -> np.ndarray:
+    """The training windows that a regression learns from ``(n,)``: all, or of many series ``MANY`` drawn by chance."""
+    return windows.draw(np.random.default_rng(0), MANY) if isinstance(windows, Panel) else windows.origins["train"]
 
 
 @dataclass
@@ -261,7 +280,7 @@ def smoother(past: np.ndarray, future: np.ndarray, period: float, harmonics: int
 
 def _periods(windows: Windows, most: int = 2) -> list[float]:
     """Periods of the highest peaks in the spectrum of the first target's training rows, to fractions of a row."""
-    series = _training_rows(windows)
+    series = training_rows(windows)
     n = len(series)
     taper = signal.detrend(series) * signal.windows.hann(n)
     power = np.abs(np.fft.rfft(taper, 4 * n)) ** 2
@@ -276,69 +295,3 @@ def _periods(windows: Windows, most: int = 2) -> list[float]:
         )
         periods.append(float(1 / result.x))
     return periods
-
-
-def _training_rows(windows: Windows) -> np.ndarray:
-    """The first target's last training rows, gaps filled."""
-    end = windows.bounds["train"][1]
-    return pd.Series(windows.truth[max(end - SEASON_ROWS, 0) : end, 0]).ffill().bfill().to_numpy(np.float64)
-
-
-def find_season(windows: Windows) -> int:
-    """The season of the first target's training rows: ``season_of``."""
-    return season_of(_training_rows(windows), windows.step)
-
-
-def season_of(values: np.ndarray, step: pd.Timedelta | None) -> int:
-    """The season of a series ``(rows,)``: the period whose phases have the most unlike means.
-
-    Each period is judged on the series less its moving average over that period, as classical decomposition does: by
-    the log-likelihood that a mean for each phase gains, less the Bayesian information criterion's price of the means
-    (Schwarz 1978). What is left of a multiple is compared on the same rows, for a strong harmonic hides its period. A
-    day (for steps of a day: a week) is preferred to a period that gains hardly more.
-
-    Returns:
-        steps per season; 1 when nothing repeats.
-    """
-    series = pd.Series(values).ffill().bfill().to_numpy()[-SEASON_ROWS:]
-    limit = min(len(series) // MAX_SEASON_SHARE, MAX_SEASON)
-    if limit < 2 or np.ptp(series) == 0:
-        return 1
-    gains = np.array([0.0, 0.0, *(_gain(_less_average(series, period), period) for period in range(2, limit + 1))])
-    usual, season = _usual_season(step), int(np.argmax(gains))
-    if gains[season] <= 0:
-        return 1
-    if usual is not None and usual <= limit and gains[usual] >= USUAL_SHARE * gains[season]:
-        return usual
-    for multiple in range(2 * season, limit + 1, season):
-        rest = _less_average(series, multiple)
-        if _gain(rest, multiple) > _gain(rest, season):
-            return multiple
-    return season
-
-
-def _less_average(series: np.ndarray, period: int) -> np.ndarray:
-    """A series less its centred moving average over a period, without ``period // 2`` rows at either end."""
-    total = np.concatenate([[0.0], np.cumsum(series - series.mean())])
-    average = (total[period:] - total[:-period]) / period
-    if period % 2 == 0:
-        average = (average[1:] + average[:-1]) / 2
-    first = period // 2
-    return series[first : first + len(average)] - series.mean() - average
-
-
-def _gain(rest: np.ndarray, period: int) -> float:
-    """Twice the log-likelihood that the means of the phases gain, less the criterion's price of so many means."""
-    phase = np.arange(len(rest)) % period
-    total = np.square(rest).sum()
-    explained = (np.bincount(phase, rest) ** 2 / np.bincount(phase)).sum()
-    left = max(1 - explained / total, 1e-12) if total > 0 else 1.0
-    return float(-len(rest) * np.log(left) - (period - 1) * np.log(len(rest)))
-
-
-def _usual_season(step: pd.Timedelta | None) -> int | None:
-    """Steps of a day, for days of a week, for weeks, months and quarters of a year."""
-    if step is None:
-        return None
-    cycles = (DAY, 7 * DAY, YEAR)
-    return next((round(cycle / step) for cycle in cycles if step < cycle), None)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from scipy import stats
 
 from keras_a2.recurrent.baselines import Ridge
 from keras_a2.recurrent.data import Windows
+from keras_a2.recurrent.panel import Panel
 from keras_a2.recurrent.verdicts import independent_stretches, standard_error
 
 if TYPE_CHECKING:
@@ -53,14 +54,15 @@ class Combination:
     """
 
     weights: tuple[float, float, float]  # of naive, ridge and network
-    naive: WindowNaive
+    naive: WindowNaive | None  # None of many series
     ridge: Ridge
     network: Forecaster | None  # None where its weight is 0 and it was not trained again
 
-    def forecast(self, windows: Windows, origins: np.ndarray) -> np.ndarray:
+    def forecast(self, windows: Windows | Panel, origins: np.ndarray) -> np.ndarray:
         """Standardised forecasts ``(n, horizon, targets)``."""
         total = np.zeros((len(origins), windows.horizon, len(windows.targets)), np.float32)
-        for weight, member in zip(self.weights, (self.naive, self.ridge, self.network), strict=True):
+        members: tuple[Any, ...] = (self.naive, self.ridge, self.network)
+        for weight, member in zip(self.weights, members, strict=True):
             if weight and member is not None:
                 total += np.float32(weight) * member.forecast(windows, origins)
         return total

@@ -2,49 +2,54 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from keras_a2 import runs
 from keras_a2.recurrent import scores, train
+from keras_a2.recurrent.baselines import Ridge
+from keras_a2.recurrent.combination import Combination
+from keras_a2.recurrent.model import frames
 from keras_a2.recurrent.panel import Panel
-from keras_a2.recurrent.panel_train import Ridge, level_and_spread
 
 LEVEL = 0.95
+PERCENT = f"{LEVEL:.0%}".rstrip("%")
 RIDGE, WITH_RIDGE = "ridge", "+ridge"
-NAIVES = ("naive", "seasonal_naive", "naive2")
+NAIVES = ("naive", "seasonal_naive", "naive2")  # of all baselines, those that are to be beaten
 WEIGHTS = np.round(np.arange(0, 1.01, 0.1), 1)  # of ridge regression in the mean with a network
+Baseline = Callable[[np.ndarray, int, int], np.ndarray]  # history, season, horizon -> forecast (horizon,)
 
 
 @dataclass
 class Task:
-    """One window of each series: the last but ``1`` (test) or ``2`` (validation) horizons are known.
-
-    All arrays are of the ``n`` series whose truth was measured and that have a row before it.
-    """
+    """One window of each series and fold, whose truth was measured and which has a row before it: ``n`` in all."""
 
     windows: Panel
+    fold: np.ndarray  # (n,) ascending
     numbers: np.ndarray  # (n,) of the series
     origins: np.ndarray  # (n,) last known row
     seen: np.ndarray  # (n,) whether the network has a whole window to see
     truth: np.ndarray  # (n, horizon), in the target's unit, as all forecasts here
     scale: np.ndarray  # (n,) of the scaled errors
-    naive: dict[str, np.ndarray]  # name -> (n, horizon)
+    simple: dict[str, np.ndarray]  # baseline -> (n, horizon)
     random_walk: tuple[np.ndarray, np.ndarray]  # ends of the naive's interval (n, horizon)
 
     def __post_init__(self) -> None:
-        self.level, self.spread = level_and_spread(self.windows, self.origins[self.seen])
+        level, spread = frames(self.windows, self.origins[self.seen])
+        self.level, self.spread = level[..., 0], spread[..., 0]
 
-    def forecast(self, forecaster: Any) -> np.ndarray:
-        """What it forecasts ``(seen, horizon)``, standardised."""
-        return forecaster.forecast(self.windows, self.origins[self.seen])[..., 0]
+    def forecast(self, by_fold: Sequence[Any]) -> np.ndarray:
+        """What the forecasters of each fold say of its windows ``(seen, horizon)``, standardised."""
+        origins, fold = self.origins[self.seen], self.fold[self.seen]
+        answers = [each.forecast(self.windows, origins[fold == k])[..., 0] for k, each in enumerate(by_fold)]
+        return np.concatenate(answers)
 
     def in_unit(self, standardised: np.ndarray) -> np.ndarray:
-        """Of all series ``(n, horizon)``; the seasonal naive stands in where a window is too short."""
-        answer = self.naive["seasonal_naive"].copy()
+        """Of all windows ``(n, horizon)``; the seasonal naive stands in where a window is too short."""
+        answer = self.simple["seasonal_naive"].copy()
         answer[self.seen] = self.windows.in_unit(self.origins[self.seen], standardised)
         return answer
 
@@ -67,7 +72,7 @@ class Task:
         """The competition's overall weighted average of a forecast ``(n, horizon)``."""
         errors = [
             (scores.smape(self.truth, each), scores.mase(self.truth, each, self.scale))
-            for each in (forecast, self.naive["naive2"])
+            for each in (forecast, self.simple["naive2"])
         ]
         return scores.owa(*errors[0], *errors[1])
 
@@ -80,70 +85,127 @@ class Choices:
     weight: dict[str, float]  # cell -> weight of ridge regression in what is published
     ends: dict[str, np.ndarray]  # every model and baseline -> ends of its interval (2, horizon)
     metrics: dict[str, dict]
+    baselines: Sequence[Baseline]
+    spread: None = None  # as of a single series; here every window has its own
 
 
-def cut(windows: Panel, split: str) -> Task:
-    """The windows that a split's figures are of."""
+@dataclass
+class Published:
+    """What is published of a cell: ridge regression and the mean of its seeds, weighted."""
+
+    cell: str
+    name: str  # as in the table: gru+ridge
+    seed: int  # the first
+    combination: Combination
+    task: Task
+    answer: np.ndarray  # of the test windows, standardised (seen, horizon)
+    ends: np.ndarray  # of its interval, in units of a window's spread (2, horizon)
+    seeds: int
+
+    @property
+    def quantiles(self) -> np.ndarray:
+        """The ends as ``model.assemble`` takes them ``(2, horizon, 1)``."""
+        return self.ends[..., np.newaxis]
+
+    def refit(self, windows: Panel, train_network: Callable[..., train.Forecaster]) -> Combination:
+        """The combination with ridge regression and networks trained again on every row.
+
+        Args:
+            train_network: (windows, part=, seed=) -> the cell trained on the training windows.
+        """
+        every, seeds = windows.on_all_rows(), range(self.seed, self.seed + self.seeds)
+        networks = [train_network(every, part="-refit", seed=seed) for seed in seeds]
+        return replace(self.combination, ridge=self.combination.ridge.refit(every), network=train.mean_of(networks))
+
+
+def cut(windows: Panel, folds: Sequence[int], baselines: Sequence[Baseline]) -> Task:
+    """The windows that figures are of.
+
+    Args:
+        folds: of each, the rows of a series that come after the last known one: one horizon is the test.
+        baselines: ``scores.seasonal_naive`` and ``scores.naive2`` among them.
+    """
     rows, horizon, season = windows.rows, windows.horizon, windows.season
-    back = horizon * {"test": 1, "validation": 2}[split]
-    numbers = np.flatnonzero(rows.lengths > back)
-    origins = rows.ends[numbers + 1] - 1 - back
+    long_enough = [np.flatnonzero(rows.lengths > back) for back in folds]
+    fold, numbers = np.repeat(np.arange(len(folds)), list(map(len, long_enough))), np.concatenate(long_enough)
+    origins = rows.ends[numbers + 1] - 1 - np.array(folds)[fold]
     truth = rows.values[origins[:, np.newaxis] + 1 + np.arange(horizon)]
     known = [windows.filled(rows.ends[i], origin + 1) for i, origin in zip(numbers, origins, strict=True)]
     whole = np.isfinite(truth).all(axis=1) & np.array([len(history) > 0 for history in known], bool)
-    numbers, origins, truth = numbers[whole], origins[whole], truth[whole]
+    fold, numbers, origins, truth = fold[whole], numbers[whole], origins[whole], truth[whole]
     known = [history for history, there in zip(known, whole, strict=True) if there]
-    naive = {
-        "naive": np.array([scores.naive(history, horizon) for history in known]),
-        "seasonal_naive": np.array([scores.seasonal_naive(history, season, horizon) for history in known]),
-        "naive2": np.array([scores.naive2(history, season, horizon) for history in known]),
-    }
+    simple = {each.__name__: np.array([each(history, season, horizon) for history in known]) for each in baselines}
     lower, upper = np.array([scores.naive_intervals(history, horizon, LEVEL) for history in known]).transpose(1, 0, 2)
     scale = np.array([scores.seasonal_scale(history, season) for history in known])
-    seen = np.isin(origins, windows.origins[split])
-    return Task(windows, numbers, origins, seen, truth, scale, naive, (lower, upper))
+    seen = np.isin(origins, windows.candidates)
+    return Task(windows, fold, numbers, origins, seen, truth, scale, simple, (lower, upper))
 
 
-def on_validation(windows: Panel, ridge: Ridge, trained: Mapping[str, list[train.Forecaster]]) -> Choices:
+def on_validation(
+    loss: str,
+    windows: Panel,
+    folds: Sequence[Panel],
+    baselines: Sequence[Baseline],
+    season: int,
+    ridges: Sequence[Ridge],
+    trained: Mapping[str, list[list[train.Forecaster]]],
+) -> Choices:
     """Choose the naive to beat and the weight of ridge regression, and fit every interval.
 
     Args:
-        trained: cell -> one forecaster per seed; their mean counts.
+        loss, season: as ``evaluate.on_validation``; here the OWA decides, and the season is that of ``windows``.
+        folds: the last is for the test: it validates nothing.
+        baselines: the ``NAIVES`` and others.
+        ridges: one per fold.
+        trained: cell -> for each seed one forecaster per fold; the mean of the seeds counts.
     """
-    task = cut(windows, "validation")
-    answers = {name: task.standardised(task.naive[name]) for name in NAIVES} | {RIDGE: task.forecast(ridge)}
-    weight = {}
+    validated = range(windows.horizon * len(folds), windows.horizon, -windows.horizon)
+    task = cut(windows, validated, baselines)
+    answers, weight = {RIDGE: task.forecast(ridges[:-1])}, {}
     for cell, seeds in trained.items():
-        answers[cell] = np.mean([task.forecast(each) for each in seeds], axis=0)
+        answers[cell] = np.mean([task.forecast(by_fold[:-1]) for by_fold in seeds], axis=0)
         by_weight = [task.owa(task.in_unit(_mean(answers[cell], answers[RIDGE], w))) for w in WEIGHTS]
-        best = float(WEIGHTS[int(np.argmin(by_weight))])
-        answers[cell + WITH_RIDGE] = _mean(answers[cell], answers[RIDGE], best)
-        weight[cell] = best
+        weight[cell] = float(WEIGHTS[int(np.argmin(by_weight))])
+        answers[cell + WITH_RIDGE] = _mean(answers[cell], answers[RIDGE], weight[cell])
+    answers = {name: task.standardised(forecast) for name, forecast in task.simple.items()} | answers
     truth = task.standardised(task.truth)
     ends = {name: scores.calibrate((truth - answer) / task.spread, LEVEL) for name, answer in answers.items()}
-    owa = {name: task.owa(task.naive[name]) for name in NAIVES}
-    best_naive = min(owa, key=owa.__getitem__)
+    best_naive = min(NAIVES, key=lambda name: task.owa(task.simple[name]))
     figures = {name: measure(task, name, answer, ends[name], best_naive) for name, answer in answers.items()}
-    return Choices(best_naive, weight, ends, figures)
+    return Choices(best_naive, weight, ends, figures, baselines)
 
 
 def on_test(
     config: dict[str, Any],
     windows: Panel,
+    levels: Sequence[float],
     ridge: Ridge,
-    trained: Mapping[str, list[train.Forecaster]],
+    trained: Mapping[str, list[list[train.Forecaster]]],
     choices: Choices,
-) -> tuple[dict[str, Any], Task, dict[str, np.ndarray]]:
+) -> tuple[dict[str, Any], list[Published]]:
     """Read the last rows of every series: the scores of everything.
 
+    Args:
+        config: what is recorded.
+        levels: as ``evaluate.on_test``; here there is one, ``LEVEL``.
+        ridge: of the last fold.
+        trained: as ``on_validation``; those of the last fold are measured.
+
     Returns:
-        the content of ``metrics.json``, the windows, and the standardised forecasts ``(seen, horizon)`` by name.
+        the content of ``metrics.json``, and what is to be published, one per cell.
     """
-    task = cut(windows, "test")
-    answers = {name: task.standardised(task.naive[name]) for name in NAIVES} | {RIDGE: task.forecast(ridge)}
+    task = cut(windows, [windows.horizon], choices.baselines)
+    answers = {name: task.standardised(forecast) for name, forecast in task.simple.items()}
+    answers[RIDGE] = task.forecast([ridge])
+    baselines, published = list(answers), []
     for cell, seeds in trained.items():
-        answers[cell] = np.mean([task.forecast(each) for each in seeds], axis=0)
-        answers[cell + WITH_RIDGE] = _mean(answers[cell], answers[RIDGE], choices.weight[cell])
+        last, weight = [by_fold[-1] for by_fold in seeds], choices.weight[cell]
+        answers[cell] = np.mean([task.forecast([each]) for each in last], axis=0)
+        answers[cell + WITH_RIDGE] = _mean(answers[cell], answers[RIDGE], weight)
+        name = cell + WITH_RIDGE if weight else cell
+        combination = Combination((0.0, weight, round(1 - weight, 1)), None, ridge, train.mean_of(last))
+        ends, first = choices.ends[name], config["seed"]
+        published.append(Published(cell, name, first, combination, task, answers[name], ends, len(seeds)))
     lines: dict[str, dict[str, Any]] = {
         name: {
             "validation": choices.metrics[name],
@@ -151,15 +213,15 @@ def on_test(
         }
         for name, answer in answers.items()
     }
-    for cell, seeds in trained.items():
-        of_cell: dict[str, Any] = {
-            "seconds": sum(each.seconds for each in seeds),
-            "epochs": seeds[0].history.epochs,
-            "parameters": seeds[0].parameters,
-        }
-        for name in (cell, cell + WITH_RIDGE):
-            lines[name] = of_cell | lines[name]
-    baselines = [*NAIVES, RIDGE]
+    for winner in published:
+        last = [by_fold[-1] for by_fold in trained[winner.cell]]
+        for name in (winner.cell, winner.cell + WITH_RIDGE):
+            lines[name] = {
+                "seconds": sum(each.seconds for each in last),
+                "epochs": last[0].history.epochs,
+                "parameters": last[0].parameters,
+                "combination": winner.combination.named_weights(),
+            } | lines[name]
     summary = {
         "experiment": "recurrent",
         "config": config,
@@ -167,24 +229,24 @@ def on_test(
         "data": windows.summary() | {"series_scored": len(task.numbers), "series_seen": int(task.seen.sum())},
         "baselines": {name: lines[name] for name in baselines},
         "best_naive": choices.best_naive,
-        "published": {cell: cell + WITH_RIDGE if weight else cell for cell, weight in choices.weight.items()},
-        "combination": {cell: {"ridge": w, "network": round(1 - w, 1)} for cell, w in choices.weight.items()},
+        "published": {winner.cell: winner.name for winner in published},
+        "levels": [100 * LEVEL],
         "models": {name: line for name, line in lines.items() if name not in baselines},
     }
-    return summary, task, answers
+    return summary, published
 
 
 def measure(task: Task, name: str, standardised: np.ndarray, ends: np.ndarray, best_naive: str) -> dict[str, Any]:
     """The scores of one forecaster over all series, and the share of series on which it beats the best naive."""
     forecast, (lower, upper) = output(task, name, standardised, ends)
     errors = scores.mase(task.truth, forecast, task.scale)
-    better = scores.share_better(errors, scores.mase(task.truth, task.naive[best_naive], task.scale))
+    better = scores.share_better(errors, scores.mase(task.truth, task.simple[best_naive], task.scale))
     return {
         "smape": float(scores.smape(task.truth, forecast).mean()),
         "mase": float(np.nanmean(errors)),
         "owa": task.owa(forecast),
         "msis": float(np.nanmean(scores.msis(task.truth, lower, upper, task.scale, LEVEL))),
-        "coverage": {f"{LEVEL:.0%}".rstrip("%"): float(np.mean((task.truth >= lower) & (task.truth <= upper)))},
+        "coverage": {PERCENT: float(np.mean((task.truth >= lower) & (task.truth <= upper)))},
         "share_better_than_naive": better.pop("share_better"),
         **{key.replace("share_better", "share_better_than_naive"): value for key, value in better.items()},
     }
@@ -195,8 +257,9 @@ def output(
 ) -> tuple[np.ndarray, tuple[np.ndarray, np.ndarray]]:
     """A forecaster's forecast and interval in the target's unit ``(n, horizon)``; the naive's is a random walk's."""
     if name == "naive":
-        return task.naive[name], task.random_walk
-    forecast = task.naive[name] if name in NAIVES else task.in_unit(standardised)
+        return task.simple[name], task.random_walk
+    forecast = task.simple.get(name)
+    forecast = task.in_unit(standardised) if forecast is None else forecast
     return forecast, task.interval(standardised, ends)
 
 

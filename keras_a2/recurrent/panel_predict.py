@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from keras_a2.errors import UserError
-from keras_a2.recurrent import panel, scores
+from keras_a2.recurrent import panel_sources, scores
 
 if TYPE_CHECKING:
     from keras_a2.recurrent.predict import Forecaster
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 BATCH = 4096  # series at once
 
 
-def forecast(model: Forecaster, rows: panel.Rows) -> tuple[pd.DataFrame, int]:
+def forecast(model: Forecaster, rows: panel_sources.Rows) -> tuple[pd.DataFrame, int]:
     """The steps after the last row of every series, also of one that the model has never seen.
 
     Returns:

@@ -5,24 +5,19 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import keras
 import numpy as np
 import pandas as pd
-import tensorflow as tf
 from matplotlib.figure import Figure
 from rich.table import Table as RichTable
 
-from keras_a2 import page, runs, saved_model
+from keras_a2 import page, runs
 from keras_a2.console import console
 from keras_a2.recurrent import scores
 from keras_a2.recurrent.figures import COLOURS, learning_curves, plain_text
-from keras_a2.recurrent.model import VERIFIED
 from keras_a2.recurrent.panel import Panel
-from keras_a2.recurrent.panel_evaluate import LEVEL, NAIVES, Task, output
+from keras_a2.recurrent.panel_evaluate import LEVEL, NAIVES, PERCENT, Published, Task, output
 from keras_a2.training import History
 
-TOLERANCE = 1e-3  # of a window's spread
-PERCENT = f"{LEVEL:.0%}".rstrip("%")
 NOTE = (
     "Over all series, the last rows of each, read once: sMAPE, MASE, OWA (1 is as good as Naive2) and MSIS of "
     f"{PERCENT} % intervals as in the M4 competition, the intervals' coverage, and the share of series with a smaller "
@@ -108,39 +103,8 @@ def show(metrics: dict) -> None:
         console.print(headline(metrics, cell))
 
 
-def export(
-    process: saved_model.FreshProcess,
-    models: tuple[keras.Model, keras.Model],
-    task: Task,
-    answer: np.ndarray,
-    folder: Path,
-) -> dict:
-    """Write ``model.keras`` and the SavedModel, and compare its forecasts in a fresh process with those measured.
-
-    Args:
-        models: of ``panel_train.assemble``: signatures ``serve`` and ``serve_intervals``.
-        answer: standardised forecasts of the test windows ``(seen, horizon)``.
-
-    Raises:
-        UserError: the SavedModel does not load, or its forecasts differ.
-    """
-    raw = tf.TensorSpec(models[0].input_shape, tf.float64, name="windows")
-    signatures = {
-        name: (saved_model.with_constants(model), [raw])
-        for name, model in zip(("serve", "serve_intervals"), models, strict=True)
-    }
-    saved_model.export(models[0], signatures, folder)
-    origins, numbers = task.origins[task.seen][:VERIFIED], task.numbers[task.seen][:VERIFIED]
-    expected = task.windows.in_unit(origins, answer[:VERIFIED])
-    spread = task.spread[:VERIFIED] * task.windows.own_scale[numbers][:, np.newaxis]
-    if task.windows.positive:  # a small change of a logarithm is a relative one
-        spread = spread * expected
-    return process.verify(folder, [task.windows.raw(origins)], [expected], TOLERANCE, spread)
-
-
-def card(task: Task, cell: str, metrics: dict, name: str) -> dict[str, Any]:
+def card(windows: Panel, cell: str, metrics: dict, name: str) -> dict[str, Any]:
     """The content of ``model.json``: what a user of the model needs to know."""
-    windows = task.windows
     step = windows.rows.step
     return {
         "experiment": "recurrent",
@@ -176,28 +140,28 @@ def card(task: Task, cell: str, metrics: dict, name: str) -> dict[str, Any]:
 
 def write(
     folder: Path,
-    task: Task,
-    cell: str,
-    answer: np.ndarray,
-    ends: np.ndarray,
+    windows: Panel,
+    published: Published,
     histories: dict[int, History],
     metrics: dict,
     home: Path,
+    litert: dict | None = None,
 ) -> None:
     """Write figures, card, predictions, an example, the history, pictures and the page into a version's folder.
 
     Args:
-        answer: standardised forecasts ``(seen, horizon)`` of what is published.
-        ends: of its interval, in units of a window's spread ``(2, horizon)``.
         histories: seed -> its history.
         metrics: ``saved_model_check`` included.
         home: the folder of the model's versions.
+        litert: what ``deployment.export_litert`` measured.
     """
+    task, cell = published.task, published.cell
     runs.write_json(folder / "metrics.json", metrics)
-    runs.write_json(folder / "model.json", card(task, cell, metrics, home.name))
-    forecast, interval = output(task, metrics["published"][cell], answer, ends)
+    facts = card(windows, cell, metrics, home.name) | ({} if litert is None else {"litert": litert})
+    runs.write_json(folder / "model.json", facts)
+    forecast, interval = output(task, published.name, published.answer, published.ends)
     predictions(task, forecast, interval, metrics["best_naive"]).to_csv(folder / "predictions.csv", index=False)
-    _example(task.windows).to_csv(folder / "example.csv", index=False)
+    _example(windows).to_csv(folder / "example.csv", index=False)
     epochs = ((seed, row) for seed, history in histories.items() for row in history.table())
     pd.DataFrame([{"seed": seed, "model": cell, **row} for seed, row in epochs]).to_csv(
         folder / "history.csv", index=False
@@ -231,7 +195,7 @@ def predictions(
         "smape": scores.smape(task.truth, forecast).round(4),
         "mase": scores.mase(task.truth, forecast, task.scale).round(4),
         "msis": scores.msis(task.truth, *interval, task.scale, LEVEL).round(4),
-        f"{best_naive}_mase": scores.mase(task.truth, task.naive[best_naive], task.scale).round(4),
+        f"{best_naive}_mase": scores.mase(task.truth, task.simple[best_naive], task.scale).round(4),
     }
     digits = np.array([page.decimals(scale, page.FILE_DIGITS) if scale > 0 else 6 for scale in task.scale])
     power = 10.0 ** np.minimum(digits, 12)[:, np.newaxis]
@@ -259,7 +223,7 @@ def error_by_lead(task: Task, forecast: np.ndarray, cell: str) -> Figure:
     axes = figure.subplots()
     scale = np.where(task.scale > 0, task.scale, np.nan)[:, np.newaxis]
     colours = COLOURS | {"naive": COLOURS["persistence"], "naive2": "#8c6d5a"}
-    for name, values in {page.label(cell): forecast, **task.naive}.items():
+    for name, values in {page.label(cell): forecast, **task.simple}.items():
         style = "--" if name in NAIVES else "-"
         colour = colours.get(name, COLOURS[cell])
         error = np.nanmean(np.abs(task.truth - values) / scale, axis=0)

@@ -17,7 +17,7 @@ from pandas.tseries.offsets import BaseOffset
 
 from keras_a2 import page, settings
 from keras_a2.errors import UserError
-from keras_a2.recurrent import panel, panel_predict, sources, times
+from keras_a2.recurrent import panel_predict, panel_sources, sources, times
 from keras_a2.recurrent.data import columns_ahead, fill, with_ahead
 from keras_a2.recurrent.times import CALENDAR, calendar_column, spacing
 from keras_a2.saved_model import SavedModel
@@ -107,8 +107,8 @@ class Forecaster(SavedModel):
         facts = self.card["many_series"]
         options = (facts["column"], time, None if facts["wide"] else self.targets[0], facts["wide"])
         if isinstance(series, str | Path):
-            return panel_predict.forecast(self, panel.read(Path(series), *options))
-        return panel_predict.forecast(self, panel.from_frame(series.copy(), "the table", *options))
+            return panel_predict.forecast(self, panel_sources.read(Path(series), *options))
+        return panel_predict.forecast(self, panel_sources.from_frame(series.copy(), "the table", *options))
 
     def forecast(self, series: pd.DataFrame | str | Path, time: str | None = None) -> tuple[pd.DataFrame, pd.DataFrame]:
         """The targets in the last window that the model sees, and the forecast as ``predict`` gives it."""

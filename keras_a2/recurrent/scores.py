@@ -12,6 +12,7 @@ from statsmodels.tsa.seasonal import seasonal_decompose
 from statsmodels.tsa.stattools import acf
 
 from keras_a2.page import verdict
+from keras_a2.recurrent import intervals
 
 SEASONALITY_QUANTILE = 1.645  # one-sided 95 % of the normal distribution
 LEAST_SEASONS = 3  # a shorter history is not tested for a season
@@ -46,8 +47,7 @@ def msis(truth: np.ndarray, lower: np.ndarray, upper: np.ndarray, scale: np.ndar
         scale: as for ``mase``.
         level: share of the truth that the interval is to cover.
     """
-    outside = np.maximum(lower - truth, 0) + np.maximum(truth - upper, 0)
-    return np.mean(upper - lower + 2 / (1 - level) * outside, axis=1) / _positive(scale)
+    return np.mean(intervals.interval_score(truth, lower, upper, 100 * level), axis=1) / _positive(scale)
 
 
 def owa(smapes: np.ndarray, mases: np.ndarray, naive2_smapes: np.ndarray, naive2_mases: np.ndarray) -> float:
@@ -70,14 +70,18 @@ def _positive(scale: np.ndarray) -> np.ndarray:
     return np.where(scale > 0, scale, np.nan)
 
 
-def naive(history: np.ndarray, horizon: int) -> np.ndarray:
-    """The last value ``(horizon,)``."""
+def naive(history: np.ndarray, season: int, horizon: int) -> np.ndarray:
+    """The last value ``(horizon,)``, whatever the season."""
     return np.full(horizon, history[-1], np.float64)
 
 
 def seasonal_naive(history: np.ndarray, season: int, horizon: int) -> np.ndarray:
     """The last season again and again ``(horizon,)``; the last value where the history is shorter."""
-    return naive(history, horizon) if len(history) < season else np.resize(history[-season:], horizon).astype(float)
+    return (
+        naive(history, season, horizon)
+        if len(history) < season
+        else np.resize(history[-season:], horizon).astype(float)
+    )
 
 
 def naive2(history: np.ndarray, season: int, horizon: int) -> np.ndarray:
@@ -87,7 +91,7 @@ def naive2(history: np.ndarray, season: int, horizon: int) -> np.ndarray:
     not positive throughout, which the competition had none of.
     """
     if not is_seasonal(history, season):
-        return naive(history, horizon)
+        return naive(history, season, horizon)
     positive = history.min() > 0
     model = "multiplicative" if positive else "additive"
     factors = seasonal_decompose(history, model=model, period=season).seasonal
@@ -149,17 +153,15 @@ def share_better(errors: np.ndarray, reference: np.ndarray, seed: int = 0) -> di
 def calibrate(residuals: np.ndarray, level: float, neighbours: int = 3) -> np.ndarray:
     """Ends of an interval around a forecast, of each lead ``(2, horizon)``, in units of the window's spread.
 
-    Split-conformal (Vovk et al. 2005; Lei et al. 2018): the order statistics of residuals on windows that the
-    forecaster was not trained on. They are averaged over the leads next to each, for the outermost are noisy.
+    ``intervals.quantiles`` of residuals on windows that the forecaster was not trained on, averaged over the leads next
+    to each, for the outermost are noisy.
 
     Args:
         residuals: truth less forecast, in units of the spread ``(n, horizon)``; at least one.
         level: share to cover.
         neighbours: leads on either side.
     """
-    n = len(residuals)
-    rank = min(int(np.ceil((n + 1) * (1 + level) / 2)), n)
-    ordered = np.sort(residuals, axis=0)
-    ends = np.stack([ordered[n - rank], ordered[rank - 1]])
+    one = np.ones((len(residuals), 1))
+    ends = intervals.quantiles(residuals[..., np.newaxis], one, intervals.probabilities([100 * level]))[..., 0]
     padded = np.pad(ends, ((0, 0), (neighbours, neighbours)), mode="edge")
     return np.lib.stride_tricks.sliding_window_view(padded, 2 * neighbours + 1, axis=1).mean(axis=2)

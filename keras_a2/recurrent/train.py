@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
@@ -12,26 +12,30 @@ import tensorflow as tf
 
 from keras_a2 import settings, training
 from keras_a2.errors import UserError
-from keras_a2.recurrent import baselines
 from keras_a2.recurrent.data import Windows
-from keras_a2.recurrent.model import relative
+from keras_a2.recurrent.model import frame, frames
+from keras_a2.recurrent.panel import Panel
+from keras_a2.recurrent.seasons import find_season
 from keras_a2.training import Average
 
 EPOCH_STEPS = 32  # a series with fewer full batches is short: it gets smaller ones and more epochs
 LEAST_BATCH = 16
 FOLDS = 3  # of a short series
 SHORT_STEPS, SHORT_EPOCHS = 2000, 250  # training steps of a short series, and most epochs for them
+SAMPLED_STEPS = 250  # batches of an epoch at most, of many series: their windows are drawn by chance
 FEW_INPUTS = 8  # a network with fewer cannot spare so many of them while it trains
 CEILING = {"mae": 100, "mse": 100**2}  # standard deviations of the target: weights that blew up, no forecast
 
 
-def resolve(config: Any, windows: Windows) -> Any:
+def resolve(config: Any, windows: Windows | Panel) -> Any:
     """The script's configuration with every default that depends on the data in place of None.
 
     Args:
         config: has the groups ``series``, ``network``, ``training`` and ``forecast``.
     """
-    shared, season = config.network.channel_independent, config.series.season or baselines.find_season(windows)
+    if isinstance(windows, Panel):
+        return _of_many(config, windows)
+    shared, season = config.network.channel_independent, config.series.season or find_season(windows)
     if shared is None:
         shared = len(windows.targets) > 1 and not windows.known
     elif shared and windows.known:
@@ -62,45 +66,68 @@ def resolve(config: Any, windows: Windows) -> Any:
     )
 
 
+def _of_many(config: Any, windows: Panel) -> Any:
+    """``resolve`` for many series."""
+    epochs = 12 if config.training.epochs is None else config.training.epochs
+    segments = [steps for steps in (windows.season, windows.horizon) if steps > 1 and windows.look_back % steps == 0]
+    return settings.fill(
+        config,
+        season=windows.season,
+        folds=1,
+        channel_independent=False,
+        segment=segments[0] if segments else 0,
+        input_dropout=0.0,
+        epochs=epochs,
+        patience=epochs + 1,  # the best epoch counts, but the last training, without validation, goes through all
+        batch_size=128,
+        learning_rate=3e-3,
+    )
+
+
 class Batches:
     """The training windows of each step, and what the network takes and learns of them.
 
     A sample ``(2,)`` is an origin and the number of a target; the number is 0 when all targets are forecast together.
     """
 
-    def __init__(self, windows: Windows, channel_independent: bool, size: int, seed: int):
+    def __init__(self, windows: Windows | Panel, channel_independent: bool, size: int, seed: int):
         self.windows, self.channel_independent, self.seed = windows, channel_independent, seed
         self.samples = samples_of(windows, windows.origins["train"], channel_independent)
         self.size = min(size, len(self.samples))
         self.steps = len(self.samples) // self.size
         values, truth = windows.values, windows.truth
         if channel_independent:  # the targets' columns end to end: a sample's rows are then counted from its target's
-            values, truth = values[:, windows.target_columns].T.ravel(), truth.T.ravel()
+            values, truth = values[:, windows.target_columns].T.reshape(-1, 1), truth.T.reshape(-1, 1)
+        if isinstance(windows, Panel):
+            self.steps = min(self.steps, SAMPLED_STEPS)
         self._values, self._truth = tf.constant(values), tf.constant(truth)
 
     def order(self, epoch: int) -> np.ndarray:
-        """The samples of an epoch's batches ``(steps, batch, 2)``; the last part of a batch is left out."""
-        shuffled = np.random.default_rng([self.seed, epoch]).permutation(self.samples)
-        return shuffled[: self.steps * self.size].reshape(self.steps, self.size, 2)
+        """The samples of an epoch's batches ``(steps, batch, 2)``: all, but for the last part of a batch.
+
+        Of many series they are drawn by chance: ``Panel.draw``.
+        """
+        windows, count, generator = self.windows, self.steps * self.size, np.random.default_rng([self.seed, epoch])
+        if isinstance(windows, Panel):
+            samples = samples_of(windows, windows.draw(generator, count), False)
+        else:
+            samples = generator.permutation(self.samples)
+        return samples[:count].reshape(self.steps, self.size, 2)
 
     def gather(self, samples: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """What the network takes and learns of these samples ``(batch, 2)``.
 
         Returns:
-            relative inputs ``(batch, look_back, 2 * inputs)`` and changes from the last row
-            ``(batch, horizon * targets)``; where channels are independent one target's past less its last value
-            ``(batch, look_back, 1)`` and its changes ``(batch, horizon)``.
+            inputs ``(batch, look_back, features)``, and what it is to answer ``(batch, horizon * targets)``: changes
+            from the level of a window (``model.frame``). Where channels are independent one target's.
         """
         windows, rows = self.windows, samples[:, :1]
         if self.channel_independent:
             rows += samples[:, 1:] * len(windows.values)
         seen = tf.gather(self._values, rows + windows.past.astype(np.int32))
         truth = tf.gather(self._truth, rows + windows.future.astype(np.int32))
-        if self.channel_independent:
-            last = seen[:, -1:]
-            return (seen - last)[..., tf.newaxis], truth - last
-        last = tf.gather(seen[:, -1:], windows.target_columns, axis=2)
-        return relative(seen, windows), tf.reshape(truth - last, (-1, windows.horizon * len(windows.targets)))
+        inputs, level, spread = frame(seen, windows, self.channel_independent)
+        return inputs, tf.reshape((truth - level) / spread, (-1, windows.horizon * truth.shape[-1]))
 
 
 def samples_of(windows: Any, origins: np.ndarray, channel_independent: bool) -> np.ndarray:
@@ -117,7 +144,7 @@ class Forecaster:
     """
 
     name: str
-    network: keras.Sequential
+    network: keras.Model
     channel_independent: bool
     predict: Callable[[np.ndarray], np.ndarray]
     history: training.History = dataclasses.field(default_factory=training.History)
@@ -132,15 +159,15 @@ class Forecaster:
         """Trainable weights of the network."""
         return sum(int(np.prod(weight.shape)) for weight in self.network.trainable_weights)
 
-    def forecast(self, windows: Windows, origins: np.ndarray) -> np.ndarray:
+    def forecast(self, windows: Windows | Panel, origins: np.ndarray) -> np.ndarray:
         """Standardised forecasts ``(n, horizon, targets)`` of the windows with these origins ``(n,)``."""
         change = self.predict(samples_of(windows, origins, self.channel_independent))
         if self.channel_independent:
             change = change.reshape(len(windows.targets), len(origins), windows.horizon).transpose(1, 2, 0)
-        last = windows.values[origins][:, np.newaxis, windows.target_columns]
-        return last + change.reshape(len(origins), windows.horizon, len(windows.targets))
+        level, spread = frames(windows, origins)
+        return level + change.reshape(len(origins), windows.horizon, len(windows.targets)) * spread
 
-    def validate(self, windows: Windows, average: Average) -> dict[str, float]:
+    def validate(self, windows: Windows | Panel, average: Average) -> dict[str, float]:
         """Mean absolute and squared error of the averaged weights on the validation windows, standardised."""
         origins = windows.origins["validation"]
         with average.swapped_in():
@@ -148,6 +175,22 @@ class Forecaster:
         with np.errstate(over="ignore"):  # the loop reports a diverged forecast
             squared = np.square(error).mean()
         return {"validation_mae": float(np.abs(error).mean()), "validation_mse": float(squared)}
+
+
+def mean_of(forecasters: Sequence[Forecaster]) -> Forecaster:
+    """The forecasters of several seeds as one: the mean of what they answer."""
+    first = forecasters[0]
+    if len(forecasters) == 1:
+        return first
+    inputs = keras.Input(first.network.input_shape[1:])
+    for seed, each in enumerate(forecasters):
+        each.network.name = f"{each.name}_{seed}"  # in a model every name is unique
+    network = keras.Model(inputs, keras.layers.Average(name="seeds")([each.network(inputs) for each in forecasters]))
+
+    def predict(samples: np.ndarray) -> np.ndarray:
+        return np.mean([each.predict(samples) for each in forecasters], axis=0)
+
+    return dataclasses.replace(first, network=network, predict=predict)
 
 
 def keras_epoch(

@@ -1,0 +1,201 @@
+"""Many series in one file: the long format (``unique_id, ds, y``) or a row per series, on their grid."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from keras_a2.errors import UserError
+from keras_a2.recurrent import sources, stamps, times
+
+SERIES, TIME, TARGET = "unique_id", "ds", "y"  # the ecosystem's names of the long format's columns
+MAX_GAPS = 20  # times as many steps as rows: mostly gaps
+
+
+@dataclass
+class Rows:
+    """The series of a file on their grid, one after the other.
+
+    ``values`` ``(rows,)`` are in the target's unit, NaN where missing; series ``i`` has the rows ``ends[i]`` up to
+    ``ends[i + 1]``, and its first one the time ``starts[i]`` (None: rows count as even steps).
+    """
+
+    names: list[str]
+    ends: np.ndarray  # (series + 1,)
+    values: np.ndarray  # (rows,) float64
+    starts: pd.DatetimeIndex | np.ndarray | None
+    step: pd.Timedelta | int | None
+    target: str
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """Rows of each series ``(series,)``."""
+        return np.diff(self.ends)
+
+    @property
+    def spans(self) -> list[tuple[int, int]]:
+        """First row of each series, and one past its last."""
+        return list(itertools.pairwise(self.ends.tolist()))
+
+    def times_after(self, i: int, leads: np.ndarray) -> Any:
+        """The times ``leads`` steps after the last row of series ``i``; row numbers if there are no times."""
+        steps = int(self.lengths[i]) - 1 + leads
+        if self.starts is None or self.step is None:
+            return steps + 1
+        if isinstance(self.starts, pd.DatetimeIndex):
+            return self.starts[i] + steps * pd.Timedelta(self.step)
+        return self.starts[i] + steps * int(self.step)  # type: ignore[call-overload]
+
+
+def holds_many(options: Any) -> bool:
+    """Whether the options of a series ask for many: ``--series``, ``--wide``, or a file with the column unique_id."""
+    path = Path(options.data)
+    if options.series or options.wide:
+        return True
+    if not path.is_file():
+        return False
+    try:
+        if path.suffix.lower() in (".parquet", ".pq"):
+            import pyarrow.parquet
+
+            return SERIES in pyarrow.parquet.read_schema(path).names
+        line = pd.read_csv(path, sep="\x1f", header=None, nrows=1, quoting=3, dtype=str).iat[0, 0]
+    except Exception:  # of each decompressor its own: what is wrong with the file is said where it is read
+        return False
+    return any(SERIES in [part.strip(" \"'") for part in str(line).split(mark)] for mark in sources.SEPARATORS)
+
+
+def read(path: Path, series: str | None, time: str | None, target: str | None, wide: bool) -> Rows:
+    """The series of a CSV or Parquet file.
+
+    Args:
+        series: the column that names the series; None: ``unique_id``, or the first column of a wide file.
+        time: the column of times; None: ``ds`` or the first that holds times; ``none``: rows count as even steps.
+        target: the column to forecast; None: ``y``, or the only one that is left.
+        wide: a row per series, its values in the columns from left to right, short ones followed by empty cells.
+
+    Raises:
+        UserError: unreadable, a missing column, no numbers, or a series whose times are not in order and even; it is
+            named.
+    """
+    if not path.is_file():
+        raise UserError(f"no such file: {path}; --data takes a .csv or .parquet file with many series")
+    frame, notes = sources.read(path)
+    return from_frame(frame, str(path), series, time, target, wide, notes)
+
+
+def from_frame(
+    frame: pd.DataFrame,
+    where: str,
+    series: str | None = None,
+    time: str | None = None,
+    target: str | None = None,
+    wide: bool = False,
+    notes: list[str] | None = None,
+) -> Rows:
+    """``read`` of a table; ``where`` names it in errors."""
+    if frame.empty:
+        raise UserError(f"{where} has no rows; give many series with a header")
+    frame.columns = [str(c).strip() for c in frame.columns]
+    column = series or (str(frame.columns[0]) if wide else SERIES)
+    if column not in frame.columns:
+        raise UserError(
+            f"{where} has no column {column!r} to tell the series apart; it has {', '.join(frame.columns[:12])}: "
+            "name it with --series"
+        )
+    labels = frame.pop(column)
+    if labels.isna().any():
+        raise UserError(f"{where}: line {int(np.argmax(labels.isna())) + 2} has no {column}; name its series")
+    codes, names = pd.factorize(labels)
+    if wide:
+        return _from_wide(frame, [str(name) for name in names], where, notes or [])
+    moments = _times(frame, where, time)
+    name = target or (TARGET if TARGET in frame.columns else None)
+    if name is None and len(frame.columns) == 1:
+        name = str(frame.columns[0])
+    if name not in frame.columns:
+        raise UserError(
+            f"{where} has no column {name or TARGET!r} to forecast; name one of {', '.join(frame.columns[:12])} "
+            "with --target"
+        )
+    sources.check_numeric(frame[[name]], where)
+    values = frame[name].to_numpy(np.float64, na_value=np.nan)
+    if np.any(np.diff(codes) < 0):
+        order = np.argsort(codes, kind="stable")
+        codes, values, moments = codes[order], values[order], None if moments is None else moments[order]
+    ends = np.concatenate([[0], np.cumsum(np.bincount(codes))])
+    rows = Rows([str(n) for n in names], ends, values, None, None, str(name), notes or [])
+    return rows if moments is None else _on_grid(rows, codes, moments, where)
+
+
+def _times(frame: pd.DataFrame, where: str, time: str | None) -> pd.DatetimeIndex | np.ndarray | None:
+    """Take the column of times out of the table; whole numbers that are no dates count steps."""
+    column = time if time != times.NO_TIMES else None
+    if column is None and TIME in frame.columns:
+        column = TIME
+    steps = column in frame.columns and pd.api.types.is_integer_dtype(frame[column])
+    if steps and not stamps.are_times(str(column), frame[column]):
+        counted = frame.pop(column).to_numpy(np.int64)
+        return None if time == times.NO_TIMES else counted
+    return stamps.take(frame, where, time)[0]
+
+
+def _on_grid(rows: Rows, codes: np.ndarray, moments: pd.DatetimeIndex | np.ndarray, where: str) -> Rows:
+    """The series with a row for each step between their first and last times, NaN where the file has none."""
+    ticks = moments.asi8 if isinstance(moments, pd.DatetimeIndex) else moments
+    first = rows.ends[:-1]
+    within = np.ones(len(ticks), bool)
+    within[first] = False
+    gaps = np.diff(ticks, prepend=ticks[0])[within]
+    later = np.flatnonzero(within)
+    for wrong, fault, remedy in (
+        (gaps < 0, "its time runs backwards", "sort its rows by time"),
+        (gaps == 0, "a time occurs twice", "give every time one row"),
+    ):
+        if wrong.any():
+            row = later[int(np.argmax(wrong))]
+            raise UserError(f"{where}: series {rows.names[codes[row]]!r}: {fault} at {moments[row]}; {remedy}")
+    if len(gaps) == 0:
+        raise UserError(f"{where}: every series has a single row; a series needs more")
+    steps, counts = np.unique(gaps, return_counts=True)
+    step = int(steps[np.argmax(counts)])
+    uneven = gaps % step != 0
+    if uneven.any():
+        row = later[int(np.argmax(uneven))]
+        raise UserError(
+            f"{where}: series {rows.names[codes[row]]!r} has no regular spacing at {moments[row]}; resample it to even "
+            f"steps, or {times.ROWS_INSTEAD}"
+        )
+    position = (ticks - ticks[first][codes]) // step
+    lengths = position[rows.ends[1:] - 1] + 1
+    if lengths.sum() > MAX_GAPS * len(ticks):
+        worst = int(np.argmax(lengths / rows.lengths))
+        raise UserError(
+            f"{where}: series {rows.names[worst]!r} has {rows.lengths[worst]} rows over {lengths[worst]} steps of "
+            "time: mostly gaps; resample to longer steps"
+        )
+    ends = np.concatenate([[0], np.cumsum(lengths)])
+    values = np.full(ends[-1], np.nan)
+    values[ends[:-1][codes] + position] = rows.values
+    spacing = pd.Timedelta(step, unit=moments.unit) if isinstance(moments, pd.DatetimeIndex) else step
+    return Rows(rows.names, ends, values, moments[first], spacing, rows.target, rows.notes)
+
+
+def _from_wide(frame: pd.DataFrame, names: list[str], where: str, notes: list[str]) -> Rows:
+    if len(names) < len(frame):
+        raise UserError(f"{where}: a series' name occurs twice; --wide takes one row per series")
+    sources.check_numeric(frame, where)
+    table = frame.to_numpy(np.float64, na_value=np.nan)
+    present = ~np.isnan(table)
+    if not present.any(axis=1).all():
+        raise UserError(f"{where}: series {names[int(np.argmin(present.any(axis=1)))]!r} has no values; remove its row")
+    first, last = np.argmax(present, axis=1), table.shape[1] - np.argmax(present[:, ::-1], axis=1)
+    columns = np.arange(table.shape[1])
+    values = table[(columns >= first[:, np.newaxis]) & (columns < last[:, np.newaxis])]
+    return Rows(names, np.concatenate([[0], np.cumsum(last - first)]), values, None, None, TARGET, notes)
