@@ -128,6 +128,8 @@ class ForecastOptions:
     """Divide the test split into N blocks, train again before each, and report the error of each."""
     levels: str = "80,95"
     """Levels of the intervals, in per cent."""
+    classical: bool = False
+    """Compare with the Theta method as well (statsmodels; many series only, about 0.1 s per series)."""
     refit: bool = True
     """Publish the recipe trained again on all rows after it was measured; --no-refit: the measured model."""
 
@@ -265,6 +267,7 @@ def main(config: Config, update: dict[str, Any] | None = None) -> None:
         naives: list[Any] = [baselines.Persistence(), baselines.SeasonalNaive(season)]
         if many:  # each series has its own, as in the M4 competition
             naives = [scores.naive, scores.seasonal_naive, scores.naive2]
+            naives += [scores.theta] if config.forecast.classical else []
         ridges = baselines.Ridge(shared, season).fit(folds)
         trained = train_all(resolved, folds, run.work)
         with saved_model.FreshProcess() as process:  # imports TensorFlow while the forecasts are measured

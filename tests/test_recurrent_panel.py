@@ -51,6 +51,28 @@ def test_dates_of_different_starts_and_an_absent_day():
     assert rows.times_after(1, np.array([1]))[0] == pd.Timestamp("2024-01-13")
 
 
+@pytest.mark.parametrize(("freq", "spacing"), [("MS", "1 month"), ("QE", "1 quarter"), ("B", "1 business day")])
+def test_steps_of_no_constant_length(freq, spacing):
+    table = long_table((30, 24, 18))
+    table["ds"] = pd.date_range("2023-12-01", periods=30, freq=freq)[table["ds"] - 1]
+    given = table[table["ds"] != pd.Timestamp("2023-12-25")].drop(index=35)  # no series has a row on the holiday
+    rows = panel_sources.from_frame(given.copy(), "file")
+    assert rows.spacing == spacing
+    assert rows.lengths.tolist() == table.groupby("unique_id").size().sub(freq == "B").tolist()
+    assert np.isnan(rows.values).sum() == 1
+    for i, name in enumerate(rows.names):
+        last = table.loc[table["unique_id"] == name, "ds"].max()
+        assert rows.times_after(i, np.array([1, 2])).tolist() == pd.date_range(last, periods=3, freq=freq)[1:].tolist()
+
+
+def test_a_spacing_can_be_named():
+    table = long_table((5, 4))
+    table["ds"] = pd.Timestamp("2024-01-01") + pd.to_timedelta(2 * table["ds"], unit="D")
+    assert panel_sources.from_frame(table.copy(), "file", freq="2D").spacing == "2 days"
+    with pytest.raises(UserError, match="the times are not steps of 1 month"):
+        panel_sources.from_frame(table.copy(), "file", freq="MS")
+
+
 def test_wide_format_ends_where_its_values_end():
     table = pd.DataFrame({"V1": ["a", "b"], "V2": [1.0, 4.0], "V3": [2.0, np.nan], "V4": [3.0, np.nan]})
     rows = panel_sources.from_frame(table, "file", wide=True)

@@ -54,6 +54,16 @@ def test_the_test_for_a_season_is_wrong_as_often_as_its_level_says():
     assert 0.06 < np.mean(noise) < 0.14  # two-sided at 10 %
 
 
+def test_theta_continues_half_the_drift_and_the_season():
+    """Theta is simple exponential smoothing with half the drift (Hyndman & Billah 2003)."""
+    history = 10 + 0.5 * np.arange(60) + np.random.default_rng(0).normal(0, 0.1, 60)
+    assert np.diff(scores.theta(history, 1, 8)) == pytest.approx(np.full(7, 0.25), abs=0.01)
+    pattern = np.tile(PATTERN, 15) * (100 + np.arange(60))
+    ahead = scores.theta(pattern, 4, 4)
+    assert ahead / ahead[1] == pytest.approx(PATTERN, rel=0.02)
+    assert scores.theta(np.full(20, 3.0), 4, 3).tolist() == scores.theta(np.array([1.0, 3.0]), 1, 3).tolist() == [3] * 3
+
+
 def test_seasonal_naive_repeats_the_last_season_if_there_is_one():
     assert scores.seasonal_naive(np.array([9.0, 1.0, 2.0]), 2, 5).tolist() == [1, 2, 1, 2, 1]
     assert scores.seasonal_naive(np.array([9.0]), 2, 2).tolist() == [9, 9]

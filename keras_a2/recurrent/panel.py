@@ -199,6 +199,8 @@ def load(config: Any) -> data.Windows | Panel:
     if holds_many(config.series):
         check(config)
         return load_many(config.series, config.forecast.folds or 1)
+    if config.forecast.classical:
+        raise UserError("--classical adds Theta for many series, and this is a single one: leave it out")
     if config.series.origins == "last":
         raise UserError(
             f"--origins last takes many series, and {config.series.data} has no column unique_id: name the column of "
@@ -214,7 +216,7 @@ def load_many(options: Any, folds: int = 1) -> Panel:
         UserError: as ``read`` and ``prepare``.
     """
     path = Path(options.data)
-    rows = read(path, options.series, options.time, options.target, options.wide)
+    rows = read(path, options.series, options.time, options.target, options.wide, options.freq)
     return prepare(
         rows,
         name=path.name.split(".")[0],
@@ -228,10 +230,9 @@ def load_many(options: Any, folds: int = 1) -> Panel:
 
 def common_season(rows: Rows, look_back: int, horizon: int) -> int:
     """The season that most of the longest series have and that fits twice into the look-back; 1 without."""
-    step = rows.step if isinstance(rows.step, pd.Timedelta) else None
     longest = np.argsort(-rows.lengths, kind="stable")[:SEASON_SERIES]
     series = (rows.values[rows.ends[i] : max(rows.ends[i + 1] - 2 * horizon, rows.ends[i])] for i in longest)
-    seasons = [season_of(values, step) if len(values) else 1 for values in series]
+    seasons = [season_of(values, rows.length) if len(values) else 1 for values in series]
     return int(np.bincount([season if 2 * season <= look_back else 1 for season in seasons]).argmax())
 
 

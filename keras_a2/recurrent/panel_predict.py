@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from keras_a2.errors import UserError
-from keras_a2.recurrent import panel_sources, scores
+from keras_a2.recurrent import panel_sources, scores, times
 
 if TYPE_CHECKING:
     from keras_a2.recurrent.predict import Forecaster
@@ -28,12 +28,11 @@ def forecast(model: Forecaster, rows: panel_sources.Rows) -> tuple[pd.DataFrame,
             logarithms; the series is named.
     """
     facts = model.card["many_series"]
-    step = rows.step.total_seconds() if isinstance(rows.step, pd.Timedelta) else None
-    if facts["step_seconds"] is not None and step is not None and step != facts["step_seconds"]:
-        raise UserError(
-            f"the series have steps of {pd.Timedelta(seconds=step)}; the model was trained on "
-            f"{pd.Timedelta(seconds=facts['step_seconds'])}"
-        )
+    trained = facts.get("spacing")
+    if trained is None and facts["step_seconds"] is not None:  # of an earlier version
+        trained = times.spacing(times.even(pd.Timedelta(seconds=facts["step_seconds"])))
+    if trained and rows.spacing and rows.spacing != trained:
+        raise UserError(f"the series have steps of {rows.spacing}; the model was trained on {trained}")
     season, horizon, count = facts["season"], model.horizon, len(rows.names)
     answer = np.empty((3, count, horizon))
     windows, whole = np.empty((count, model.look_back)), np.zeros(count, bool)

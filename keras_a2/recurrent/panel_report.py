@@ -127,6 +127,7 @@ def card(windows: Panel, cell: str, metrics: dict, name: str) -> dict[str, Any]:
             "column": metrics["config"]["series"],
             "wide": metrics["config"]["wide"],
             "step_seconds": step.total_seconds() if isinstance(step, pd.Timedelta) else None,
+            "spacing": windows.rows.spacing or None,
         },
         "input": "float64 windows in the target's unit (batch, look_back, 1), oldest row first",
         "output": "serve: forecasts (batch, horizon); serve_intervals: lower and upper ends (batch, horizon, 2)",

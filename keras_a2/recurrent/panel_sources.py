@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from pandas.tseries.offsets import BaseOffset
 
 from keras_a2.errors import UserError
 from keras_a2.recurrent import sources, stamps, times
@@ -22,14 +23,14 @@ class Rows:
     """The series of a file on their grid, one after the other.
 
     ``values`` ``(rows,)`` are in the target's unit, NaN where missing; series ``i`` has the rows ``ends[i]`` up to
-    ``ends[i + 1]``, and its first one the time ``starts[i]`` (None: rows count as even steps).
+    ``ends[i + 1]``, and its last one the time ``lasts[i]`` (None: rows count as even steps).
     """
 
     names: list[str]
     ends: np.ndarray  # (series + 1,)
     values: np.ndarray  # (rows,) float64
-    starts: pd.DatetimeIndex | np.ndarray | None
-    step: pd.Timedelta | int | None
+    lasts: pd.DatetimeIndex | np.ndarray | None
+    step: pd.Timedelta | BaseOffset | int | None  # an offset where steps are of no constant length, such as months
     target: str
     notes: list[str] = field(default_factory=list)
 
@@ -45,12 +46,27 @@ class Rows:
 
     def times_after(self, i: int, leads: np.ndarray) -> Any:
         """The times ``leads`` steps after the last row of series ``i``; row numbers if there are no times."""
-        steps = int(self.lengths[i]) - 1 + leads
-        if self.starts is None or self.step is None:
-            return steps + 1
-        if isinstance(self.starts, pd.DatetimeIndex):
-            return self.starts[i] + steps * pd.Timedelta(self.step)
-        return self.starts[i] + steps * int(self.step)  # type: ignore[call-overload]
+        if self.lasts is None or self.step is None:
+            return int(self.lengths[i]) + leads
+        if isinstance(self.step, BaseOffset):
+            return pd.DatetimeIndex([self.lasts[i] + int(n) * self.step for n in leads])
+        return self.lasts[i] + leads * self.step
+
+    @property
+    def length(self) -> pd.Timedelta | None:
+        """The mean length of a step; None without times."""
+        return times.length(self.step) if isinstance(self.step, BaseOffset) else self._even
+
+    @property
+    def spacing(self) -> str:
+        """A step in words, such as ``1 month``; empty without times."""
+        if isinstance(self.step, BaseOffset):
+            return times.spacing(self.step)
+        return "" if self._even is None else times.spacing(times.even(self._even))
+
+    @property
+    def _even(self) -> pd.Timedelta | None:
+        return self.step if isinstance(self.step, pd.Timedelta) else None
 
 
 def holds_many(options: Any) -> bool:
@@ -71,7 +87,9 @@ def holds_many(options: Any) -> bool:
     return any(SERIES in [part.strip(" \"'") for part in str(line).split(mark)] for mark in sources.SEPARATORS)
 
 
-def read(path: Path, series: str | None, time: str | None, target: str | None, wide: bool) -> Rows:
+def read(
+    path: Path, series: str | None, time: str | None, target: str | None, wide: bool, freq: str | None = None
+) -> Rows:
     """The series of a CSV or Parquet file.
 
     Args:
@@ -79,6 +97,7 @@ def read(path: Path, series: str | None, time: str | None, target: str | None, w
         time: the column of times; None: ``ds`` or the first that holds times; ``none``: rows count as even steps.
         target: the column to forecast; None: ``y``, or the only one that is left.
         wide: a row per series, its values in the columns from left to right, short ones followed by empty cells.
+        freq: the spacing by pandas' name; None: inferred.
 
     Raises:
         UserError: unreadable, a missing column, no numbers, or a series whose times are not in order and even; it is
@@ -87,7 +106,7 @@ def read(path: Path, series: str | None, time: str | None, target: str | None, w
     if not path.is_file():
         raise UserError(f"no such file: {path}; --data takes a .csv or .parquet file with many series")
     frame, notes = sources.read(path)
-    return from_frame(frame, str(path), series, time, target, wide, notes)
+    return from_frame(frame, str(path), series, time, target, wide, notes, freq)
 
 
 def from_frame(
@@ -98,6 +117,7 @@ def from_frame(
     target: str | None = None,
     wide: bool = False,
     notes: list[str] | None = None,
+    freq: str | None = None,
 ) -> Rows:
     """``read`` of a table; ``where`` names it in errors."""
     if frame.empty:
@@ -131,7 +151,7 @@ def from_frame(
         codes, values, moments = codes[order], values[order], None if moments is None else moments[order]
     ends = np.concatenate([[0], np.cumsum(np.bincount(codes))])
     rows = Rows([str(n) for n in names], ends, values, None, None, str(name), notes or [])
-    return rows if moments is None else _on_grid(rows, codes, moments, where)
+    return rows if moments is None else _on_grid(rows, codes, moments, where, freq)
 
 
 def _times(frame: pd.DataFrame, where: str, time: str | None) -> pd.DatetimeIndex | np.ndarray | None:
@@ -146,9 +166,11 @@ def _times(frame: pd.DataFrame, where: str, time: str | None) -> pd.DatetimeInde
     return stamps.take(frame, where, time)[0]
 
 
-def _on_grid(rows: Rows, codes: np.ndarray, moments: pd.DatetimeIndex | np.ndarray, where: str) -> Rows:
+def _on_grid(
+    rows: Rows, codes: np.ndarray, moments: pd.DatetimeIndex | np.ndarray, where: str, freq: str | None
+) -> Rows:
     """The series with a row for each step between their first and last times, NaN where the file has none."""
-    ticks = moments.asi8 if isinstance(moments, pd.DatetimeIndex) else moments
+    ticks, offset = _ticks(moments, where, freq)
     first = rows.ends[:-1]
     within = np.ones(len(ticks), bool)
     within[first] = False
@@ -183,8 +205,31 @@ def _on_grid(rows: Rows, codes: np.ndarray, moments: pd.DatetimeIndex | np.ndarr
     ends = np.concatenate([[0], np.cumsum(lengths)])
     values = np.full(ends[-1], np.nan)
     values[ends[:-1][codes] + position] = rows.values
-    spacing = pd.Timedelta(step, unit=moments.unit) if isinstance(moments, pd.DatetimeIndex) else step
-    return Rows(rows.names, ends, values, moments[first], spacing, rows.target, rows.notes)
+    spacing: Any = step if offset is None else step * offset
+    if isinstance(moments, pd.DatetimeIndex) and offset is None:
+        spacing = pd.Timedelta(step, unit=moments.unit)
+    return Rows(rows.names, ends, values, moments[rows.ends[1:] - 1], spacing, rows.target, rows.notes)
+
+
+def _ticks(
+    moments: pd.DatetimeIndex | np.ndarray, where: str, freq: str | None
+) -> tuple[np.ndarray, BaseOffset | None]:
+    """Times as whole numbers; and what one of them counts where steps are of no constant length, such as months.
+
+    Of business days those on which no series has a row are holidays: see ``times.to_grid``.
+
+    Raises:
+        UserError: the times of all series do not keep to ``freq``.
+    """
+    if not isinstance(moments, pd.DatetimeIndex):
+        return moments, None
+    every = moments.unique().sort_values()
+    offset = times.named(freq, every) if freq else times.frequency(every) if len(every) > 1 else None
+    if offset is None or not times.unit(offset):
+        return moments.asi8, None
+    _, grid, _ = times.to_grid(pd.DataFrame(index=range(len(every))), every, where, offset.freqstr)
+    assert grid is not None
+    return grid.get_indexer(moments), offset
 
 
 def _from_wide(frame: pd.DataFrame, names: list[str], where: str, notes: list[str]) -> Rows:

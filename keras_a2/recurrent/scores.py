@@ -6,6 +6,8 @@ International Journal of Forecasting 36(1). All series forecast the same number 
 
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 from scipy import stats
 from statsmodels.tsa.seasonal import seasonal_decompose
@@ -16,6 +18,7 @@ from keras_a2.recurrent import intervals
 
 SEASONALITY_QUANTILE = 1.645  # one-sided 95 % of the normal distribution
 LEAST_SEASONS = 3  # a shorter history is not tested for a season
+LEAST_ROWS = 5  # of a history that Theta is fitted to
 RESAMPLES = 2000
 
 
@@ -97,6 +100,22 @@ def naive2(history: np.ndarray, season: int, horizon: int) -> np.ndarray:
     factors = seasonal_decompose(history, model=model, period=season).seasonal
     ahead = np.resize(factors[-season:], horizon)
     return history[-1] / factors[-1] * ahead if positive else history[-1] - factors[-1] + ahead
+
+
+def theta(history: np.ndarray, season: int, horizon: int) -> np.ndarray:
+    """The Theta method of statsmodels, on the seasonally adjusted history where it is seasonal ``(horizon,)``.
+
+    Assimakopoulos & Nikolopoulos 2000, International Journal of Forecasting 16(4). The last value where a history has
+    no five rows or never changes, for then there is nothing to fit.
+    """
+    if len(history) < LEAST_ROWS or np.ptp(history) == 0:
+        return naive(history, season, horizon)
+    from statsmodels.tsa.forecasting.theta import ThetaModel  # half a second
+
+    model = ThetaModel(history, period=season, deseasonalize=is_seasonal(history, season))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that a likelihood did not converge
+        return np.asarray(model.fit().forecast(horizon), np.float64)
 
 
 def is_seasonal(history: np.ndarray, season: int) -> bool:
