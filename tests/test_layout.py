@@ -11,17 +11,17 @@ import pytest
 from conftest import ROOT
 
 PACKAGE = ROOT / "keras_a2"
-WINGS = ("transfer", "recurrent")
+SUBPACKAGES = ("transfer", "recurrent")
 LINES = 450
-# Data flow from left to right, and a part of a room serves that room.
-ROOMS = ("sources", "data", "model", "baselines", "train", "evaluate", "report", "predict")
+# Data flow from left to right, and a part of a module has its place.
+ORDER = ("sources", "data", "model", "baselines", "train", "evaluate", "report", "predict")
 PARTS = {
     "transfer": {"decode": "sources", "duplicates": "data", "learning": "evaluate", "figures": "report"}
     | dict.fromkeys(["calibrate", "familiar", "describe"], "model"),
     "recurrent": {"stamps": "sources", "times": "sources", "splits": "data", "figures": "report"}
     | dict.fromkeys(["combination", "intervals", "verdicts", "scores"], "evaluate")
     | dict.fromkeys(["panel", "seasons"], "data")
-    | {f"panel_{room}": room for room in ("sources", "evaluate", "report", "predict")},
+    | {f"panel_{module}": module for module in ("sources", "evaluate", "report", "predict")},
 }
 MODULES = sorted(path for folder in ("keras_a2", "experiments") for path in (ROOT / folder).rglob("*.py"))
 
@@ -44,35 +44,35 @@ def imports(path: Path) -> set[str]:
     return names
 
 
-def wings_of(names: set[str]) -> set[str]:
-    return {wing for wing in WINGS for name in names if name.startswith(f"keras_a2.{wing}")}
+def subpackages_of(names: set[str]) -> set[str]:
+    return {subpackage for subpackage in SUBPACKAGES for name in names if name.startswith(f"keras_a2.{subpackage}")}
 
 
-@pytest.mark.parametrize("wing", WINGS)
-def test_a_wing_imports_neither_the_other_nor_a_script(wing):
-    for path in (PACKAGE / wing).glob("*.py"):
-        assert wings_of(imports(path)) <= {wing}, path.name
+@pytest.mark.parametrize("subpackage", SUBPACKAGES)
+def test_a_subpackage_imports_neither_the_other_nor_a_script(subpackage):
+    for path in (PACKAGE / subpackage).glob("*.py"):
+        assert subpackages_of(imports(path)) <= {subpackage}, path.name
         assert not imports(path) & {script.stem for script in (ROOT / "experiments").glob("*.py")}, path.name
 
 
-@pytest.mark.parametrize("wing", WINGS)
-def test_data_flow_one_way_through_a_wing(wing):
-    modules = {path.stem: path for path in (PACKAGE / wing).glob("*.py") if path.stem != "__init__"}
-    position = {name: ROOMS.index(PARTS[wing].get(name, name)) for name in modules}
+@pytest.mark.parametrize("subpackage", SUBPACKAGES)
+def test_data_flow_one_way_through_a_subpackage(subpackage):
+    modules = {path.stem: path for path in (PACKAGE / subpackage).glob("*.py") if path.stem != "__init__"}
+    position = {name: ORDER.index(PARTS[subpackage].get(name, name)) for name in modules}
     for name, path in modules.items():
-        used = {other for other in modules if f"keras_a2.{wing}.{other}" in imports(path)}
+        used = {other for other in modules if f"keras_a2.{subpackage}.{other}" in imports(path)}
         assert all(position[other] <= position[name] for other in used), (name, used)
 
 
-def test_what_makes_it_fast_imports_no_wing():
+def test_what_makes_it_fast_imports_no_subpackage():
     for path in (PACKAGE / "fast").glob("*.py"):
-        assert not wings_of(imports(path)), path.name
+        assert not subpackages_of(imports(path)), path.name
 
 
-def test_the_ground_floor_imports_no_wing():
-    doors = {"inference", "demo", "api"}  # they train or open a model of either wing
+def test_a_common_module_imports_no_subpackage():
+    exceptions = {"inference", "demo", "api"}  # they train or open a model of either subpackage
     for path in PACKAGE.glob("*.py"):
-        assert not wings_of(imports(path)) or path.stem in doors, path.name
+        assert not subpackages_of(imports(path)) or path.stem in exceptions, path.name
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))

@@ -79,7 +79,7 @@ def find_weights(choice: str, alpha: float | None, note: Callable[[str], None] =
         except UserError as error:
             if choice == "imagenet":
                 raise
-            note(f"{error}; going on with the bundled weights")
+            note(f"{error}; using the bundled weights instead")
     if choice in ("auto", "bundled"):
         if alpha not in (None, BUNDLED_ALPHA):
             raise UserError(f"the bundled weights have alpha {BUNDLED_ALPHA}, not {alpha}; leave --alpha out")
