@@ -88,6 +88,18 @@ def test_a_forecast_has_the_ends_of_its_intervals(co2, tmp_path, capsys):
     assert [fan.get_label() for fan in fans] == ["95 %", "80 %"]
 
 
+@pytest.mark.parametrize("new", [0, 1, 10])
+def test_intervals_follow_the_rows_that_came_after_training(new):
+    time = pd.date_range("2001-01-06", periods=30, freq="7D", name="time")
+    values = pd.DataFrame({"co2": 370 + np.arange(30) / 3}, index=time)  # rises as the model expects
+    forecaster = published(levels=[80, 95], data={"last": str(time[29 - new])})
+    answer = forecaster.predict(values)
+    # Of a width of 1 the upper end comes nearer by 0.1 * 0.2 / lead for each value that is known by now.
+    counts = np.maximum(new - np.arange(4), 0)
+    np.testing.assert_allclose(answer["upper_80"] - answer["co2"], 0.5 - 0.02 * counts / np.arange(1, 5))
+    np.testing.assert_allclose(answer["co2"] - answer["lower_95"], 1 - 2 * 0.005 * counts / np.arange(1, 5), rtol=1e-6)
+
+
 def test_each_of_several_targets_has_its_own_intervals():
     names = ["a", "b", "c"]
     forecaster = published(inputs=names, targets=names, levels=[80], spacing_seconds=None, typical_errors=[1, 1, 1])
@@ -153,9 +165,11 @@ def test_new_rows_are_measured_and_the_recipe_is_that_of_the_card(tmp_path):
         assert recipe.series.data.endswith(series)
         assert (recipe.network, recipe.series.split) == (config.network.__class__("gru", input_dropout=0.25), "20,5,5")
         assert (recipe.run.output, recipe.run.name) == (tmp_path / "models", "co2")
-        # The rows rise by 1 where the model adds a third: an error of 2/3 at the first lead, 8/3 at the fourth.
+        # The rows rise by 1 where the model adds a third: an error of 2/3 at the first lead, 8/3 at the fourth. Of the
+        # widths 1 and 2 the upper ends rise by 0.18 and 0.39 over the lead with each value above: 5 and 11 of 28 reach.
         assert measured == {
-            "version": 3, "rows": 10, "windows": 7, "mae": pytest.approx(5 / 3), "coverage": {"80": 0.0, "95": 0.25},
+            "version": 3, "rows": 10, "windows": 7, "mae": pytest.approx(5 / 3),
+            "coverage": {"80": pytest.approx(5 / 28), "95": pytest.approx(11 / 28)},
             "promised_mae": 1.5, "promised_coverage": {"80": 0.8, "95": 0.9},
         }  # fmt: skip
         assert len(series_data.load(recipe.series).values) == 30

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +18,7 @@ from pandas.tseries.offsets import BaseOffset
 
 from keras_a2 import page, settings
 from keras_a2.errors import UserError
-from keras_a2.recurrent import panel_predict, panel_sources, sources, times
+from keras_a2.recurrent import intervals, panel_predict, panel_sources, sources, times
 from keras_a2.recurrent.data import columns_ahead, fill, with_ahead
 from keras_a2.recurrent.times import CALENDAR, calendar_column, spacing
 from keras_a2.saved_model import SavedModel
@@ -128,6 +129,10 @@ class Forecaster(SavedModel):
         seen = pd.DataFrame(window[:, columns], columns=self.targets, index=past)
         forecast = self.serve(window[np.newaxis]).reshape(1, self.horizon, len(self.targets))
         ends = self.intervals(window[np.newaxis])
+        known = self._known(stamps)
+        if self.levels and known < len(rows):  # rows that the model has not seen show how it errs by now
+            origins, _, values, earlier = self._since(rows, known)
+            ends = ends + self._moved(origins, values, earlier, np.array([len(rows) - 1])) * _width(ends)
         answer = pd.DataFrame({"lead": self.leads}, index=self._ahead(past))
         for k, target in enumerate(self.targets):
             answer[target] = forecast[0, :, k]
@@ -183,20 +188,57 @@ class Forecaster(SavedModel):
         new = len(rows) - known
         if new <= 0:
             raise UserError(f"{table.name} holds no row after those that the model was trained on, up to {since}")
-        future, truth = self.every * self.leads, rows[self.targets].to_numpy(np.float64)
-        errors, inside = [], []
-        for origins, forecast, ends in self._forecasts(rows, known - int(future[0]), len(rows) - int(future[-1])):
-            actual = truth[origins[:, np.newaxis] + future]
-            whole = np.isfinite(actual).all(axis=(1, 2))
-            errors.append(np.abs(forecast - actual)[whole])
-            between = (ends[..., 0] <= actual[..., np.newaxis]) & (actual[..., np.newaxis] <= ends[..., 1])
-            inside.append(between[whole])
-        count = sum(map(len, errors))
-        if not count:
+        origins, forecast, values, ends = self._since(rows, known)
+        whole = np.isfinite(values).all(axis=(1, 2))
+        if not whole.any():
             return {"rows": new, "windows": 0, "mae": None, "coverage": None}
-        shares = np.concatenate(inside).mean(axis=(0, 1, 2))
+        if self.levels:
+            ends = ends + self._moved(origins, values, ends, origins) * _width(ends)
+        value = values[whole][..., np.newaxis]
+        shares = ((ends[whole][..., 0] <= value) & (value <= ends[whole][..., 1])).mean(axis=(0, 1, 2))
         coverage = {f"{level:g}": float(share) for level, share in zip(self.levels, shares, strict=True)}
-        return {"rows": new, "windows": count, "mae": float(np.concatenate(errors).mean()), "coverage": coverage}
+        mae = float(np.abs(forecast - values)[whole].mean())
+        return {"rows": new, "windows": int(whole.sum()), "mae": mae, "coverage": coverage}
+
+    def _known(self, stamps: pd.DatetimeIndex | None) -> int:
+        """How many of these rows the model was trained on; all, where nothing says it."""
+        last = pd.Timestamp((self.card.get("data") or {}).get("last") or pd.NaT)
+        if stamps is None or pd.isna(last) or (stamps.tz is None) != (last.tz is None):
+            return sys.maxsize
+        return int((stamps <= last).sum())
+
+    def _since(self, rows: pd.DataFrame, known: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """Forecasts of all rows after so many.
+
+        Returns:
+            the rows that they begin at ``(n,)``; forecasts, and the values that came, NaN where none is known
+            ``(n, horizon, targets)``; and intervals ``(n, horizon, targets, levels, 2)``.
+        """
+        future = self.every * self.leads
+        parts = list(self._forecasts(rows, known - int(future[0]), len(rows) - int(future[0])))
+        shape = (0, self.horizon, len(self.targets))
+        empty = np.zeros(0, int), np.zeros(shape), np.zeros((*shape, len(self.levels), 2))
+        origins, forecast, ends = (np.concatenate(each) for each in zip(empty, *parts, strict=True))
+        truth = np.pad(rows[self.targets].to_numpy(np.float64), ((0, int(future[-1])), (0, 0)), constant_values=np.nan)
+        return origins, forecast, truth[origins[:, np.newaxis] + future], ends
+
+    def _moved(self, origins: np.ndarray, values: np.ndarray, ends: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        """How far the ends of intervals have moved at these rows by the values that came, in widths of them.
+
+        Args:
+            origins, values, ends: as of ``_since``.
+
+        Returns:
+            ``(rows, horizon, targets, levels, 2)``: see ``intervals.follow``.
+        """
+        with np.errstate(divide="ignore", invalid="ignore"):
+            excess = (values[..., np.newaxis, np.newaxis] - ends) / _width(ends)
+        excess = excess.reshape(*values.shape, -1)
+        if not len(origins):
+            return np.zeros((len(rows), *ends.shape[1:]))
+        wanted = intervals.probabilities(self.levels)
+        moved = intervals.follow(excess, wanted, origins, self.every * self.leads, rows)
+        return moved.reshape(len(rows), *ends.shape[1:])
 
     def decimals(self, digits: int) -> dict[str, int]:
         """Decimals of each column of ``predict`` that show its target's typical error with this number of digits."""
@@ -325,6 +367,11 @@ class Forecaster(SavedModel):
                     f"{f'row {end}' if stamps is None else stamps[end - 1]}; append these rows, other columns empty"
                 )
         return frame, None if stamps is None else pd.DatetimeIndex(frame.index), end
+
+
+def _width(ends: np.ndarray) -> np.ndarray:
+    """Widths of intervals ``(..., 2)`` as ``(..., 1)``."""
+    return ends[..., 1:] - ends[..., :1]
 
 
 def updated_recipe(
