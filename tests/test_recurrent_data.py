@@ -199,7 +199,7 @@ def rewrite(path, change) -> None:
     ("change", "message"),
     [
         (lambda f: f.assign(load="x"), "'load' is not numeric"),
-        (lambda f: f.iloc[::-1], "backwards"),
+        (lambda f: pd.concat([f.iloc[5:], f.iloc[:5]]), "backwards"),
         (lambda f: pd.concat([f.iloc[:5], f.iloc[4:]]), "twice"),
         (lambda f: f.assign(load=f["load"].replace(f["load"][3], np.inf)), "infinite in line 5"),
         (lambda f: f.drop(columns="load"), "no column 'load'"),
@@ -340,6 +340,13 @@ def test_a_short_series_is_trained_as_many_steps_as_a_long_one(rows, columns, ba
     assert default.network.input_dropout == input_dropout
     given = train.resolve(settings.parse(config_type, ["--batch-size", "64", "--epochs", "3"]), windows).training
     assert (given.batch_size, given.epochs, given.patience) == (64, 3, 4)
+
+
+def test_the_refit_learns_from_windows_that_lie_in_two_splits_too(windows):
+    every = windows.on_all_rows().origins["train"]
+    assert list(every) == list(range(23, 480 - 6))
+    in_one = np.concatenate([*windows.origins.values()])
+    assert set(every) - set(in_one) == {*range(282, 287), *range(378, 383)}  # splits end at rows 287 and 383
 
 
 @pytest.mark.parametrize("count", [1, 3, 6])

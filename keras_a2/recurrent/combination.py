@@ -34,6 +34,7 @@ class WindowNaive:
         steps, left = np.divmod(back, windows.every)
         inside = (left == 0) & (steps > -windows.look_back) & (np.array(best_by_lead) == "seasonal_naive")
         self.row = windows.look_back - 1 + np.where(inside, steps, 0)  # (horizon,) of the window
+        # Whether persistence stands in somewhere.
         self.short = bool((~inside & (np.array(best_by_lead) == "seasonal_naive")).any())
 
     def forecast(self, windows: Windows, origins: np.ndarray) -> np.ndarray:

@@ -69,6 +69,7 @@ class Windows:
     mean: np.ndarray = field(init=False)  # (inputs,) of the training rows
     scale: np.ndarray = field(init=False)  # (inputs,)
     origins: dict[str, np.ndarray] = field(init=False)
+    whole: np.ndarray = field(init=False)  # origins of all whole windows, also of those that lie in two splits
 
     def __post_init__(self) -> None:
         """Fill gaps and standardise, column by column, and find the windows that are whole."""
@@ -103,6 +104,8 @@ class Windows:
             dropped += len(candidates) - len(self.origins[split])
             if first < last and len(self.origins[split]) == 0:
                 raise UserError(f"every {split} window of {self.name} touches a missing value; {self._remedy()}")
+        candidates = self._candidates(0, self.bounds["test"][1])
+        self.whole = whole_origins(absent, unmeasured, candidates, self.past, self.future)
         self.facts = {**self.facts, "windows_dropped": dropped, "max_gap": self.max_gap}
 
     def _candidates(self, first: int, end: int) -> np.ndarray:
@@ -247,9 +250,9 @@ class Windows:
         return min(end - train, (train - least) // max(count - 1, 1))
 
     def on_all_rows(self) -> Windows:
-        """The same with the windows of every split in the training split, scaled as before."""
+        """The same with every whole window in the training split, scaled as before."""
         windows = copy.copy(self)
-        windows.origins = self.origins | {"train": np.unique(np.concatenate([*self.origins.values()]))}
+        windows.origins = self.origins | {"train": self.whole}
         return windows
 
     def backtest(self, count: int) -> list[Windows]:
@@ -325,9 +328,7 @@ def prepare(
     Args:
         split: three fractions or three row counts, ``train,validation,test``, in time order; or ``BOOK``.
         max_gap: longest gap, in steps, that is filled; windows that touch a longer one are dropped.
-        every: rows from one step of a window to the next (hourly windows from 10-minute data: 6); windows still begin
-            at every row.
-        first_lead: the first step ahead that is forecast.
+        every, first_lead: as of ``Windows``; windows begin at every row.
         freq: the spacing by pandas' name; None: inferred from the times.
         known: columns, of the table or the calendar, that are known in advance.
         holidays: the country whose holidays become a column that is known in advance.

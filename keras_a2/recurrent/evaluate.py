@@ -243,6 +243,7 @@ def on_test(
         "best_naive": choices.best_naive,
         "best_naive_by_lead": choices.best_naive_by_lead,
         "best_naive_test": of_best_naive,
+        "naive_in_window": not choices.naive.short,
         "hardest_naive": hardest if single[hardest] <= of_best_naive["mae_standardized"] else BEST_NAIVE,
         "published": {winner.cell: winner.name for winner in published},
         "levels": levels,

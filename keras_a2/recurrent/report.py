@@ -216,6 +216,12 @@ def show(metrics: dict) -> None:
         console.print(table)
     for model in metrics["published"].values():
         console.print(headline(metrics, model))
+    if not metrics["naive_in_window"]:
+        console.print(
+            f"A window of {metrics['config']['look_back']} steps does not reach back a season of "
+            f"{metrics['config']['season']} rows: in the combination, persistence takes the place of the seasonal "
+            "naive. A longer --look-back includes it."
+        )
 
 
 def card(windows: Windows, published: Published, metrics: dict, name: str) -> dict[str, Any]:
