@@ -5,17 +5,14 @@ from __future__ import annotations
 import gzip
 import re
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from keras_a2 import runs
 from keras_a2.errors import UserError
-from keras_a2.recurrent import baselines, data, predict, report, sources, splits, times
+from keras_a2.recurrent import data, report, seasons, sources, times
 
 ROWS = 400
 LOAD = np.round(np.random.default_rng(0).normal(size=ROWS).cumsum() * 100 + 3000, 2)
@@ -247,7 +244,7 @@ def test_every_rhythm_is_read(tmp_path, freq, expected, absent):
     assert len(windows.values) == (rows - absent if freq == "B" else rows)
     assert times.calendar_names(windows.freq) == [f"{cycle}_{wave}" for cycle in cycles for wave in ("sin", "cos")]
     assert windows.inputs == ["load", *times.calendar_names(windows.freq, windows.bounds["train"][1])]
-    assert baselines._usual_season(windows.step) == season
+    assert seasons._usual_season(windows.step) == season
 
 
 def test_days_of_business_without_a_row_are_holidays_and_weeks_are_gaps(tmp_path):
@@ -388,101 +385,52 @@ def test_a_folder_is_named_after_any_data(tmp_path, name, folder):
     assert runs.check_name(folder) == folder
 
 
-SHARES = st.lists(st.integers(5, 80), min_size=3, max_size=3).filter(lambda parts: sum(parts) <= 100)
+WEEKS, QUARTERS = (pd.date_range("1950-01-02", periods=ROWS, freq=freq) for freq in ("W-MON", "QS"))
+WRITTEN = {
+    "quarters first": (QUARTERS, [f"Q{day.quarter} {day.year}" for day in QUARTERS], "quarter"),
+    "weeks of ISO 8601": (WEEKS, WEEKS.strftime("%G-W%V"), "week"),
+    "months as numbers": (MONTHS, MONTHS.strftime("%Y%m"), "month"),
+    "days of a spreadsheet": (DAYS, (DAYS - pd.Timestamp("1899-12-30")).days, "date"),
+    "years in German": (pd.date_range("1700", periods=ROWS, freq="YS"), np.arange(1700, 1700 + ROWS), "Jahr"),
+    "newest first": (DAYS, DAYS.strftime("%Y-%m-%d"), "date"),
+}
 
 
-@settings(max_examples=100, deadline=None)
-@given(shares=SHARES, sees=st.integers(1, 90), ahead=st.integers(1, 40), rows=st.integers(0, 30))
-def test_the_rows_asked_for_are_enough_and_one_fewer_is_not(shares, sees, ahead, rows):
-    for split in (",".join(str(part / 100) for part in shares), splits.BOOK):
-
-        def needed(rows: int, split: str = split) -> int | None:
-            try:
-                splits.split_bounds(split, rows, sees, ahead)
-            except UserError as error:
-                return int(re.search(r"at least (\d+) rows", str(error))[1])
-            return None
-
-        asked = needed(rows)
-        if asked is not None:
-            assert needed(asked - 1) == asked
-            assert [needed(more) for more in range(asked, asked + 120)] == [None] * 120
+@pytest.mark.parametrize("kind", WRITTEN)
+def test_times_as_spreadsheets_write_them(tmp_path, kind):
+    time, texts, name = WRITTEN[kind]
+    order = slice(None, None, -1 if kind == "newest first" else 1)
+    path = written(tmp_path / "s.csv", texts[order], LOAD[order], header=f"{name},load")
+    table = sources.find(str(path), "load", None, None)
+    assert (table.time == time).all()
+    np.testing.assert_allclose(table.frame["load"], LOAD)
 
 
-def test_a_split_by_rows_that_is_too_small_is_to_be_enlarged():
-    with pytest.raises(UserError, match=r"the validation split 20; one window needs 24 .* with --split"):
-        splits.split_bounds("60,20,30", 1000, 5, 24)
+@pytest.mark.parametrize("footer", ["Total;1.234,5", ";1.234,5", ";", ";\n;\nSumme;12"])
+def test_a_spreadsheet_s_first_line_and_footer_are_no_rows(tmp_path, footer):
+    path = written(tmp_path / "s.csv", DAYS.strftime("%d.%m.%Y"), [comma(v, ".") for v in LOAD], header="Datum;load",
+                   separator=";")  # fmt: skip
+    path.write_text(f"sep=;\n{path.read_text()}{footer}\n", encoding="utf-8-sig")
+    table = sources.find(str(path), "load", None, None)
+    assert (table.time == DAYS).all()
+    np.testing.assert_allclose(table.frame["load"], LOAD)
+    assert any("left out" in note for note in table.notes) == (footer != ";")
 
 
-def forecaster(max_gap: int = 12, step: float | None = 3600, freq: str | None = None) -> predict.Forecaster:
-    """Persistence, published."""
-    card = {"inputs": ["load"], "targets": ["load"], "unit": "MW", "look_back": 24, "horizon": 3, "every": 1}
-    card |= {"first_lead": 1, "max_gap": max_gap, "spacing_seconds": step, "freq": freq, "version": 1}
-    serve = SimpleNamespace(serve=lambda batch: np.repeat(batch[:, -1:, 0], 3, axis=1))
-    return predict.Forecaster(serve, card, Path("1"))
+def test_row_numbers_are_no_input_and_true_is_one(tmp_path):
+    frame = pd.DataFrame({"date": DAYS, "load": LOAD, "open": np.arange(ROWS) % 7 > 0})
+    frame.to_csv(tmp_path / "s.csv")
+    table = sources.find(str(tmp_path / "s.csv"), "load", None, None)
+    assert list(table.frame.columns) == ["load", "open"]
+    assert table.frame["open"].sum() == frame["open"].sum()
 
 
-def test_forecasts_are_labelled_in_the_file_s_own_offset(tmp_path):
-    times = HOURS[:48].strftime("%Y-%m-%dT%H:%M:%S+01:00")
-    assert times[-1] == "2024-01-06T23:00:00+01:00"
-    path = written(tmp_path / "s.csv", times, LOAD[:48], header="date,load")
-    answer = forecaster().predict(path)
-    assert [str(time) for time in answer.index[:2]] == ["2024-01-07 00:00:00+01:00", "2024-01-07 01:00:00+01:00"]
-    berlin = pd.date_range("2024-03-30 02:00", periods=24, freq="h", tz="Europe/Berlin")
-    answer = forecaster().predict(pd.DataFrame({"load": LOAD[:24]}, index=berlin))
-    assert str(answer.index[0]) == "2024-03-31 03:00:00+02:00"  # the clock is put forward after 01:00
+def test_lines_above_the_header_are_named(tmp_path):
+    path = written(tmp_path / "s.csv", DAYS, LOAD, header="date,load")
+    path.write_text(f"Sales of a year\n\n{path.read_text()}")
+    assert "line 1, 'Sales of a year', is not the header; delete the lines above the header" in refusal(path)
 
 
-@pytest.mark.parametrize(
-    ("freq", "last", "ahead"),
-    [
-        ("ME", "2023-12-31", ["2024-01-31", "2024-02-29", "2024-03-31"]),
-        ("MS", "2023-12-01", ["2024-01-01", "2024-02-01", "2024-03-01"]),
-        ("QE-DEC", "2023-12-31", ["2024-03-31", "2024-06-30", "2024-09-30"]),
-        ("B", "2024-03-28", ["2024-03-29", "2024-04-01", "2024-04-02"]),
-        ("W-SUN", "2024-02-25", ["2024-03-03", "2024-03-10", "2024-03-17"]),
-        ("YS-JAN", "2023-01-01", ["2024-01-01", "2025-01-01", "2026-01-01"]),
-    ],
-)
-def test_forecasts_have_the_dates_that_follow(tmp_path, freq, last, ahead):
-    time = pd.date_range(end=last, periods=30, freq=freq)
-    path = written(tmp_path / "s.csv", time, LOAD[:30], header="date,load")
-    seen, answer = forecaster(step=2.6e6, freq=freq).forecast(path)
-    assert list(answer.index) == list(pd.to_datetime(ahead))
-    assert list(seen.index) == list(time[-24:])
-
-
-def test_a_card_without_a_spacing_by_name_is_read_in_its_seconds(tmp_path):
-    path = written(tmp_path / "s.csv", DAYS[::7], LOAD[::7], header="date,load")
-    assert forecaster(step=7 * 86400).predict(path).index[0] == DAYS[::7][-1] + pd.Timedelta("7D")
-
-
-def test_the_calendar_does_not_depend_on_the_offset_a_file_is_written_in():
-    utc = HOURS.tz_localize("UTC")
-    for name in times.CALENDAR:
-        expected = times.calendar_column(name, HOURS)
-        np.testing.assert_array_equal(times.calendar_column(name, utc.tz_convert("Asia/Tokyo")), expected)
-
-
-def test_no_gap_is_filled_with_max_gap_0(tmp_path):
-    holey = LOAD.copy()
-    holey[-1] = np.nan
-    path = written(tmp_path / "s.csv", HOURS, holey, header="date,load")
-    assert forecaster(max_gap=1).predict(path)["load"].iloc[0] == pytest.approx(holey[-2])
-    with pytest.raises(UserError, match="'load' has a gap in the last 24 rows"):
-        forecaster(max_gap=0).predict(path)
-    holey = LOAD.copy()
-    holey[100] = np.nan
-    path = written(tmp_path / "s.csv", HOURS, holey, header="date,load")
-    windows = prepared(path, max_gap=0)
-    origins = np.concatenate(list(windows.origins.values()))
-    assert not set(range(76, 124)) & set(origins)  # each sees or forecasts the hole
-
-
-def test_a_forecaster_of_rows_takes_no_times(tmp_path):
-    path = written(tmp_path / "s.csv", BUSINESS_DAYS, LOAD, header="date,load")
-    answer = forecaster(step=None).predict(path)
-    assert (answer.index.name, list(answer.index)) == ("step", [1, 2, 3])
-    path = written(tmp_path / "s.csv", MONTHS, LOAD, header="date,load")
-    with pytest.raises(UserError, match="steps of 1 month; the model was trained on steps of 1 hour"):
-        forecaster().predict(path)
+def test_a_dash_is_a_missing_value(tmp_path):
+    path = written(tmp_path / "s.csv", DAYS, ["-", *LOAD[1:]], header="date,load")
+    assert np.isnan(sources.find(str(path), "load", None, None).frame["load"][0])

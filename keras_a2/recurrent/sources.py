@@ -212,7 +212,13 @@ def from_frame(
     frame.columns = [str(c).strip() for c in frame.columns]
     if frame.columns.duplicated().any():
         raise UserError(f"{where} has two columns named {frame.columns[frame.columns.duplicated()][0]!r}; rename one")
+    counters = [name for name in frame if name.startswith("Unnamed:") and _counts_rows(frame[name])]
+    frame = frame.drop(columns=counters)  # what pandas writes without index=False
+    frame = frame.astype(dict.fromkeys(frame.select_dtypes(bool), float))
     time_of, column, notes = stamps.take(frame, where, time)
+    if time_of is not None and len(time_of) > 1 and time_of.is_unique and time_of.is_monotonic_decreasing:
+        frame, time_of = frame[::-1].reset_index(drop=True), time_of[::-1]
+        notes = [*notes, "The newest row came first; the order was reversed."]
     if time_of is not None:
         stamps.check_one_series(frame, time_of, column, where, target if isinstance(target, str) else None)
     if inputs is not None and target not in (None, "all"):
@@ -220,6 +226,10 @@ def from_frame(
         frame = frame[[c for c in frame.columns if c in asked]]
     check_numeric(frame, where)
     return Table(name, frame.astype(np.float64), time_of, target=[], notes=notes, time_column=column)
+
+
+def _counts_rows(column: pd.Series) -> bool:
+    return pd.api.types.is_integer_dtype(column) and bool((column.diff().dropna() == 1).all())
 
 
 def _columns_of_index(frame: pd.DataFrame) -> pd.DataFrame:
@@ -262,10 +272,16 @@ def read(path: Path) -> tuple[pd.DataFrame, list[str]]:
 
 
 def _read_csv(path: Path, encoding: str) -> tuple[pd.DataFrame, list[str]]:
-    first = pd.read_csv(path, sep="\x1f", header=None, nrows=1, quoting=3, encoding=encoding, dtype=str)
-    header = re.sub(r'"[^"]*"', "", str(first.iat[0, 0]))
-    separator = max(SEPARATORS, key=header.count)
-    options: dict[str, Any] = {"sep": separator, "encoding": encoding, "skipinitialspace": True}
+    lines = pd.read_csv(path, sep="\x1f", header=None, nrows=20, quoting=3, encoding=encoding, dtype=str)[0].astype(str)
+    said = re.fullmatch(r"sep=(.)", lines[0].strip())  # as Excel writes it above the header
+    plain = lines[1 if said else 0 :].str.replace(r'"[^"]*"', "", regex=True)
+    separator = said[1] if said else max(SEPARATORS, key=plain.iloc[0].count)
+    if separator not in plain.iloc[0]:
+        fuller = [mark for mark in ";\t," if len(plain) > 2 and (plain.str.count(re.escape(mark)) > 0).mean() > 0.5]
+        if fuller:
+            raise UserError(f"{path}: line 1, {lines[0][:40]!r}, is not the header; delete the lines above the header")
+    options: dict[str, Any] = {"sep": separator, "encoding": encoding, "skipinitialspace": True, "na_values": ["-"]}
+    options |= {"skiprows": 1 if said else 0}
     frame, notes = pd.read_csv(path, low_memory=False, **options), list[str]()
     mark = _decimal_mark(frame, path, separator)
     if mark is not None:
@@ -318,7 +334,7 @@ def check_numeric(frame: pd.DataFrame, where: str) -> None:
             row = int(np.argmax(pd.to_numeric(column.astype(object), errors="coerce").isna() & column.notna()))
             raise UserError(
                 f"{where}: column {name!r} is not numeric (first in line {row + 2}: {str(column.iloc[row])[:40]!r}); "
-                "repair it or leave it out with --inputs"
+                "repair it, or name the columns to learn from with --inputs"
             )
         values = np.abs(column.to_numpy(dtype=float, na_value=np.nan))
         for wrong, fault in ((np.isinf(values), "infinite"), (values > LARGEST, f"larger than {LARGEST:g}")):

@@ -12,10 +12,12 @@ from keras_a2.errors import UserError
 from keras_a2.recurrent.times import DAY, NO_TIMES, ROWS_INSTEAD, commonest_step, frequency, steps
 
 NAMES = ("date", "time", "datetime", "timestamp", "ds", "date time", "date_time")
-WORDS = {"date", "time", "datetime", "timestamp", "ds", "ts", "epoch", "unix", "unixtime"}
+WORDS = {"date", "time", "datetime", "timestamp", "ds", "ts", "epoch", "unix", "unixtime", "datum"}
+YEARS, MONTHS = {"year", "yr", "jahr"}, {"month", "monat", "period"}
 PARTS = ("year", "month", "day", "hour", "minute", "second")
 # The years 1973 to 2286 lie between this number and 100 times it.
 EPOCHS = {"s": 1e8, "ms": 1e11, "us": 1e14, "ns": 1e17}
+EXCEL_DAYS = (20_000, 80_000)  # since 1899-12-30: 1954 to 2119
 EPOCH_UNITS = dict(zip(EPOCHS, ("seconds", "milliseconds", "microseconds", "nanoseconds"), strict=True))
 NUMERIC_DATE = r"^(\d{1,2})([./-])(\d{1,2})\2(\d{4}|\d{2})(?!\d)"
 CLOCK = r"\d{1,2}:\d{2}(?::\d{2}(?:[.,]\d+)?)?"
@@ -37,13 +39,15 @@ def take(frame: pd.DataFrame, where: str, column: str | None) -> tuple[pd.Dateti
     column = _find(frame) if column is None or unused else column
     if column is None:
         return (None, "", []) if unused else _from_parts(frame)
+    notes = _drop_footer(frame, column)
     values = frame.pop(column)
     clock = next((c for c in frame.columns if c.lower() == "time" and _is_clock(frame[c])), None)
     if clock is not None:  # the day in one column, the hour in another
         values, column = values.astype(str) + " " + frame.pop(clock).astype(str), f"{column} {clock}"
     if unused:
-        return None, column, []
-    stamps, notes = _parse(values, f"{where}: column {column!r}")
+        return None, column, notes
+    stamps, read = _parse(values, f"{where}: column {column!r}")
+    notes += read
     hour = next((c for c in frame.columns if c.lower() in ("hour", "hr") and _is_hour(frame[c])), None)
     if hour is not None and not stamps.is_unique:
         return stamps + pd.to_timedelta(frame.pop(hour), "h"), f"{column} {hour}", notes
@@ -51,6 +55,19 @@ def take(frame: pd.DataFrame, where: str, column: str | None) -> tuple[pd.Dateti
     if len(days) > 1 and days.nunique() == 1 and 1 < days[0] < 29 and commonest_step(stamps) >= 28 * DAY:
         stamps, notes = stamps - (int(days[0]) - 1) * DAY, [*notes, "Months are named by their first day."]
     return stamps, column, notes
+
+
+def _drop_footer(frame: pd.DataFrame, column: str) -> list[str]:
+    """Leave out rows after the last time that have none, such as a total."""
+    if pd.api.types.is_numeric_dtype(frame[column]) or pd.api.types.is_datetime64_any_dtype(frame[column]):
+        return []
+    dated = frame[column].astype(str).str.contains(r"\d").to_numpy()
+    footer = frame.index[len(frame) - int(np.argmax(dated[::-1])) :] if dated.any() else frame.index[:0]
+    if len(footer) == 0:
+        return []
+    rows = [" ".join(map(str, row.dropna())) for _, row in frame.loc[footer].iterrows() if row.notna().any()]
+    frame.drop(index=footer, inplace=True)
+    return [f"{len(rows)} row(s) without a time at the end were left out: {rows[0]!r}."] if rows else []
 
 
 def _find(frame: pd.DataFrame) -> str | None:
@@ -102,19 +119,27 @@ class AmbiguousDates(UserError):
 def _from_numbers(values: pd.Series, name: str) -> tuple[pd.DatetimeIndex, list[str]] | None:
     """Numbers as times, where the column's name admits them: years, days such as 20240131, or an epoch's seconds."""
     words = set(re.split(r"[\W_]+", name.lower()))
-    if values.isna().any() or pd.api.types.is_bool_dtype(values) or not words & (WORDS | {"year", "yr"}):
+    if values.isna().any() or pd.api.types.is_bool_dtype(values) or not words & (WORDS | YEARS | MONTHS):
         return None
     for unit, least in EPOCHS.items():
         if words & WORDS and least <= values.min() and values.max() < 100 * least:
             stamps = pd.DatetimeIndex(pd.to_datetime(values, unit=unit, utc=True))
             return stamps, [f"Times were read as {EPOCH_UNITS[unit]} since 1970, in UTC."]
     digits = values.astype("int64").astype(str) if (values % 1 == 0).all() else pd.Series(dtype=str)
-    days, years = (
-        pd.DatetimeIndex(pd.to_datetime(digits, format=format, errors="coerce")) for format in ("%Y%m%d", "%Y")
-    )
-    if words & WORDS and len(days) and days.notna().all():
-        return days, ["Times were read as dates such as 20240131."]
-    return (years, []) if len(years) and years.notna().all() and years.is_unique else None
+    if words & {"date", "datum"} and len(digits) and values.is_monotonic_increasing:
+        first, last = EXCEL_DAYS
+        if first <= values.iloc[0] and values.iloc[-1] < last:
+            days = pd.Timestamp("1899-12-30") + pd.to_timedelta(values, unit="D")
+            return pd.DatetimeIndex(days), ["Times were read as days of a spreadsheet, counted from 1899-12-30."]
+    for format, named, example in (("%Y%m%d", WORDS, "20240131"), ("%Y%m", WORDS | MONTHS, "202401"), ("%Y", None, "")):
+        if not len(digits) or (named is not None and not words & named):
+            continue
+        if format == "%Y%m" and not (digits.str.len() == 6).all():  # pandas reads 20241 as well
+            continue
+        read = pd.DatetimeIndex(pd.to_datetime(digits, format=format, errors="coerce"))
+        if read.notna().all() and (example or read.is_unique):
+            return read, [f"Times were read as dates such as {example}."] if example else []
+    return None
 
 
 def _parse(values: pd.Series, where: str) -> tuple[pd.DatetimeIndex, list[str]]:
@@ -124,7 +149,7 @@ def _parse(values: pd.Series, where: str) -> tuple[pd.DatetimeIndex, list[str]]:
     if pd.api.types.is_datetime64_any_dtype(values):
         read: tuple | None = _by_the_clock(pd.DatetimeIndex(values), pd.DatetimeIndex(values).tz_localize(None), [])
     elif pd.api.types.is_numeric_dtype(values):
-        read = _from_numbers(values, "time")
+        read = _from_numbers(values, "date")
     else:
         read = _from_texts(values.astype(str).str.strip(), where)
     if read is None:
@@ -165,9 +190,14 @@ def _by_the_clock(
 
 def _to_datetime(texts: pd.Series) -> pd.DatetimeIndex:
     """Times in UTC, NaT where a text is none."""
-    quarters = texts.str.extract(r"^(\d{4})[ -]?(Q[1-4])$").dropna()
-    if len(quarters) == len(texts):
-        return pd.PeriodIndex(quarters[0] + quarters[1], freq="Q").to_timestamp().tz_localize("UTC")
+    for order in (r"^(?P<year>\d{4})[ -]?(?P<quarter>Q[1-4])$", r"^(?P<quarter>Q[1-4])[ -/]?(?P<year>\d{4})$"):
+        quarters = texts.str.extract(order).dropna()
+        if len(quarters) == len(texts):
+            return pd.PeriodIndex(quarters["year"] + quarters["quarter"], freq="Q").to_timestamp().tz_localize("UTC")
+    if texts.str.fullmatch(r"\d{4}-?W\d{2}").all():  # of ISO 8601, by their Mondays
+        return pd.DatetimeIndex(
+            pd.to_datetime(texts.str.replace("-", "") + "1", format="%GW%V%u", utc=True, errors="coerce")
+        )
     for format in ("ISO8601", "%b-%y"):
         try:
             return pd.DatetimeIndex(pd.to_datetime(texts, utc=True, format=format))
