@@ -17,6 +17,7 @@ from conftest import load_script
 from keras_a2 import settings, training
 from keras_a2.errors import UserError
 from keras_a2.fast import litert
+from keras_a2.fast.convolutions import Joined, joined
 from keras_a2.training import Average
 from keras_a2.transfer import data, evaluate, model, sources, train
 
@@ -261,6 +262,45 @@ def test_the_fast_step_is_that_of_fit(photos, tmp_path):
     assert moved == [not np.array_equal(a, b) for a, b in zip(weights, before, strict=False)]
     for a, b, start in zip(weights, plain_weights, before, strict=False):
         np.testing.assert_allclose(a - start, b - start, atol=5e-4)
+
+
+@pytest.mark.parametrize("trains", [False, True])
+def test_joined_convolutions_are_kerass(trains):
+    images, rng, answers = pixels(4) / 255, np.random.default_rng(0), []
+    x = image = keras.Input((32, 32, 3))
+    convolutions = [
+        keras.layers.Conv2D(8, 3, strides=2, padding="same", use_bias=False),
+        keras.layers.DepthwiseConv2D(5, strides=2, use_bias=False),
+        keras.layers.DepthwiseConv2D(3, padding="same", use_bias=False),
+        keras.layers.Conv2D(6, 1, use_bias=False),
+    ]
+    for convolution in convolutions:
+        x = keras.layers.Activation("hard_swish")(keras.layers.BatchNormalization()(convolution(x)))
+    backbone = keras.Model(image, keras.layers.GlobalAveragePooling2D()(x))
+    norms = [layer for layer in backbone.layers if isinstance(layer, keras.layers.BatchNormalization)]
+    for norm in norms:
+        norm.set_weights([rng.uniform(0.5, 2, norm.gamma.shape) for _ in range(4)])
+        norm.momentum, norm.trainable = 0.9, trains
+    weights, variables = backbone.get_weights(), backbone.trainable_variables
+    twin = joined(backbone)
+    assert [id(variable) for variable in twin.trainable_variables] == [id(variable) for variable in variables]
+    for network in (backbone, twin):
+        backbone.set_weights(weights)
+        with tf.GradientTape() as tape:
+            features = network(images, training=True)
+            loss = tf.reduce_sum(tf.sin(features * np.arange(features.shape[1], dtype="float32")))
+        gradient = tf.concat([tf.reshape(part, -1) for part in tape.gradient(loss, variables)], axis=0)
+        answers.append([features, gradient, *backbone.get_weights()])
+    for kerass, ours in zip(*answers, strict=True):
+        np.testing.assert_allclose(ours, kerass, rtol=1e-3, atol=1e-4 * float(np.abs(kerass).max()))
+    assert sum(isinstance(layer, Joined) for layer in twin.layers) == len(convolutions)
+
+
+def test_options_that_a_joined_convolution_does_not_honour_stay_kerass():
+    network = keras.Sequential([keras.Input((8, 8, 3)), keras.layers.Conv2D(4, 3, dilation_rate=2, use_bias=False)])
+    image, outputs = keras.Input((8, 8, 3)), network.layers[0]
+    functional = keras.Model(image, keras.layers.BatchNormalization()(outputs(image)))
+    assert not any(isinstance(layer, Joined) for layer in joined(functional).layers)
 
 
 def test_layerwise_rates_move_later_blocks_more():

@@ -8,6 +8,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from keras_a2.fast.convolutions import joined
 from keras_a2.training import Average
 
 
@@ -28,7 +29,7 @@ def compiled_epoch(
         ``(epoch, report) -> mean loss and accuracy`` of the batches, as they were trained on; ``report`` is called with
         the share of the epoch that is done.
     """
-    variables, strategy = network.trainable_variables, tf.distribute.get_strategy()
+    variables, strategy, twin = network.trainable_variables, tf.distribute.get_strategy(), joined(network)
     network.optimizer.build(variables)
 
     def on_one_device(inputs: tf.Tensor, labels: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
@@ -38,13 +39,13 @@ def compiled_epoch(
             mine = slice(context.replica_id_in_sync_group, None, context.num_replicas_in_sync)
             inputs, labels = inputs[mine], labels[mine]
         with tf.GradientTape() as tape:
-            logits = network(inputs, training=True)
+            logits = twin(inputs, training=True)
             loss = tf.reduce_sum(network.loss(labels, logits)) / n
         network.optimizer.apply(tape.gradient(loss, variables), variables)
         right = tf.equal(tf.argmax(logits, axis=-1, output_type=labels.dtype), labels)
         return loss, tf.reduce_sum(tf.cast(right, tf.float32)) / n
 
-    @tf.function(reduce_retracing=True)
+    @tf.function(reduce_retracing=True, autograph=False)
     def step(inputs: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
         figures = strategy.run(on_one_device, args=(inputs, labels))
         if average is not None:

@@ -95,11 +95,13 @@ class SimpleRNNGates:
 
     @staticmethod
     def forward(x: tf.Tensor, a: tf.Tensor, state: State) -> tuple[State, State]:
+        """H after; h for the gradient."""
         h = tf.tanh(x + a)
         return (h,), (h,)
 
     @staticmethod
     def backward(gradients: State, state: State, stored: State) -> tuple[State, tuple]:
+        """Of the sum; of h before only by way of the sum."""
         dx = gradients[0] * (1 - stored[0] ** 2)
         return (dx,), (0.0,)
 
@@ -111,6 +113,7 @@ class LSTMGates:
 
     @staticmethod
     def forward(x: tf.Tensor, a: tf.Tensor, state: State) -> tuple[State, State]:
+        """H and c after; gates i, f, o, candidate g and tanh(c) for the gradient."""
         i, f, g, o = tf.split(x + a, 4, axis=1)
         gates = tf.sigmoid(tf.concat([i, f, o], axis=1))  # one block: XLA vectorises it
         i, f, o = tf.split(gates, 3, axis=1)
@@ -121,6 +124,7 @@ class LSTMGates:
 
     @staticmethod
     def backward(gradients: State, state: State, stored: State) -> tuple[State, tuple]:
+        """Of the four sums; of h before only by way of them, of c before by the forget gate."""
         gates, g, squashed = stored
         i, f, o = tf.split(gates, 3, axis=1)
         dh, dc = gradients
@@ -136,6 +140,7 @@ class GRUGates:
 
     @staticmethod
     def forward(x: tf.Tensor, a: tf.Tensor, state: State) -> tuple[State, State]:
+        """H after; gates z, r, candidate g and the state's part of it for the gradient."""
         units = state[0].shape[1]
         gates = tf.sigmoid(x[:, : 2 * units] + a[:, : 2 * units])
         z, r = tf.split(gates, 2, axis=1)
@@ -145,6 +150,7 @@ class GRUGates:
 
     @staticmethod
     def backward(gradients: State, state: State, stored: State) -> tuple[State, tuple]:
+        """Of x's and of a's three sums, which differ by the reset gate; of h before by the update gate."""
         gates, g, a_g = stored
         z, r = tf.split(gates, 2, axis=1)
         dh = gradients[0]
@@ -226,6 +232,7 @@ def _backward(gates: Any, gradients: State, operands: State, befores: list, stor
 
 
 def _flat(values: tf.Tensor) -> tf.Tensor:
+    """All steps of all sequences, one below the other: ``(time, batch, width)`` to ``(time * batch, width)``."""
     return tf.reshape(values, (-1, values.shape[-1]))
 
 
@@ -235,4 +242,5 @@ def _over_steps(inputs: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
 
 
 def _array(values: tf.Tensor) -> tf.TensorArray:
+    """The steps of ``(time, batch, width)``, which a loop can read one by one."""
     return tf.TensorArray(tf.float32, values.shape[0]).unstack(values)
