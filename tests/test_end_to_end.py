@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,7 +18,7 @@ import tensorflow as tf
 from PIL import Image
 
 import keras_a2
-from conftest import ROOT, run_scripts
+from conftest import ROOT, run_script, run_scripts
 from keras_a2 import inference
 from keras_a2.errors import UserError
 
@@ -220,7 +221,6 @@ def test_the_forecaster_in_python(published):
 
 
 def test_litert_files_agree_with_the_model(published, tmp_path):
-    import shutil
 
     items = {"transfer-photos": published / "photos", "recurrent-series-gru": published / "series.csv"}
     for name, item in items.items():
@@ -234,7 +234,6 @@ def test_litert_files_agree_with_the_model(published, tmp_path):
 
 
 def test_onnx_file_agrees_with_the_model(published, tmp_path):
-    import shutil
 
     items = {"transfer-photos": published / "photos", "recurrent-series-gru": published / "series.csv"}
     for name, item in items.items():
@@ -262,7 +261,6 @@ def test_predict_streams_a_folder_with_a_broken_file(published, tmp_path, capsys
 
 
 def test_many_files_through_litert_are_predicted_as_by_the_saved_model(published, tmp_path, monkeypatch):
-    import shutil
 
     from keras_a2.transfer import predict
 
@@ -305,9 +303,26 @@ def test_predict_and_list_from_the_command_line(published, tmp_path):
     assert "recurrent-series-gru" in listed.stdout
 
 
+def test_an_update_publishes_the_next_version_trained_on_the_new_rows_too(published, tmp_path):
+    model, name = tmp_path / "models", "recurrent-series-gru"
+    shutil.copytree(published / "models" / name, model / name)
+    later = pd.date_range("2024-01-21", periods=48, freq="h")
+    wave = 10 + 5 * np.sin(2 * np.pi * np.arange(48) / 24)
+    pd.DataFrame({"date": later, "load": wave, "other": -wave}).to_csv(tmp_path / "new.csv", index=False)
+    answer = run_script("predict", model / name, tmp_path / "new.csv", "--update")
+    assert answer.returncode == 0, answer.stderr
+    assert "on 48 new rows" in answer.stdout
+    old, new = (json.loads((model / name / version / "model.json").read_text())["data"] for version in "12")
+    assert (old["rows"], new["rows"]) == (480, 528)
+    assert new["last"] == str(later[-1])
+    update = json.loads((model / name / "2" / "metrics.json").read_text())["update"]
+    assert (update["version"], update["rows"], update["windows"]) == (1, 48, 43)
+    answers = [keras_a2.load(model / name / version).predict(tmp_path / "new.csv") for version in "12"]
+    assert answers[0].index[0] == answers[1].index[0] == pd.Timestamp("2024-01-23")
+
+
 @pytest.mark.parametrize("damage", ["card", "types", "variables", "file"])
 def test_damaged_models_are_one_clear_error(published, tmp_path, damage):
-    import shutil
 
     copy = tmp_path / "model" / "1"
     shutil.copytree(published / "models" / "transfer-photos" / "1", copy)
