@@ -25,6 +25,7 @@ GROUPS = {
     "head": "images:rows_head",
     "fine-tune": "images:rows_fine_tune",
     "recurrent": "series:rows_recurrent",
+    "many": "series:rows_many",
     "run-transfer": "whole:rows_transfer",
     "run-recurrent": "whole:rows_recurrent",
     "inference": "published:rows_inference",
@@ -40,8 +41,8 @@ class Config:
     """Measure every speed again, as ratios: machines differ, ratios hold."""
 
     only: str | None = None
-    """One group: features, head, fine-tune, recurrent, run-transfer, run-recurrent, inference, or plain (each script
-    against itself with --plain; with this option only)."""
+    """One group: features, head, fine-tune, recurrent, many, run-transfer, run-recurrent, inference, or plain (each
+    script against itself with --plain; with this option only)."""
     quick: bool = False
     """Little data, one round, two groups at a time: shows that rows run; the figures are not to be quoted."""
     output: Path = Path("benchmark.json")

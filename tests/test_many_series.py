@@ -67,6 +67,7 @@ def test_many_series_from_a_file_to_the_forecast_of_each(shops, tmp_path):
         (["--origins", "splits"], "--origins splits is for a single series"),
         (["--every", "2"], "--every is for a single series, and .* holds many"),
         (["--levels", "90"], "--levels is for a single series"),
+        (["--litert"], "--litert is for a single series"),
     ],
 )
 def test_what_many_series_do_not_take_is_refused(shops, arguments, message):

@@ -65,6 +65,17 @@ def test_steps_of_no_constant_length(freq, spacing):
         assert rows.times_after(i, np.array([1, 2])).tolist() == pd.date_range(last, periods=3, freq=freq)[1:].tolist()
 
 
+def test_times_that_repeat_are_read_once_and_a_wrong_one_is_named():
+    table = long_table((40, 40, 40))
+    days = pd.Timestamp("2024-01-01") + pd.to_timedelta(table["ds"], unit="D")
+    rows = panel_sources.from_frame(table.assign(ds=days.dt.strftime("%d.%m.%Y")), "file")
+    assert rows.lengths.tolist() == [40, 40, 40]
+    assert rows.times_after(1, np.array([1]))[0] == pd.Timestamp("2024-02-11")
+    table["ds"] = days.dt.strftime("%Y-%m-%d").where(table.index != 50, "soon")
+    with pytest.raises(UserError, match="column 'ds' holds 'soon' in line 52"):
+        panel_sources.from_frame(table, "file")
+
+
 def test_a_spacing_can_be_named():
     table = long_table((5, 4))
     table["ds"] = pd.Timestamp("2024-01-01") + pd.to_timedelta(2 * table["ds"], unit="D")

@@ -56,7 +56,7 @@ def networks():
     def network(seed):
         keras.utils.set_random_seed(seed)
         layers = [keras.layers.Reshape((3, 8)), keras.layers.GRU(5), keras.layers.Dense(HORIZON)]
-        return keras.Sequential([keras.Input((LOOK_BACK, 2)), *layers])
+        return keras.Sequential([keras.Input((LOOK_BACK, 2)), *layers], name="gru")
 
     return [network(0), network(1)]
 

@@ -1,8 +1,9 @@
-"""Experiment 2's rows: training of each cell."""
+"""Experiment 2's rows: training of each cell, and the windows of many series."""
 
 from __future__ import annotations
 
 import importlib.util
+import time
 from collections.abc import Callable
 
 import keras
@@ -10,10 +11,10 @@ import numpy as np
 
 import recurrent
 from benchmarks import plain
-from benchmarks.measure import rates, row
+from benchmarks.measure import peak_bytes, rates, row
 from keras_a2 import settings
 from keras_a2.fast.windows import compiled
-from keras_a2.recurrent import data, sources, train
+from keras_a2.recurrent import data, panel, panel_sources, sources, train
 from keras_a2.training import Average
 
 LOOK_BACK, HORIZON, UNITS, BATCH = 72, 24, 64, 128
@@ -40,6 +41,25 @@ def rows_recurrent(quick: bool) -> list[dict]:
             measured = rates(ours, theirs, (len(samples), count), rounds)
             rows.append(row(name, against, "windows/s", *measured, bar, note))
     return rows
+
+
+def rows_many(quick: bool) -> list[dict]:
+    """Seconds per 1,000 series of cutting windows, against a tenth of the series: time is linear, and memory small."""
+    count, rows, measured = 10_000 if quick else 100_000, 100, {}
+    for many in (count // 10, count):
+        values = np.exp(np.random.default_rng(0).normal(0, 0.1, (many, rows)).cumsum(axis=1)).ravel()
+        series = panel_sources.Rows([str(i) for i in range(many)], np.arange(many + 1) * rows, values, None, None, "y")
+        before, started = peak_bytes(), time.perf_counter()
+        windows = panel.prepare(series, name="made", look_back=28, horizon=14, season=7)
+        config = train.resolve(settings.parse(recurrent.Config, ["--units", "32", "--epochs", "1"]), windows)
+        cut = time.perf_counter() - started
+        recurrent.train_network("gru", windows, config, 0)
+        megabytes = (peak_bytes() - before) / 2**20
+        measured[many] = [1000 * cut / many]
+    note = f"{values.nbytes / 2**20:.0f} MiB of values; with 250 training steps {megabytes:.0f} MiB more at the peak"
+    return [
+        row(f"windows of {count:,} series", f"{count // 10:,}", "s", measured[count], measured[count // 10], 0.8, note)
+    ]
 
 
 def _our_epoch(cell: str, windows: data.Windows, samples: np.ndarray, segment: int) -> Callable[[], object]:

@@ -26,7 +26,7 @@ SEASON_SERIES = 50  # the longest, whose season is that of all
 # Options that many series do not take.
 ONE_SERIES = (
     "inputs", "known", "holidays", "first_lead", "every", "split", "calendar", "channel_independent",
-    "backtest", "levels",
+    "backtest", "levels", "litert",
 )  # fmt: skip
 
 

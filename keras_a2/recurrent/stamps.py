@@ -151,7 +151,7 @@ def _parse(values: pd.Series, where: str) -> tuple[pd.DatetimeIndex, list[str]]:
     elif pd.api.types.is_numeric_dtype(values):
         read = _from_numbers(values, "date")
     else:
-        read = _from_texts(values.astype(str).str.strip(), where)
+        read = _from_repeated(values, where) or _from_texts(values.astype(str).str.strip(), where)
     if read is None:
         raise UserError(
             f"{where} holds numbers that are neither seconds, milliseconds, microseconds or nanoseconds since 1970 nor "
@@ -161,6 +161,21 @@ def _parse(values: pd.Series, where: str) -> tuple[pd.DatetimeIndex, list[str]]:
         row = int(np.argmax(read[0].isna()))
         raise UserError(f"{where} holds {str(values.iloc[row])[:40]!r} in line {row + 2}, which is no time; repair it")
     return read
+
+
+def _from_repeated(values: pd.Series, where: str) -> tuple[pd.DatetimeIndex, list[str]] | None:
+    """``_from_texts`` of a file with many series, whose times repeat: each text is read once.
+
+    None where few repeat, or one is no time: its line is to be named.
+    """
+    codes, texts = pd.factorize(values, use_na_sentinel=False)
+    if len(texts) > len(values) / 2:
+        return None
+    try:
+        stamps, notes = _from_texts(pd.Series(texts).astype(str).str.strip(), where)
+    except UserError:
+        return None
+    return stamps.take(codes), notes
 
 
 def _from_texts(texts: pd.Series, where: str) -> tuple[pd.DatetimeIndex, list[str]]:
