@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -18,8 +17,7 @@ from keras_a2.recurrent.model import FARTHEST, frame, frames
 from keras_a2.recurrent.panel import Panel
 from keras_a2.recurrent.seasons import training_rows
 
-RIDGE_STRENGTHS = tuple(10.0**k for k in range(-6, 5))  # per training window, on standardised inputs
-FEW_WINDOWS = 20  # that do not overlap
+RIDGE_STRENGTHS = tuple(10.0**k for k in range(-6, 4))  # per training window, on standardised inputs
 RIDGE_COLUMNS = 4096  # a wider flattened window keeps the targets' own past only
 CHUNK = 1024
 DISCOUNTS, HARMONICS, STARTS = (1.0, 0.98, 0.9), (1, 2, 3), 3  # of smoothers
@@ -87,11 +85,10 @@ class Ridge:
 
     def __init__(self, channel_independent: bool = False, season: int = 1):
         self.channel_independent, self.season = channel_independent, season
-        self._centred = not channel_independent
         self.columns = np.zeros(0, int)  # of the inputs, that it sees
         self.strength = 0.0
         self.kernel, self.bias = np.zeros((0, 0)), np.zeros(0)  # from the flattened columns to changes
-        self._start, self._intercept = np.zeros((0, 0)), 1.0  # the share of the training windows' mean error
+        self._start, self._intercept = np.zeros((0, 0)), True
 
     def fit(self, folds: Sequence[Windows | Panel]) -> list[Ridge]:
         """Learn from the training windows of each fold, with the choices that all folds' validation windows prefer.
@@ -106,15 +103,12 @@ class Ridge:
         if wide and not self.channel_independent and not isinstance(last, Panel):
             self.columns = np.union1d(self.columns, [last.inputs.index(name) for name in last.ahead]).astype(int)
         if isinstance(last, Panel):
-            self._centred, intercepts = False, [0.0]
-            starts = [np.zeros((last.look_back * last.features, last.horizon))]
+            self._intercept, starts = False, [np.zeros((last.look_back * last.features, last.horizon))]
         else:
-            few = len(last.origins["train"]) < FEW_WINDOWS * last.future[-1]  # the mean of few is mostly luck
-            intercepts = [0.0] if self.channel_independent else [1.0, 0.0] if few else [1.0]
+            self._intercept = not self.channel_independent
             starts = [self._embed(start, last) for start in _smoothers(last, self.season)]
         trained = [_Sums.of(self._designs(fold, _training_origins(fold))) for fold in folds]
-        choices = list(itertools.product(starts, RIDGE_STRENGTHS, intercepts))
-        errors = np.zeros(len(choices))
+        errors = np.zeros((len(starts), len(RIDGE_STRENGTHS)))
         for fold, train in zip(folds, trained, strict=True):
             if len(fold.origins["validation"]) == 0:
                 continue
@@ -122,19 +116,23 @@ class Ridge:
             solve = self._solver(train)
             unit = np.square(fold.target_scale / last.target_scale)  # folds have scales of their own
             weight = unit.mean() if self.channel_independent else np.tile(unit, fold.horizon)
-            errors += [(weight * validation.squared_error(*solve(*each))).sum() for each in choices]
-        errors[: len(choices) // len(starts)] *= LEAST_GAIN  # persistence, unless a smoother is clearly better
-        self._start, self.strength, self._intercept = choices[int(np.argmin(errors))]
+            errors += [
+                [(weight * validation.squared_error(*solve(start, each))).sum() for each in RIDGE_STRENGTHS]
+                for start in starts
+            ]
+        errors[0] *= LEAST_GAIN  # persistence, unless a smoother is clearly better
+        best, strength = np.unravel_index(int(np.argmin(errors)), errors.shape)
+        self.strength, self._start = RIDGE_STRENGTHS[strength], starts[best]
         fitted = [*(copy.copy(self) for _ in folds[:-1]), self]
         for each, train in zip(fitted, trained, strict=True):
-            each.kernel, each.bias = self._solver(train)(self._start, self.strength, self._intercept)
+            each.kernel, each.bias = self._solver(train)(self._start, self.strength)
         return fitted
 
     def refit(self, windows: Windows | Panel) -> Ridge:
         """The same regression learnt from the training windows of ``windows``, whose scale must be the same."""
         fitted = copy.copy(self)
         trained = _Sums.of(self._designs(windows, _training_origins(windows)))
-        fitted.kernel, fitted.bias = self._solver(trained)(self._start, self.strength, self._intercept)
+        fitted.kernel, fitted.bias = self._solver(trained)(self._start, self.strength)
         return fitted
 
     def forecast(self, windows: Windows | Panel, origins: np.ndarray) -> np.ndarray:
@@ -168,17 +166,17 @@ class Ridge:
             kernel[:, np.flatnonzero(self.columns == column)[0], :, k] = own
         return kernel.reshape(windows.look_back * len(self.columns), -1)
 
-    def _solver(self, sums: _Sums) -> Callable[[np.ndarray, float, float], tuple[np.ndarray, np.ndarray]]:
-        """(start, strength, share of the mean error) -> kernel and bias, shrunk towards the kernel ``start``."""
-        centred = 1.0 if self._centred else 0.0
+    def _solver(self, sums: _Sums) -> Callable[[np.ndarray, float], tuple[np.ndarray, np.ndarray]]:
+        """(start, strength) -> kernel and bias of the regression that is shrunk towards the kernel ``start``."""
+        centred = 1.0 if self._intercept else 0.0  # it is not penalised
         x_mean, y_mean = centred * sums.x / sums.n, centred * sums.y / sums.n
         values, vectors = eigh(sums.gram / sums.n - np.outer(x_mean, x_mean))
         values = np.maximum(values, 0)[:, np.newaxis]
         projected = vectors.T @ (sums.cross / sums.n - np.outer(x_mean, y_mean))
 
-        def solve(start: np.ndarray, strength: float, share: float) -> tuple[np.ndarray, np.ndarray]:
+        def solve(start: np.ndarray, strength: float) -> tuple[np.ndarray, np.ndarray]:
             kernel = start + vectors @ ((projected - values * (vectors.T @ start)) / (values + strength))
-            return kernel, share * (y_mean - x_mean @ kernel)
+            return kernel, y_mean - x_mean @ kernel
 
         return solve
 
