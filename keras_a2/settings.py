@@ -11,6 +11,7 @@ import difflib
 import math
 import numbers
 import re
+import sys
 import types
 from collections.abc import Iterator
 from pathlib import Path
@@ -68,7 +69,11 @@ def parse(config_type: type[Config], argv: list[str]) -> Config:
     words = [part for word in argv for part in (word.split("=", 1) if word.split("=", 1)[0] in choices else [word])]
     pairs = zip(["", *words], words, strict=False)
     spelled = [choices.get(option, {}).get(letters(word), word) for option, word in pairs]
-    return tyro.cli(config_type, args=spelled, config=(tyro.conf.OmitArgPrefixes,))
+    # The examples of the script's docstring belong to --help too.
+    lines = (sys.modules[config_type.__module__].__doc__ or "").splitlines()
+    examples = [line for line in lines if line.startswith("python ")]
+    description = "\n\n".join([config_type.__doc__ or "", *examples])
+    return tyro.cli(config_type, args=spelled, description=description, config=(tyro.conf.OmitArgPrefixes,))
 
 
 def check(config: Any) -> None:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import io
 import json
 
 import pytest
+from rich.console import Console
 from rich.table import Table
 
 from conftest import run_script
-from keras_a2.console import console
+from keras_a2.console import console, print_table
 from keras_a2.errors import UserError, printable
 
 
@@ -40,6 +42,20 @@ def test_control_characters_are_spelt_out(text, shown):
     with console.capture() as captured:
         console.print(text)
     assert captured.get() == shown + "\n"
+
+
+def test_a_narrow_terminal_loses_columns_and_breaks_no_number():
+    header = ["", "test accuracy", "95 % interval", "recall: functional", "recall: defective", "macro F1", "seconds"]
+    rows = [["logistic regression on pixels", "81.6 %", "78.4 to 84.3 %", "93.8 %", "54.6 %", "0.762", "64"]] * 2
+    for width in (60, 80, 140):
+        narrow = Console(width=width, file=io.StringIO())
+        print_table("result", header, rows, narrow)
+        lines = narrow.file.getvalue().splitlines()
+        assert max(map(len, lines)) <= width
+        shown = [cell for cell in rows[0][1:] if any(cell in line for line in lines)]
+        assert shown == rows[0][1 : 1 + len(shown)]
+        assert (len(shown) == 6) == ("more columns" not in " ".join(lines))
+    assert len(shown) == 6
 
 
 def test_an_error_is_one_printable_line():
