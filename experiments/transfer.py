@@ -278,7 +278,7 @@ def main(config: Config) -> None:
         temperature = calibrations[results.best]["pretrained"].temperature
         with saved_model.FreshProcess() as process, run.publishing() as folder:
             network = model.assemble(arm.backbone, arm.head, size, config.data.fit, temperature)
-            saved_model.export(network, model.signatures(network, size) | describe.signatures(network), folder)
+            saved_model.export(network, describe.signatures(network, size), folder)
             compute = train.keras_features if options.plain else litert.Parallel
             results.unfamiliar = describe.publish(folder, network, images, compute)
             report.write(folder, results, options.output / run.name)

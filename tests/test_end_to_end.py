@@ -114,6 +114,8 @@ def test_transfer_metrics_are_those_of_the_predictions(published):
     assert metrics["arms"]["pretrained"]["weights"]["origin"] == "bundled"
     card = json.loads((version / "model.json").read_text())
     assert card["temperature"] == test["temperature"]
+    weights = (version / "variables" / "variables.data-00000-of-00001").stat().st_size
+    assert (version / "saved_model.pb").stat().st_size < 1.3 * weights  # its constants, once for all signatures
     assert set(test["sets"]) == {"level", "coverage", "mean_size", "coverage_by_class"}
     assert test["sets"]["level"] == card["set_level"] == 0.9
 

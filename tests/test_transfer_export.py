@@ -102,10 +102,8 @@ def test_other_formats_are_refused_by_name_of_those_that_are_read(kind):
 
 
 def test_the_signature_takes_a_batch_of_files_of_many_sizes():
-    images = keras.Input((None, None, 3), dtype="uint8")
-    resized = keras.layers.Resizing(8, 8, antialias=True, name="resize")(images)
-    model = keras.Model(images, keras.layers.GlobalAveragePooling2D()(resized))
-    function, signature = signatures(model, 8)["serve_bytes"]
+    pool, resize = keras.layers.GlobalAveragePooling2D(), keras.layers.Resizing(8, 8, antialias=True)
+    function, signature = signatures(resize, 8, lambda pixels: {"probabilities": pool(pixels)})["serve_bytes"]
     contents = [encoded(picture("RGBA"), "PNG"), encoded(picture("RGB").crop((0, 0, 20, 30)), "JPEG")]
     answers = tf.function(function, input_signature=signature)(tf.constant(contents))
     expected = [decode(content, 8).mean(axis=(0, 1)) for content in contents]

@@ -12,6 +12,7 @@ from PIL import Image
 
 from benchmarks.measure import peak_bytes, row, seconds
 from keras_a2 import deployment, saved_model
+from keras_a2.transfer import describe
 from keras_a2.transfer import model as models
 from keras_a2.transfer.decode import decode, read_bytes
 from keras_a2.transfer.predict import Classifier
@@ -57,7 +58,7 @@ def _publish(folder: Path) -> None:
     head = keras.Sequential([keras.Input(backbone.output_shape[1:]), keras.layers.Dense(10)])
     model = models.assemble(backbone, head, SIZE)
     folder.mkdir(parents=True)
-    saved_model.export(model, models.signatures(model, SIZE), folder)
+    saved_model.export(model, describe.signatures(model, SIZE), folder)
     card = {"experiment": "transfer", "version": 1, "task": "", "data": {}, "classes": [str(i) for i in range(10)]}
     (folder / "model.json").write_text(json.dumps(card | {"image_size": SIZE}))
 

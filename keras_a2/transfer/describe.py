@@ -64,10 +64,12 @@ def _at_each_place(layer: keras.Layer, places: keras.KerasTensor) -> keras.Keras
     return answer
 
 
-def signatures(model: keras.Model) -> dict[str, tuple]:
-    """Of the SavedModel, besides those of ``model.signatures``: ``describe``, see ``describing``."""
-    images = tf.TensorSpec((None, None, None, 3), tf.uint8, name="images")
-    return {"describe": (with_constants(describing(model)), [images])}
+def signatures(network: keras.Model, size: int) -> dict[str, tuple]:
+    """Of the SavedModel, see ``model.signatures``; ``describe`` gives what ``describing`` does."""
+    resize = network.get_layer("resize")
+    pixels = tf.TensorSpec((None, size, size, 3), tf.float32)
+    answer = with_constants(describing(keras.Model(resize.output, network.output)))
+    return models.signatures(resize, size, tf.function(answer, input_signature=[pixels]))
 
 
 def in_one(model: keras.Model) -> keras.Model:

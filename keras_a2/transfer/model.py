@@ -19,7 +19,6 @@ from threadpoolctl import threadpool_limits
 
 from keras_a2.errors import UserError
 from keras_a2.files import download, keras_cache
-from keras_a2.saved_model import with_constants
 from keras_a2.transfer.data import Images, batches
 from keras_a2.transfer.decode import GREY
 
@@ -257,20 +256,30 @@ def assemble(
     return keras.Model(image, keras.layers.Softmax(name="probabilities")(x), name="transfer")
 
 
-def signatures(model: keras.Model, size: int) -> dict[str, tuple]:
-    """Of the SavedModel: ``serve`` takes pixels, ``serve_bytes`` the content of image files; function and input."""
-    resize = model.get_layer("resize")
-    serve, rest = with_constants(model), with_constants(keras.Model(resize.output, model.output))
+def signatures(resize: keras.Layer, size: int, answer: Callable[[tf.Tensor], dict[str, tf.Tensor]]) -> dict[str, tuple]:
+    """Of the SavedModel: ``serve`` takes pixels, ``serve_bytes`` the content of image files; ``describe`` gives all.
+
+    Args:
+        resize: to ``size`` pixels.
+        answer: resized pixels -> outputs by name, ``probabilities`` among them; one function, so that the file holds
+            its weights once.
+
+    Returns:
+        name -> function and its input.
+    """
+
+    def decode(content: tf.Tensor) -> tf.Tensor:
+        return resize(decode_upright(content)[tf.newaxis])[0]
 
     def serve_bytes(contents: tf.Tensor) -> tf.Tensor:
-        def decode(content: tf.Tensor) -> tf.Tensor:
-            return resize(decode_upright(content)[tf.newaxis])[0]
+        resized = tf.map_fn(decode, contents, fn_output_signature=tf.TensorSpec((size, size, 3)))
+        return answer(resized)["probabilities"]
 
-        return rest(tf.map_fn(decode, contents, fn_output_signature=tf.TensorSpec((size, size, 3))))
-
+    images = [tf.TensorSpec((None, None, None, 3), tf.uint8, name="images")]
     return {
-        "serve": (serve, [tf.TensorSpec((None, None, None, 3), tf.uint8, name="images")]),
+        "serve": (lambda pixels: answer(resize(pixels))["probabilities"], images),
         "serve_bytes": (serve_bytes, [tf.TensorSpec((None,), tf.string, name="contents")]),
+        "describe": (lambda pixels: answer(resize(pixels)), images),
     }
 
 
