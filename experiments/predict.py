@@ -1,6 +1,7 @@
 """Use a published model: classes of images, or the forecast of a series.
 
 python experiments/predict.py saved_models/transfer-elpv photo.png folder/ --top 2
+python experiments/predict.py saved_models/transfer-elpv folder/ --maps maps/
 python experiments/predict.py saved_models/recurrent-nyc_weather-gru series.csv --figure forecast.png
 python experiments/predict.py saved_models/recurrent-nyc_weather-gru series.csv --check
 python experiments/predict.py saved_models/recurrent-sales-gru new_rows.csv --update
@@ -39,6 +40,8 @@ class Config:
     """Classes to give per image, the most probable first."""
     sets: bool = False
     """Classifiers: give each image's set of classes, which contains the true one with the promised probability."""
+    maps: Path | None = None
+    """Classifiers: write each picture into this folder, bright where it speaks for its class (class activation map)."""
     output: Path | None = None
     """Write a .csv or .jsonl file instead of a table on the screen."""
     figure: Path | None = None
@@ -92,7 +95,7 @@ def main(config: Config) -> None:
     elif config.check:
         inference.check(model, items[0], config.time, config.output)
     elif experiment == "transfer":
-        inference.classify(model, items, config.top, config.output, config.sets)
+        inference.classify(model, items, config.top, config.output, config.sets, config.maps)
     elif model.many:
         inference.forecast_many(model, config.items[0], config.time, config.output)
     else:
@@ -122,6 +125,8 @@ def check(config: Config) -> None:
     for item in config.items:
         if not item.exists():
             raise UserError(f"no such file or folder: {item}")
+    if config.maps is not None and config.maps.exists() and not config.maps.is_dir():
+        raise UserError(f"--maps {config.maps} is a file; name a folder")
     for name, (*suffixes, last) in FORMATS.items():
         path = getattr(config, name)
         if path is None:
@@ -140,8 +145,8 @@ def check_use(config: Config, experiment: str) -> None:
         for name in ("figure", "time", "check", "update"):
             if getattr(config, name):
                 raise UserError(f"--{name} is for forecasters; {config.model} is a classifier: leave it out")
-    elif config.top > 1 or config.sets:
-        name = "top" if config.top > 1 else "sets"
+    elif config.top > 1 or config.sets or config.maps:
+        name = "top" if config.top > 1 else "sets" if config.sets else "maps"
         raise UserError(f"--{name} is for classifiers; {config.model} is a forecaster: leave it out")
     elif len(config.items) > 1 and not config.serve:
         raise UserError(

@@ -104,17 +104,24 @@ def serve(model: Classifier | Forecaster, port: int | None, *, block: bool = Tru
 def _classifier(gradio: Any, model: Classifier) -> dict[str, Any]:
     """What the page of a classifier does, takes and shows."""
 
-    def classify(path: str | None) -> dict[str, float] | None:
+    def classify(path: str | None) -> tuple[dict[str, float] | None, Any, str]:
         if path is None:
-            return None
-        answer = next(model.stream([Path(path)], top=SHOWN_CLASSES))
+            return None, None, ""
+        answer = next(model.stream([Path(path)], top=SHOWN_CLASSES, maps=model.describes))
         if answer.error:
             raise gradio.Error(f"not a readable image: {answer.error}", print_exception=False)
-        return dict(zip(answer.classes, answer.probabilities, strict=True))
+        notes = [f"Set: {', '.join(answer.answer_set)}."] if answer.answer_set else []
+        notes += ["Unfamiliar: unlike the training images, so do not trust the class."] if answer.unfamiliar else []
+        return dict(zip(answer.classes, answer.probabilities, strict=True)), answer.mapped, " ".join(notes)
 
     # The file as it came: our own decoder turns it upright and refuses other formats and decompression bombs.
     picture = gradio.Image(label="image", type="filepath", image_mode=None, sources=["upload", "clipboard"])
-    return {"fn": classify, "inputs": picture, "outputs": gradio.Label(label="class", num_top_classes=SHOWN_CLASSES)}
+    outputs = [
+        gradio.Label(label="class", num_top_classes=SHOWN_CLASSES),
+        gradio.Image(label="bright where it speaks for the class", visible=model.describes),
+        gradio.Textbox(label="notes"),
+    ]
+    return {"fn": classify, "inputs": picture, "outputs": outputs}
 
 
 def _forecaster(gradio: Any, model: Forecaster) -> dict[str, Any]:

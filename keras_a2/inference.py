@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +11,7 @@ from rich.progress import track
 from rich.table import Table
 
 from keras_a2 import page, runs, saved_model
-from keras_a2.console import console
+from keras_a2.console import console, print_table
 from keras_a2.errors import UserError
 from keras_a2.files import whole
 
@@ -40,15 +41,22 @@ def load(folder: str | Path) -> Classifier | Forecaster:
     return Forecaster(**vars(saved))
 
 
-def classify(model: Classifier, items: list[Path], top: int, output: Path | None, sets: bool = False) -> None:
+def classify(
+    model: Classifier, items: list[Path], top: int, output: Path | None, sets: bool = False, maps: Path | None = None
+) -> None:
     """Predict images and folders; a table of the first on the screen, or a .csv or .jsonl file of all.
 
     Args:
         sets: give each image's set of classes too.
+        maps: folder for a picture of each image with its class activation map.
     """
+    from PIL import Image
+
     from keras_a2.transfer import predict
     from keras_a2.transfer.sources import LeftOut
 
+    if maps is not None:
+        model.check_maps()
     if sets:
         model.check_sets()
     left_out, top = LeftOut(), min(top, len(model.classes))
@@ -56,12 +64,23 @@ def classify(model: Classifier, items: list[Path], top: int, output: Path | None
     if str(left_out):
         console.print(f"note: left out: {left_out}")
     shown = files if output else files[:SHOWN_ROWS]
-    predictions = list(track(model.stream(shown, top), "predicting", total=len(shown), console=console, transient=True))
+    if maps is not None:
+        shown = files
+        maps.mkdir(parents=True, exist_ok=True)
+    stream = model.stream(shown, top, maps is not None)
+    predictions = []
+    for number, p in enumerate(track(stream, "predicting", total=len(shown), console=console, transient=True), 1):
+        if maps is not None and p.mapped is not None:
+            with whole(maps / f"{number:0{len(str(len(shown)))}}_{Path(p.file).stem}.png") as temporary:
+                Image.fromarray(p.mapped).save(temporary, "PNG")
+        predictions.append(replace(p, mapped=None))
+    if maps is not None:
+        console.print(f"wrote {sum(not p.error for p in predictions)} maps to {maps}")
     if output is None:
         table = Table(
             "file", "class", "probability", *(["set"] if sets else []), *(["unfamiliar"] if model.familiarity else [])
         )
-        for p in predictions:
+        for p in predictions[:SHOWN_ROWS]:
             if p.error:
                 table.add_row(p.file, f"error: {p.error}", "")
             for rank, (name, probability) in enumerate(zip(p.classes, p.probabilities, strict=True)):
@@ -73,7 +92,7 @@ def classify(model: Classifier, items: list[Path], top: int, output: Path | None
                     *members,
                     *(["yes"] if p.unfamiliar and not rank else []),
                 )
-        if len(files) > len(shown):
+        if len(files) > SHOWN_ROWS:
             table.add_row("… more: write them with --output", "", "")
         console.print(table)
         return
@@ -144,11 +163,7 @@ def print_update(facts: dict) -> None:
     """What a forecaster did on new rows, beside what its own test split promised."""
     from keras_a2.recurrent.report import update_rows
 
-    header, rows = update_rows(facts)
-    table = Table(*header)
-    for row in rows:
-        table.add_row(*row)
-    console.print(table)
+    print_table("", *update_rows(facts))
 
 
 def _write(rows: pd.DataFrame, output: Path) -> None:

@@ -16,6 +16,7 @@ import pandas as pd
 import pytest
 from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
+from PIL import Image
 
 from keras_a2 import demo
 from keras_a2.errors import UserError
@@ -30,13 +31,15 @@ class Classifier:
     version = 3
     card: ClassVar = {"experiment": "transfer", "headline": "accuracy 90 %"}
     folder = Path("saved_models/thing/3")
+    describes = True
 
-    def stream(self, files, top):
+    def stream(self, files, top, maps):
         for path in files:
             if path.stat().st_size < 10:
                 yield Prediction(str(path), error="cut short")
             else:
-                yield Prediction(str(path), ("left", "right"), (0.75, 0.25))
+                mapped = np.full((8, 8, 3), 200, np.uint8) if maps else None
+                yield Prediction(str(path), ("left", "right"), (0.75, 0.25), "", ("left",), True, mapped)
 
 
 class Forecaster:
@@ -76,8 +79,10 @@ def client():
 
 def test_an_image_gets_its_classes_and_a_broken_one_its_reason(client, photos, tmp_path):
     page = client(Classifier())
-    answer = page.predict(handle_file(photos / "left" / "0.png"), api_name="/classify")
+    answer, mapped, notes = page.predict(handle_file(photos / "left" / "0.png"), api_name="/classify")
     assert answer["label"] == "left"
+    assert np.asarray(Image.open(mapped).convert("RGB")).mean() == pytest.approx(200, abs=2)
+    assert notes.startswith("Set: left. Unfamiliar:")
     assert [c["confidence"] for c in answer["confidences"]] == [0.75, 0.25]
     (tmp_path / "b.bmp").write_bytes(b"BM")
     with pytest.raises(AppError):

@@ -6,10 +6,14 @@ import keras
 import numpy as np
 import pytest
 from scipy.spatial.distance import mahalanobis
+from scipy.stats import wilcoxon
+from sklearn.datasets import load_digits
+from sklearn.linear_model import LogisticRegression
 
 from keras_a2.transfer import model as models
-from keras_a2.transfer.describe import describing, in_one
+from keras_a2.transfer.describe import describing, in_one, mapper
 from keras_a2.transfer.familiar import Familiarity
+from keras_a2.transfer.maps import overlay
 
 
 @pytest.fixture(scope="module")
@@ -63,3 +67,39 @@ def test_another_kind_and_an_uncertain_class_are_less_familiar(tmp_path):
     fitted.save(tmp_path / "f.npz")
     again = Familiarity.load(tmp_path / "f.npz").unfamiliarity(same, sure)
     np.testing.assert_allclose(again, usual, atol=1e-3)
+
+
+def test_hiding_the_hottest_region_lowers_the_logit_more_than_hiding_others(parts):
+    backbone, size, n = parts[0], 128, 300
+    digits = load_digits()
+    pixels = np.kron(digits.images[:n, :, :, np.newaxis] * 255 / 16, np.ones((1, 16, 16, 3))).astype(np.float32)
+    features = backbone.predict(pixels, verbose=0)
+    solved = LogisticRegression(max_iter=300).fit(features[:-60], digits.target[: n - 60])
+    head = keras.Sequential([keras.Input(features.shape[1:]), keras.layers.Dense(10, name="logits")])
+    head.layers[0].set_weights([solved.coef_.T, solved.intercept_])
+    shown, classes = pixels[-60:], solved.predict(features[-60:])
+    maps = mapper(models.assemble(backbone, head, size))(shown.astype(np.uint8), classes)
+    assert maps.shape == (60, 4, 4)
+
+    def lowered(places: np.ndarray) -> np.ndarray:
+        hidden = shown.copy()
+        for picture, place in zip(hidden, places, strict=True):
+            row, column = (32 * k for k in divmod(int(place), 4))
+            picture[row : row + 32, column : column + 32] = shown.mean()
+        logits = [head(backbone.predict(each, verbose=0)).numpy()[np.arange(60), classes] for each in (shown, hidden)]
+        return logits[0] - logits[1]
+
+    order = np.argsort(maps.reshape(60, -1), axis=1)
+    hottest = lowered(order[:, -1])
+    rng = np.random.default_rng(0)
+    others = np.mean([lowered(rng.permuted(order[:, :-1], axis=1)[:, 0]) for _ in range(3)], axis=0)
+    assert hottest.mean() > others.mean()
+    assert wilcoxon(hottest, others, alternative="greater").pvalue < 0.01
+
+
+def test_a_picture_is_bright_where_its_map_is_high():
+    picture = np.full((1, 8, 8, 3), 200, np.uint8)
+    drawn = overlay(picture, np.array([[[0.0, 1.0], [0.0, 1.0]]]))[0].astype(int)
+    assert (drawn[:, -1].sum(axis=1) > drawn[:, 0].sum(axis=1) + 100).all()
+    assert (drawn[:, 0] == drawn[:, 0, :1]).all()  # grey stays grey where nothing speaks for the class
+    np.testing.assert_array_equal(overlay(picture, np.zeros((1, 2, 2)))[0] < 200, True)

@@ -14,6 +14,7 @@ from keras_a2.transfer import model as models
 from keras_a2.transfer.calibrate import quantile
 from keras_a2.transfer.data import Images
 from keras_a2.transfer.familiar import FALSE_ALARMS, FILE, Familiarity
+from keras_a2.transfer.maps import Mapper
 
 DESCRIBED = 9  # of the backbone's blocks, the first: later ones see less and less of what no photograph has
 TRAINING_IMAGES = 4000  # enough for a covariance of 300 channels
@@ -70,6 +71,17 @@ def signatures(network: keras.Model, size: int) -> dict[str, tuple]:
     pixels = tf.TensorSpec((None, size, size, 3), tf.float32)
     answer = with_constants(describing(keras.Model(resize.output, network.output)))
     return models.signatures(resize, size, tf.function(answer, input_signature=[pixels]))
+
+
+def mapper(network: keras.Model) -> Mapper:
+    """Class activation maps by a published classifier: what each place adds to the logits of the classes asked for."""
+    described = describing(network)
+
+    def maps(pixels: np.ndarray, classes: np.ndarray) -> np.ndarray:
+        places = described.predict(pixels, verbose=0)["maps"]
+        return places[np.arange(len(classes)), :, :, classes]
+
+    return maps
 
 
 def in_one(model: keras.Model) -> keras.Model:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -20,6 +21,7 @@ from keras_a2.saved_model import SavedModel
 from keras_a2.transfer.calibrate import answer_sets
 from keras_a2.transfer.decode import EXTENSIONS, UnreadableImage, decode, read_bytes
 from keras_a2.transfer.familiar import FILE, Familiarity
+from keras_a2.transfer.maps import overlay
 from keras_a2.transfer.sources import LeftOut, images_below
 
 BATCH = 32
@@ -37,6 +39,7 @@ class Prediction:
     error: str = ""
     answer_set: tuple[str, ...] | None = None  # of a model that was published with a threshold
     unfamiliar: bool | None = None  # likewise
+    mapped: np.ndarray | None = None  # where it looks, see ``Classifier.mapped``
 
 
 class Classifier(SavedModel):
@@ -90,8 +93,11 @@ class Classifier(SavedModel):
         if self.card.get("set_threshold") is None:
             raise UserError(f"{self.folder} was published without answer sets; publish it again with this version")
 
-    def stream(self, files: Sequence[Path], top: int = 1) -> Iterator[Prediction]:
+    def stream(self, files: Sequence[Path], top: int = 1, maps: bool = False) -> Iterator[Prediction]:
         """Predictions in the order of ``files``; the next batch is decoded while the model works on this one.
+
+        Args:
+            maps: give each picture with its map too.
 
         Raises:
             UserError: of many files, for which the model is converted to LiteRT: its answers to the first are others.
@@ -103,6 +109,7 @@ class Classifier(SavedModel):
             if readable and answer is None:
                 answer = self._converted(np.stack(readable)) if len(files) >= MANY else self._described
             answers = iter(answer(np.stack(readable)) if answer and readable else [])
+            mapped = iter(self.mapped(np.stack(readable)) if maps and readable else [])
             for path, image in zip(paths, decoded, strict=True):
                 if isinstance(image, str):
                     yield Prediction(str(path), error=image)
@@ -111,7 +118,7 @@ class Classifier(SavedModel):
                 best = np.argsort(-probability)[:top]
                 yield Prediction(
                     str(path), self._names(best), tuple(probability[best].tolist()), answer_set=self._set(probability),
-                    unfamiliar=self._is_unfamiliar(description, probability),
+                    unfamiliar=self._is_unfamiliar(description, probability), mapped=next(mapped, None),
                 )  # fmt: skip
 
     @cached_property
@@ -135,14 +142,42 @@ class Classifier(SavedModel):
         score = self.familiarity.unfamiliarity(description[np.newaxis], probability[np.newaxis])[0]
         return bool(score > self.card["unfamiliar_threshold"])
 
+    def mapped(self, images: np.ndarray) -> np.ndarray:
+        """Pictures that are bright and warm where they speak for their most probable class (class activation maps).
+
+        Args:
+            images: uint8 ``(batch, height, width, 3)``, of which each place is mapped at the model's own resolution.
+
+        Returns:
+            uint8, of the same shape.
+
+        Raises:
+            UserError: a model of an earlier version.
+        """
+        described = self._describe(images)
+        likeliest = np.argmax(described["probabilities"], axis=1)
+        return overlay(images, np.asarray(described["maps"])[np.arange(len(images)), :, :, likeliest])
+
+    def check_maps(self) -> None:
+        """Raise ``UserError`` where the model has no features and maps."""
+        if not self.describes:
+            raise UserError(f"{self.folder} was published without features and maps; publish it again")
+
+    def _describe(self, images: np.ndarray) -> dict[str, Any]:
+        self.check_maps()
+        return self.loaded.describe(images)
+
+    @property
+    def describes(self) -> bool:
+        """Whether it has features and maps: a model of an earlier version has none."""
+        return hasattr(self.loaded, "describe")
+
     def embed(self, paths: str | Path | Sequence[str | Path]) -> np.ndarray:
         """The pooled features ``(images, features)``, for search and clustering, in the order of the files.
 
         Raises:
             UserError: no such path, an unreadable image, or a model of an earlier version.
         """
-        if not hasattr(self.loaded, "describe"):
-            raise UserError(f"{self.folder} was published without features; publish it again with this version")
         features = []
         for files, decoded in self.decode_all(find_images([paths] if isinstance(paths, str | Path) else paths)):
             pixels = []
@@ -150,7 +185,7 @@ class Classifier(SavedModel):
                 if isinstance(image, str):
                     raise UserError(f"{file} cannot be read ({image}); leave it out")
                 pixels.append(image)
-            features.append(np.asarray(self.loaded.describe(np.stack(pixels))["features"]))
+            features.append(np.asarray(self._describe(np.stack(pixels))["features"]))
         return np.concatenate(features)
 
     def _set(self, probability: np.ndarray) -> tuple[str, ...] | None:
