@@ -37,6 +37,8 @@ class SeriesOptions:
     """nyc_weather, jena, or a .csv or .parquet file with one row per time step."""
     target: str | None = None
     """COLUMN[,COLUMN...] to forecast, or all; needed for a file."""
+    horizon: Count = 24
+    """Number of steps that it forecasts, all at once."""
     time: str | None = None
     """Column with the times; by default detected. none: leave the times out and count rows."""
     freq: str | None = None
@@ -60,8 +62,6 @@ class SeriesOptions:
     50/25/25, by row number and not by time; it replaces --look-back and the like."""
     look_back: Count = 72
     """Number of past steps that the forecaster sees."""
-    horizon: Count = 24
-    """Number of steps that it forecasts, all at once."""
     first_lead: Count = 1
     """The first step ahead that is forecast."""
     every: Count = 1
@@ -294,7 +294,8 @@ def main(config: Config, update: dict[str, Any] | None = None) -> None:
                     histories = [by_fold[-2 if many else -1].history for by_fold in trained[winner.cell]]
                     by_seed = dict(enumerate(histories, config.run.seed))
                     pages.write(folder, windows, winner, by_seed, own | {"saved_model_check": verified}, home, litert)
-                console.print(f"published {run.version} (open {run.version / 'report.html'})")
+                console.print(f"open {run.version / 'report.html'}; use the model: {report.use(home)}")
+                console.print(pages.headline(metrics, winner.name))
 
 
 def published_name(config: Config, windows: Windows | Panel, cell: str) -> str:

@@ -36,14 +36,14 @@ class DataOptions:
 
     data: str = "elpv"
     """elpv, elpv4, digits, cifar100, flowers, cats_vs_dogs, or a folder: a folder per class, or train/ test/."""
+    image_size: Annotated[int, Range(32, 1024)] = 128
+    """Side in pixels of the square that images are resized to; larger is better and slower."""
     train_per_class: Count | None = None
     """Use at most N training images per class."""
     test_fraction: Fraction = 0.25
     """Share of the images for the final test, if the data have no test split."""
     validation_fraction: Fraction = 0.15
     """Share of the training images on which every choice is made, if the data have no validation split."""
-    image_size: Annotated[int, Range(32, 1024)] = 128
-    """Side in pixels of the square that images are resized to; larger is better and slower."""
     fit: Literal["squash", "pad", "crop"] = "squash"
     """How an image becomes a square: squashed, padded with grey, or cropped to its middle."""
 
@@ -273,7 +273,7 @@ def main(config: Config) -> None:
         # Every choice is made: the test split is read here, once.
         results = evaluate.read_test_split(images, arms, calibrations, baselines.predict(images), settings.flat(config))
         results.metrics |= learning.measure(results, controls, config)
-        report.show(results)  # with the verdict: better, worse, or not shown to differ
+        report.show(results)
         arm, size = results.published["pretrained"], images.store.size
         temperature = calibrations[results.best]["pretrained"].temperature
         with saved_model.FreshProcess() as process, run.publishing() as folder:
@@ -281,9 +281,10 @@ def main(config: Config) -> None:
             saved_model.export(network, describe.signatures(network, size), folder)
             compute = train.keras_features if options.plain else litert.Parallel
             results.unfamiliar = describe.publish(folder, network, images, compute)
-            report.write(folder, results, options.output / run.name)
+            report.write(folder, results, describe.mapper(network), options.output / run.name)
             evaluate.write(folder, results, run.name, network, process, options.litert)
-        console.print(f"published {run.version} (open {run.version / 'report.html'})")
+        console.print(f"open {run.version / 'report.html'}; use the model: {report.use(options.output / run.name)}")
+        console.print(report.headline(results.metrics))
 
 
 def prepare(source: sources.Source, config: Config, folder: Path) -> tuple[Images, Weights, Config]:

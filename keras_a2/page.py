@@ -3,15 +3,31 @@
 from __future__ import annotations
 
 import base64
+import io
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from jinja2 import Environment, PackageLoader, select_autoescape
 
+if TYPE_CHECKING:
+    import numpy as np
+
+    from keras_a2.charts import Chart
+
 FILE_DIGITS, SCREEN_DIGITS = 4, 2  # significant ones of its typical error that a forecast is written with
+MORE = (
+    "The pages docs/method.md and docs/questions.md of the project say how it is measured, and which number to quote."
+)
+# Colours of the page and its charts: on white paper, and in the dark.
+PALETTE = {
+    "ink": ("#1c2733", "#e4e9ee"), "dim": ("#5b6875", "#9aa7b4"), "paper": ("#ffffff", "#14191f"),
+    "line": ("#d6dde4", "#333d47"), "tint": ("#eef4fa", "#1d2833"), "blue": ("#0f62a8", "#7db8ee"),
+    "sky": ("#6aa5d6", "#4a80b4"), "orange": ("#b8561c", "#f0955a"), "purple": ("#7a3e9d", "#c79be6"),
+    "green": ("#5f7d4f", "#9cc487"), "gold": ("#a8861a", "#e3c35c"), "grey": ("#8a949d", "#8f9ba6"),
+}  # fmt: skip
 
 
 @dataclass
@@ -25,15 +41,35 @@ class Table:
 
 
 @dataclass
+class Card:
+    """A picture ``(height, width, 3)`` uint8 with lines of text below it, and the same with its map, if any."""
+
+    picture: np.ndarray
+    lines: list[str]
+    mapped: np.ndarray | None = None
+
+
+@dataclass
+class Sheet:
+    """Pictures side by side, and what to see in them."""
+
+    title: str
+    caption: str
+    cards: list[Card]
+
+
+@dataclass
 class Page:
     """What the page says, from top to bottom."""
 
     title: str
     headline: str
     tables: list[Table]
-    figures: list[tuple[str, Path]]  # caption, PNG
+    charts: list[Chart]
     metrics: dict[str, Any]  # of which data, configuration and environment are listed
     use: str  # command that uses the model
+    guide: list[str] = field(default_factory=list)  # how to read it, in paragraphs
+    sheets: list[Sheet] = field(default_factory=list)
     texts: list[tuple[str, str]] = field(default_factory=list)  # title, preformatted text
 
 
@@ -41,12 +77,16 @@ def write(page: Page, path: Path) -> None:
     """Render ``page`` as one HTML file without outside parts: readable on a phone, in the dark, and printed."""
     environment = Environment(loader=PackageLoader("keras_a2", "templates"), autoescape=select_autoescape())
     environment.filters |= {"inline": _inline, "flatten": flatten}
-    content = environment.get_template("report.html").render(page=page)
+    content = environment.get_template("report.html").render(page=page, palette=PALETTE)
     path.write_text(content, encoding="utf-8", errors="backslashreplace")  # names may hold undecodable bytes
 
 
-def _inline(picture: Path) -> str:
-    return "data:image/png;base64," + base64.b64encode(picture.read_bytes()).decode("ascii")
+def _inline(picture: np.ndarray) -> str:
+    from PIL import Image
+
+    buffer = io.BytesIO()
+    Image.fromarray(picture).save(buffer, "JPEG", quality=85)
+    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
 
 
 def label(name: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import signal
 import subprocess
@@ -81,9 +82,8 @@ def test_everything_is_published(published, name):
     assert list((version / "figures").glob("*.png"))
     assert [p.name for p in version.parent.iterdir()] == ["1"]
     page = (version / "report.html").read_text(encoding="utf-8")
-    assert 'src="data:image/png' in page
-    assert "http://" not in page
-    assert "<script" not in page
+    assert "<svg" in page
+    assert not re.findall(r'(?:src|href)="(?!data:|#)', page)  # nothing is fetched
 
 
 def test_transfer_metrics_are_those_of_the_predictions(published):
@@ -116,6 +116,10 @@ def test_transfer_metrics_are_those_of_the_predictions(published):
     assert card["temperature"] == test["temperature"]
     weights = (version / "variables" / "variables.data-00000-of-00001").stat().st_size
     assert (version / "saved_model.pb").stat().st_size < 1.3 * weights  # its constants, once for all signatures
+    head, fine_tune = metrics["arms"]["pretrained"]["phases"]
+    assert head["trained_parameters"] == 576 * 2 + 2
+    assert fine_tune["trained_parameters"] > 100_000
+    assert len({phase["trained_parameters"] + phase["frozen_parameters"] for phase in (head, fine_tune)}) == 1
     assert set(test["sets"]) == {"level", "coverage", "mean_size", "coverage_by_class"}
     assert test["sets"]["level"] == card["set_level"] == 0.9
 
@@ -294,11 +298,22 @@ def test_many_files_through_litert_are_predicted_as_by_the_saved_model(published
 
 def test_predict_and_list_from_the_command_line(published, tmp_path):
     model = [published / "models" / "recurrent-series-gru", published / "series.csv"]
-    answer, listed = run_scripts(
+    answer, mapped, listed = run_scripts(
         ["predict", *model, "--output", tmp_path / "f.csv", "--figure", tmp_path / "f.png"],
+        [
+            "predict",
+            published / "models" / "transfer-photos",
+            published / "photos" / "left",
+            "--maps",
+            tmp_path / "maps",
+        ],
         ["predict", "--list", "--models", published / "models"],
     )
     assert answer.returncode == 0, answer.stderr
+    assert mapped.returncode == 0, mapped.stderr
+    pictures = sorted((tmp_path / "maps").iterdir())
+    assert [path.name for path in pictures][:2] == ["01_0.png", "02_1.png"]
+    assert len({Image.open(path).size for path in pictures}) == 1
     assert len(pd.read_csv(tmp_path / "f.csv")) == 6
     assert Image.open(tmp_path / "f.png").width > 100
     assert "transfer-photos" in listed.stdout

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 
+import numpy as np
 import pytest
 
-from keras_a2 import page, runs
+from keras_a2 import charts, page, runs
 
 
 @pytest.mark.parametrize(
@@ -50,3 +52,39 @@ def test_names_with_undecodable_bytes_can_be_written(tmp_path):
     assert r"caf\udce9.png" in (tmp_path / "report.html").read_text(encoding="utf-8")
     runs.write_json(tmp_path / "metrics.json", {"skipped": [name]})
     assert json.loads((tmp_path / "metrics.json").read_text(encoding="utf-8")) == {"skipped": [name]}
+
+
+@charts.styled
+def drawn(name: str):
+    figure = charts.figure()
+    (axes,) = figure.axes
+    axes.plot([0, 1], [1, 0], color=charts.COLOUR["blue"], label=name)
+    axes.legend()
+    return figure
+
+
+def test_a_chart_takes_its_colours_from_the_page_and_its_text_is_text(tmp_path):
+    shown = charts.save(tmp_path / "figures", {name: (drawn("a <b> $_$"), name) for name in ("one", "two")})
+    assert sorted(path.name for path in (tmp_path / "figures").iterdir()) == ["one.png", "two.png"]
+    for chart in shown:
+        assert {"var(--ink)", "var(--blue)"} <= set(re.findall(r"var\(--\w+\)", chart.svg))
+        assert not any(colour in chart.svg for colour in charts.COLOUR.values())
+        assert ">a &lt;b&gt; $_$</text>" in chart.svg
+        assert chart.svg.startswith("<svg viewBox=")
+        assert "http" not in chart.svg.replace("http://www.w3.org/1999/xlink", "")
+
+
+def test_the_page_shows_charts_pictures_and_tables_without_outside_parts(tmp_path):
+    card = page.Card(np.zeros((4, 4, 3), np.uint8), ["cat <1>", "a.png"], np.ones((4, 4, 3), np.uint8))
+    content = page.Page(
+        "t", "h", [page.Table("T", ["", "n"], [["a", "1"]])], charts.save(tmp_path / "f", {"c": (drawn("x"), "see")}),
+        {"data": {}, "config": {"rate": 0.1}, "environment": {"command": "run"}}, "use", ["how to"],
+        [page.Sheet("Examples", "look", [card])],
+    )  # fmt: skip
+    page.write(content, tmp_path / "report.html")
+    text = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert text.count('src="data:image/jpeg;base64,') == 2
+    assert not re.findall(r'(?:src|href)="(?!data:|#)', text)
+    assert "cat &lt;1&gt;" in text
+    assert "How to read this" in text
+    assert "prefers-color-scheme: dark" in text

@@ -125,7 +125,7 @@ def test_figures_are_labelled_from_the_data_whatever_its_names(freq, lead, every
     ]
     for figure in drawn:
         figure.savefig(io.BytesIO())  # a name is no formula
-    labels = [axes.get_xlabel() or axes.get_title() for figure in drawn for axes in figure.axes]
+    labels = [axes.get_xlabel() or axes.get_title("left") for figure in drawn for axes in figure.axes]
     assert labels[0] == lead
     assert every in labels[1]
     assert [figure.axes[0].get_ylabel() for figure in drawn] == ["mean absolute error, US$_$", "US$_$"]

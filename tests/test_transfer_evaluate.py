@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import io
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
@@ -119,39 +122,49 @@ def test_confused_pairs_by_hand():
     assert evaluate.confused(labels, labels) == []
 
 
-@pytest.fixture
-def drawn(monkeypatch):
-    """The texts of the figure that was drawn last."""
-    shown, save = [], Figure.savefig
-    monkeypatch.setattr(Figure, "savefig", lambda figure, *args, **options: (shown.append(figure), save(figure, *args)))
-    return lambda: list(dict.fromkeys(text.get_text() for text in shown[-1].findobj(Text)))
+def texts_of(figure: Figure) -> list[str]:
+    """The texts of a figure as it is drawn."""
+    figure.savefig(io.BytesIO())
+    return list(dict.fromkeys(text.get_text() for text in figure.findobj(Text)))
 
 
-def test_class_names_are_no_formulas_in_figures(photos, tmp_path, drawn):
+def test_class_names_are_no_formulas_in_figures(photos):
     (photos / "left").rename(photos / "a$_$b")
     images = data.load(sources.folder(photos), 16, seed=0)
     labels = images.labels[images.test]
-    wrong = np.eye(2)[1 - labels]
-    figures.confusion(labels, 1 - labels, images.classes, tmp_path / "c.png")
-    figures.per_class_f1(labels, {"pretrained": 1 - labels}, images.classes, tmp_path / "f.png")
-    figures.mistakes(images, wrong, tmp_path / "m.png")
-    assert {path.name for path in tmp_path.glob("*.png")} == {"c.png", "f.png", "m.png"}
-    texts = drawn()
-    assert "a$_$b\nsaid right 100%" in texts
-    assert all(images.source.item_names[i] in texts for i in images.test)  # the file's name under each picture
+    assert "a$_$b" in texts_of(figures.confusion(labels, 1 - labels, images.classes))
+    assert "a$_$b" in texts_of(figures.per_class_f1(labels, {"pretrained": 1 - labels}, images.classes))
 
 
-def test_a_hundred_classes_are_shown_by_their_most_confused_pairs(tmp_path, drawn, capsys):
+def test_sheets_show_every_class_and_the_most_confident_mistakes(photos):
+    images = data.load(sources.folder(photos), 16, seed=0)
+    labels = images.labels[images.test]
+    probability = np.where(np.eye(2)[1 - labels] == 1, 0.9, 0.1)  # all are mistaken
+    results = SimpleNamespace(images=images, labels=labels, probabilities=[{"pretrained": probability}], best=0)
+    asked = []
+
+    def mapper(pixels, classes):
+        asked.append((pixels.shape, classes))
+        return np.zeros((len(pixels), 2, 2))
+
+    examples, mistakes = figures.sheets(results, mapper)
+    assert {card.lines[0] for card in examples.cards} == {"left, said right 90.0 %", "right, said left 90.0 %"}
+    assert {card.lines[1] for card in mistakes.cards} == {images.source.item_names[i] for i in images.test}
+    assert all(card.mapped.shape == card.picture.shape == (16, 16, 3) for card in mistakes.cards)
+    np.testing.assert_array_equal(np.sort(asked[1][1]), np.sort(1 - labels))  # the map of the class that is said
+
+
+def test_a_hundred_classes_are_shown_by_their_most_confused_pairs(capsys):
     classes = [f"class {i:03d}" for i in range(100)]
     labels = np.repeat(np.arange(100), 10)
     predicted = np.where(np.arange(1000) % 10 < labels // 20, (labels + 1) % 100, labels)
-    figures.confusion(labels, predicted, classes, tmp_path / "c.png")
-    names = [text for text in drawn() if "→" in text and "class" in text]
+    texts = texts_of(figures.confusion(labels, predicted, classes))
+    names = [text for text in texts if "→" in text and "class" in text]
     assert len(names) == figures.READABLE_CLASSES
     assert names[0] == "class 080 → class 081"
-    assert " 4 of 10" in drawn()
-    figures.per_class_f1(labels, {"pretrained": predicted}, classes, tmp_path / "f.png")
-    assert sum(text.startswith("class") for text in drawn()) == figures.SHOWN_CLASSES
+    assert " 4 of 10" in texts
+    texts = texts_of(figures.per_class_f1(labels, {"pretrained": predicted}, classes))
+    assert sum(text.startswith("class") for text in texts) == figures.SHOWN_CLASSES
     arm = {
         "weights": {"origin": "bundled"},
         "seconds": 1.0,

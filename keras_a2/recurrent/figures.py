@@ -1,29 +1,31 @@
-"""The figures of a forecaster's report."""
+"""The charts of a forecaster's report."""
 
 from __future__ import annotations
 
-import matplotlib
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
-from keras_a2 import page
+from keras_a2 import charts, page
+from keras_a2.charts import COLOUR, MAX_LINES, styled
 from keras_a2.recurrent.data import Windows
 from keras_a2.recurrent.evaluate import COMBINED
 from keras_a2.training import History
 
 COLOURS = {
-    "persistence": "#9aa3ab", "seasonal_naive": "#c9a227", "ridge": "#5f7d4f",
-    "simple_rnn": "#b8561c", "lstm": "#7a3e9d", "gru": "#0f62a8",
+    "persistence": COLOUR["grey"], "seasonal_naive": COLOUR["gold"], "ridge": COLOUR["green"],
+    "simple_rnn": COLOUR["orange"], "lstm": COLOUR["purple"], "gru": COLOUR["blue"],
 }  # fmt: skip
-plain_text = matplotlib.rc_context({"text.parse_math": False})  # a column may be called US$_$, which is no formula
 
 
-@plain_text
+@styled
 def error_by_lead(windows: Windows, by_lead: dict[str, list[float]]) -> Figure:
-    """MAE against lead for every model and baseline."""
-    figure = Figure(figsize=(7, 4), layout="constrained")
-    axes = figure.subplots()
+    """MAE against lead of models and baselines; of many, the networks alone are left out where they are combined."""
+    if len(by_lead) > MAX_LINES:
+        by_lead = {name: values for name, values in by_lead.items() if name + COMBINED not in by_lead}
+    figure = charts.figure()
+    (axes,) = figure.axes
     for name, values in by_lead.items():
         style = ":" if name.endswith(COMBINED) else "-" if name in ("simple_rnn", "lstm", "gru") else "--"
         marker = "o" if windows.horizon == 1 else None
@@ -31,16 +33,30 @@ def error_by_lead(windows: Windows, by_lead: dict[str, list[float]]) -> Figure:
     label = page.with_unit("mean absolute error", windows.unit)
     if not windows.unit and len(windows.targets) == 1:
         label += f", {windows.targets[0]}"
-    axes.set(xlabel=f"lead ({_steps(windows, windows.every)})", ylabel=label, title="Error by lead, test split")
+    axes.set(xlabel=f"lead ({_steps(windows, windows.every)})", ylabel=label)
     axes.set_ylim(0, None)
-    axes.grid(alpha=0.3)
-    axes.legend(frameon=False)
+    axes.grid()
+    axes.legend()
     return figure
 
 
-@plain_text
+@styled
+def error_by_part(windows: Windows, line: dict) -> Figure | None:
+    """MAE by hour and by month of the forecast time, as far as there are several."""
+    parts = {part: line[f"mae_by_{part}"] for part in ("hour", "month") if len(line[f"mae_by_{part}"]) > 1}
+    if not parts:
+        return None
+    figure = charts.figure(1.8 * len(parts), rows=len(parts))
+    for axes, (part, errors) in zip(figure.axes, parts.items(), strict=True):
+        axes.bar(list(errors), list(errors.values()), color=COLOUR["blue"], width=0.7)
+        axes.set(xlabel=part, ylabel=page.with_unit("MAE", windows.unit))
+        axes.set_xticks(list(errors)[:: 1 + len(errors) // 13])
+    return figure
+
+
+@styled
 def successive(
-    windows: Windows, name: str, forecast: np.ndarray, ends: np.ndarray, levels: list[float], days: int = 21
+    windows: Windows, name: str, forecast: np.ndarray, ends: np.ndarray, levels: list[float], days: int = 10
 ) -> Figure:
     """The first days of the test split (or two forecasts, if longer), forecast again at the end of every horizon.
 
@@ -53,54 +69,66 @@ def successive(
     for i, origin in enumerate(origins):
         if (not picked or origin >= origins[picked[-1]] + ahead) and origin - origins[0] <= max(steps, ahead):
             picked.append(i)
-    figure = Figure(figsize=(10, 3.6), layout="constrained")
-    axes = figure.subplots()
+    figure = charts.figure()
+    (axes,) = figure.axes
     parts = [[i] for i in picked] if windows.horizon > 1 else [picked]  # a line needs more than one point
     for k, part in enumerate(parts):
         rows = (origins[part][:, np.newaxis] + windows.future).ravel()
         x = rows if windows.time is None else windows.time[rows].tz_localize(None)  # Matplotlib would show UTC
         kinds = [windows.actual(origins[part]), forecast[part], *ends[:, part]]
         truth, predicted, *fans = (windows.to_unit(values)[..., 0].ravel() for values in kinds)
-        axes.plot(x, truth, color="black", lw=1.6, label=None if k else "truth")
+        axes.plot(x, truth, color=COLOUR["ink"], lw=1.3, label=None if k else "truth")
         for j, level in reversed(list(enumerate(levels))):
             label = None if k else f"{level:g} %"
-            axes.fill_between(x, fans[2 * j], fans[2 * j + 1], color=_colour(name), alpha=0.2, lw=0, label=label)
-        axes.plot(x, predicted, color=_colour(name), lw=1, label=None if k else page.label(name))
-    title = f"A forecast every {ahead} {_steps(windows)}, test split"
-    axes.set(ylabel=page.with_unit(windows.targets[0], windows.unit), title=title)
-    axes.legend(frameon=False, ncols=4)
+            axes.fill_between(
+                x, fans[2 * j], fans[2 * j + 1], color=_colour(name), alpha=0.15 if j else 0.3, lw=0, label=label
+            )
+        axes.plot(x, predicted, color=_colour(name), lw=1.2, label=None if k else page.label(name))
+    axes.set_ylabel(page.with_unit(windows.targets[0], windows.unit))
+    axes.set_title(f"a forecast every {ahead} {_steps(windows)}", loc="left")
+    figure.legend(ncols=4, loc="outside lower center")
     if windows.time is not None:
-        figure.autofmt_xdate()
+        axes.tick_params("x", rotation=30)
     return figure
 
 
+@styled
 def intervals_by_lead(windows: Windows, test: dict) -> Figure:
     """Coverage of each level against its level, and mean width in the targets' unit, by lead."""
-    figure = Figure(figsize=(9, 3.4), layout="constrained")
-    coverage, width = figure.subplots(1, 2)
+    figure = charts.figure(4.2, rows=2)
+    coverage, width = figure.axes
     marker = "o" if windows.horizon == 1 else None
-    for number, (level, shares) in enumerate(test["coverage_by_lead"].items()):
-        colour = f"C{number}"
+    shown = list(test["coverage_by_lead"].items())[:MAX_LINES]
+    for (level, shares), colour in zip(shown, [*list(COLOURS.values())[::-1], COLOUR["sky"]], strict=False):
         coverage.plot(windows.leads, 100 * np.array(shares), marker=marker, color=colour, label=f"{level} %")
         coverage.axhline(float(level), color=colour, lw=0.8, ls=":")
         width.plot(windows.leads, test["width_by_lead"][level], marker=marker, color=colour, label=f"{level} %")
-    for axes, label in ((coverage, "inside (%)"), (width, page.with_unit("width", windows.unit))):
-        axes.set(xlabel=f"lead ({_steps(windows, windows.every)})", ylabel=label)
-        axes.grid(alpha=0.3)
+    coverage.set(ylabel="inside (%)")
+    width.set(xlabel=f"lead ({_steps(windows, windows.every)})", ylabel=page.with_unit("width", windows.unit))
     coverage.set_ylim(None, 100)
+    coverage.grid()
+    coverage.legend(ncols=4)
     width.set_ylim(0, None)
-    coverage.legend(frameon=False)
+    width.grid()
     return figure
 
 
-def learning_curves(cell: str, history: History) -> Figure:
-    """Validation error by epoch; a circle marks the best epoch."""
-    figure = Figure(figsize=(7, 4), layout="constrained")
-    axes = figure.subplots()
-    values = [row["validation_mae"] for row in history.rows]
-    axes.plot(values, color=_colour(cell), marker=".", label=page.label(cell))
-    axes.plot(history.best_epoch, values[history.best_epoch], "o", color=_colour(cell), fillstyle="none", ms=10)
-    axes.set(xlabel="epoch (0: before training)", ylabel="validation MAE (standardised)", title="Learning curve")
+@styled
+def learning_curves(cell: str, history: History, loss: str) -> Figure:
+    """Training loss and validation error by epoch; a circle marks the best epoch.
+
+    Args:
+        loss: what training minimises, ``mae`` or ``mse``.
+    """
+    figure = charts.figure()
+    (axes,) = figure.axes
+    validation = [row[f"validation_{loss}"] for row in history.rows]
+    axes.plot([row.get("loss", np.nan) for row in history.rows], "--", color=_colour(cell), label="training")
+    axes.plot(validation, color=_colour(cell), marker=".", label="validation")
+    axes.plot(history.best_epoch, validation[history.best_epoch], "o", color=_colour(cell), fillstyle="none", ms=9)
+    axes.set(xlabel="epoch (0: before training)", ylabel=f"{loss.upper()} (standardised)")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.legend()
     return figure
 
 

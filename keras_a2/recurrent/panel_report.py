@@ -8,14 +8,16 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
-from rich.table import Table as RichTable
 
-from keras_a2 import page, runs
-from keras_a2.console import console
+from keras_a2 import charts, page, runs
+from keras_a2.charts import COLOUR, styled
+from keras_a2.console import console, print_table
+from keras_a2.errors import printable
 from keras_a2.recurrent import scores
-from keras_a2.recurrent.figures import COLOURS, learning_curves, plain_text
+from keras_a2.recurrent.figures import COLOURS, learning_curves
 from keras_a2.recurrent.panel import Panel
 from keras_a2.recurrent.panel_evaluate import LEVEL, NAIVES, PERCENT, Published, Task, output
+from keras_a2.recurrent.report import history_of, training_table, use
 from keras_a2.training import History
 
 NOTE = (
@@ -25,6 +27,11 @@ NOTE = (
     'a Wilcoxon signed-rank test. "+ ridge": a mean with ridge regression over all series, its weight chosen on '
     "validation. A series too short for the network is forecast by the seasonal naive. Series that overlap in time are "
     "not independent: one may show the network what happened to another."
+)
+
+GUIDE = (
+    "One network learnt from every series; each was forecast from its last rows, which were read once. OWA is the mean "
+    "of sMAPE and MASE relative to Naive2: below 1 is better than a naive that knows the season. " + page.MORE
 )
 
 
@@ -78,9 +85,9 @@ def _share(test: dict) -> str:
     )
 
 
-def headline(metrics: dict, cell: str) -> str:
-    """The result of one cell in a sentence that claims no more than its interval and test."""
-    name, naive = metrics["published"][cell], page.label(metrics["best_naive"])
+def headline(metrics: dict, name: str) -> str:
+    """The result of a published model in a sentence that claims no more than its interval and test."""
+    naive = page.label(metrics["best_naive"])
     test, count = metrics["models"][name]["test"], metrics["data"]["series_scored"]
     share = test["share_better_than_naive"]
     figures = ", ".join(f"{label} {test[label.lower()]:.3f}" for label in ("OWA", "sMAPE", "MASE"))
@@ -93,14 +100,9 @@ def headline(metrics: dict, cell: str) -> str:
 
 
 def show(metrics: dict) -> None:
-    """Print the comparison, and what is published in a sentence each."""
+    """Print the comparison."""
     header, rows = result_rows(metrics)
-    table = RichTable(*header, title=f"{metrics['data']['name']}: the last rows of every series, read once")
-    for row in rows:
-        table.add_row(*row)
-    console.print(table)
-    for cell in metrics["published"]:
-        console.print(headline(metrics, cell))
+    print_table(f"{metrics['data']['name']}: the last rows of every series, read once", header, rows)
 
 
 def card(windows: Panel, cell: str, metrics: dict, name: str) -> dict[str, Any]:
@@ -133,7 +135,7 @@ def card(windows: Panel, cell: str, metrics: dict, name: str) -> dict[str, Any]:
         "output": "serve: forecasts (batch, horizon); serve_intervals: lower and upper ends (batch, horizon, 2)",
         "data": {"name": windows.name, "sha256": windows.facts["sha256"], "citation": ""},
         "weights": {"origin": "random"},
-        "headline": headline(metrics, cell),
+        "headline": headline(metrics, metrics["published"][cell]),
         "saved_model_check": metrics["saved_model_check"],
         "environment": metrics["environment"],
     }
@@ -163,25 +165,35 @@ def write(
     forecast, interval = output(task, published.name, published.answer, published.ends)
     predictions(task, forecast, interval, metrics["best_naive"]).to_csv(folder / "predictions.csv", index=False)
     _example(windows).to_csv(folder / "example.csv", index=False)
-    epochs = ((seed, row) for seed, history in histories.items() for row in history.table())
-    pd.DataFrame([{"seed": seed, "model": cell, **row} for seed, row in epochs]).to_csv(
-        folder / "history.csv", index=False
-    )
-    pictures = {
-        "Error by lead": ("error_by_lead", error_by_lead(task, forecast, cell)),
-        "An easy, a median and a hard series": ("forecasts", examples(task, forecast, interval)),
-        "Validation error by epoch": ("learning_curves", learning_curves(cell, next(iter(histories.values())))),
+    history_of(cell, histories).to_csv(folder / "history.csv", index=False)
+    curve = learning_curves(cell, next(iter(histories.values())), metrics["config"]["loss"])
+    drawn = {
+        "error_by_lead": (
+            error_by_lead(task, forecast, cell),
+            "Error by lead over all series: the network should be below every dashed line, most of all far ahead.",
+        ),
+        "forecasts": (
+            examples(task, forecast, interval),
+            "A series that is forecast better than 95 % of all, a median one, and one of the worst 5 %: the truth "
+            "should stay inside the band.",
+        ),
+        "learning_curves": (
+            curve,
+            "Training (with dropout) against validation, before the validation rows were added to the training; "
+            "circle: the best epoch.",
+        ),
     }
-    (folder / "figures").mkdir()
-    for file, figure in pictures.values():
-        figure.savefig(folder / "figures" / f"{file}.png", dpi=120)
     content = page.Page(
         title=f"{page.label(metrics['published'][cell])} on {task.windows.name}",
-        headline=headline(metrics, cell),
-        tables=[page.Table("Result on the last rows of every series", *result_rows(metrics), NOTE)],
-        figures=[(caption, folder / "figures" / f"{file}.png") for caption, (file, _) in pictures.items()],
+        headline=headline(metrics, published.name),
+        guide=[GUIDE],
+        tables=[
+            page.Table("Result on the last rows of every series", *result_rows(metrics), NOTE),
+            training_table(cell, metrics, histories),
+        ],
+        charts=charts.save(folder / "figures", drawn),
         metrics=metrics,
-        use=f"python experiments/predict.py {home} SERIES.csv --output forecast.csv",
+        use=f"{use(home)} --output forecast.csv",
     )
     page.write(content, folder / "report.html")
 
@@ -217,42 +229,42 @@ def _example(windows: Panel) -> pd.DataFrame:
     return pd.DataFrame({"unique_id": windows.rows.names[i], "ds": np.arange(1, len(values) + 1), "y": values})
 
 
-@plain_text
+@styled
 def error_by_lead(task: Task, forecast: np.ndarray, cell: str) -> Figure:
     """Mean scaled error against lead, of what is published and of the naives."""
-    figure = Figure(figsize=(7, 4), layout="constrained")
-    axes = figure.subplots()
+    figure = charts.figure()
+    (axes,) = figure.axes
     scale = np.where(task.scale > 0, task.scale, np.nan)[:, np.newaxis]
-    colours = COLOURS | {"naive": COLOURS["persistence"], "naive2": "#8c6d5a"}
+    colours = COLOURS | {"naive": COLOURS["persistence"], "naive2": COLOUR["purple"]}
     for name, values in {page.label(cell): forecast, **task.simple}.items():
         style = "--" if name in NAIVES else "-"
         colour = colours.get(name, COLOURS[cell])
         error = np.nanmean(np.abs(task.truth - values) / scale, axis=0)
         axes.plot(task.windows.leads, error, style, color=colour, label=page.label(name))
-    axes.set(xlabel="lead (steps)", ylabel="mean absolute scaled error", title="Error by lead, all series")
+    axes.set(xlabel="lead (steps)", ylabel="mean absolute scaled error")
     axes.set_ylim(0, None)
-    axes.grid(alpha=0.3)
-    axes.legend(frameon=False)
+    axes.grid()
+    axes.legend()
     return figure
 
 
-@plain_text
+@styled
 def examples(task: Task, forecast: np.ndarray, interval: tuple[np.ndarray, np.ndarray]) -> Figure:
     """Three series with their forecasts and intervals: better than 95 %, than half, and than 5 % of them."""
     windows, errors = task.windows, scores.mase(task.truth, forecast, task.scale)
     order = np.argsort(np.nan_to_num(errors, nan=np.inf))
     order = order[np.isfinite(errors[order])]
-    figure = Figure(figsize=(9, 8), layout="constrained")
-    for axes, share in zip(figure.subplots(3), (0.05, 0.5, 0.95), strict=True):
+    figure = charts.figure(5.2, rows=3)
+    for axes, share in zip(figure.axes, (0.05, 0.5, 0.95), strict=True):
         i = order[int(share * (len(order) - 1))] if len(order) else 0
         known = windows.filled(windows.rows.ends[task.numbers[i]], task.origins[i] + 1)[-4 * windows.horizon :]
-        axes.plot(np.arange(1 - len(known), 1), known, color="black", lw=1)
-        axes.plot(windows.leads, task.truth[i], color="black", lw=1.6, label="truth")
+        axes.plot(np.arange(1 - len(known), 1), known, color=COLOUR["ink"], lw=0.8)
+        axes.plot(windows.leads, task.truth[i], color=COLOUR["ink"], lw=1.4, label="truth")
         axes.plot(windows.leads, forecast[i], color=COLOURS["gru"], label="forecast")
         axes.fill_between(
             windows.leads, interval[0][i], interval[1][i], color=COLOURS["gru"], alpha=0.15, label=f"{PERCENT} %"
         )
-        axes.axvline(0, color="grey", lw=0.8, ls=":")
-        axes.set_title(f"{windows.rows.names[task.numbers[i]]}: MASE {errors[i]:.2f}")
-    figure.axes[0].legend(frameon=False, ncols=3)
+        axes.axvline(0, color=COLOUR["dim"], lw=0.8, ls=":")
+        axes.set_title(f"{printable(windows.rows.names[task.numbers[i]])}: MASE {errors[i]:.2f}", loc="left")
+    figure.axes[0].legend(ncols=3)
     return figure

@@ -7,13 +7,15 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from rich.table import Table
 
 from keras_a2 import page
-from keras_a2.console import console
+from keras_a2.charts import Chart
+from keras_a2.console import console, print_table
 from keras_a2.transfer import evaluate, figures
 from keras_a2.transfer.evaluate import Results
+from keras_a2.transfer.familiar import FALSE_ALARMS
 from keras_a2.transfer.figures import ARMS, BASELINES, CURVES
+from keras_a2.transfer.maps import Mapper
 
 SCREEN_CLASSES = 25  # of more, the classification reports are on the page only
 CLAIMS = {"difference": "That is {} random initialisation", "difference_frozen": "It is {} the frozen backbone"}
@@ -21,35 +23,32 @@ VERDICTS = {"better": "better than", "worse": "worse than", "not shown": "not sh
 
 
 def show(results: Results) -> None:
-    """Print the comparison, the classification reports of not too many classes, and the result in words."""
+    """Print the comparison, and the classification reports of not too many classes."""
     metrics = results.metrics
     header, rows = result_rows(metrics)
-    table = Table(*header, title=f"{metrics['data']['name']}: test split, read once")
-    for row in rows:
-        table.add_row(*row)
     few = len(metrics["data"]["classes"]) <= SCREEN_CLASSES
     for title, text in _classification_reports(results) if few else []:
         console.print(f"\n{title}\n{text}")
-    console.print(table)
+    print_table(f"{metrics['data']['name']}: test split, read once", header, rows)
     if not few and metrics["most_confused"]:
         pairs = [f"{p['truth']} → {p['prediction']} ({p['n']})" for p in metrics["most_confused"][:5]]
         console.print(f"most confused (true → predicted): {', '.join(pairs)}; the report page has every class")
-    console.print(headline(metrics))
     for sentence in curve_sentences(metrics):
         console.print(sentence)
 
 
-def write(folder: Path, results: Results, published: Path) -> None:
+def write(folder: Path, results: Results, mapper: Mapper, published: Path) -> None:
     """Write ``predictions.csv``, ``history.csv``, the figures and ``report.html`` into ``folder``.
 
     Args:
+        mapper: see ``describe.mapper``.
         published: the model's folder, for the command on the page.
     """
     # Names of files may hold undecodable bytes.
     predictions(results).to_csv(folder / "predictions.csv", index=False, errors="backslashreplace")
     history(results).to_csv(folder / "history.csv", index=False)
-    pictures = figures.draw(folder / "figures", results, of_seed(results.metrics))
-    page.write(_page(results, pictures, published), folder / "report.html")
+    drawn = figures.draw(folder / "figures", results, of_seed(results.metrics))
+    page.write(_page(results, drawn, mapper, published), folder / "report.html")
 
 
 def _classification_reports(results: Results) -> list[tuple[str, str]]:
@@ -132,58 +131,133 @@ def of_seed(metrics: dict[str, Any]) -> str:
     return f", seed {metrics['published_seed']}" if several else ""
 
 
-def _page(results: Results, pictures: list[tuple[str, Path]], published: Path) -> page.Page:
-    metrics = results.metrics
-    header, rows = result_rows(metrics)
-    seed = of_seed(metrics)
+def _page(results: Results, drawn: list[Chart], mapper: Mapper, published: Path) -> page.Page:
+    metrics, seed = results.metrics, of_seed(results.metrics)
+    tables = [
+        page.Table(
+            "Result on the test split", *result_rows(metrics), "Intervals: Wilson. The test split was read once."
+        ),
+        _differences(metrics, seed),
+        _phases(metrics, seed),
+        _coursework(metrics),
+        *([_curve_table(metrics)] if "learning_curve" in metrics else []),
+        _answers(metrics, results.unfamiliar[1], seed),
+    ]
+    return page.Page(
+        title=f"Transfer on {metrics['data']['name']}",
+        headline=headline(metrics),
+        tables=tables,
+        charts=drawn,
+        metrics=metrics,
+        use=use(published),
+        guide=guide(results),
+        sheets=figures.sheets(results, mapper),
+        texts=_classification_reports(results),
+    )
+
+
+def use(published: Path) -> str:
+    """The command that uses the published model."""
+    return f"python experiments/predict.py {published} IMAGE_OR_FOLDER"
+
+
+def guide(results: Results) -> list[str]:
+    """How to read the page, and what unfreezing changed, in paragraphs."""
+    metrics, labels = results.metrics, results.labels
+    paragraphs = [
+        "The same network is trained twice: from pretrained weights, first with a frozen backbone (phase 1), then "
+        "unfrozen (phase 2); and from random initialisation, the control. Every choice was made on validation images; "
+        "the test images were read once, at the end. Quote the test accuracy with its interval, and claim a difference "
+        'only where the verdict is "better" or "worse". ' + page.MORE
+    ]
+    if "difference_frozen" in metrics:
+        frozen, tuned = (results.probabilities[results.best][name].argmax(axis=1) for name in ("frozen", "pretrained"))
+        gained, lost = ((a == labels) & (b != labels) for a, b in ((tuned, frozen), (frozen, tuned)))
+        head, tuned_phase = metrics["arms"]["pretrained"]["phases"]
+        paragraphs.append(
+            f"What unfreezing changed{of_seed(metrics)}: {tuned_phase['trained_parameters']:,} instead of "
+            f"{head['trained_parameters']:,} parameters were trained. Of {len(labels)} test images {gained.sum()} "
+            f"became right and {lost.sum()} wrong. {tuned_phase['note']}".strip()
+        )
+    return paragraphs
+
+
+def _differences(metrics: dict[str, Any], seed: str) -> page.Table:
     arms = {"scratch": metrics.get("difference"), "frozen": metrics.get("difference_frozen")}
-    differences = [
+    rows = [
         [f"pretrained{'' if other in arms else seed} less {other}", f"{100 * d['accuracy']:+.1f}",
          page.interval(d["ci95"], unit=""), page.p_text(d["p_value"]), d["verdict"]]
         for other, d in (arms | metrics["difference_to_baselines"]).items() if d
     ]  # fmt: skip
-    phases = [
-        [name, p["name"].replace("_", " "), str(p["epochs"]), str(p["best_epoch"]),
-         page.percent(p["validation_accuracy"]), f"{p['seconds']:.1f}", p["note"]]
-        for name, arm in metrics["arms"].items() for p in arm["phases"]
+    return page.Table(
+        "Differences on the same images",
+        ["", "points", "95 % interval", "p", "verdict"],
+        rows,
+        "Paired bootstrap over test images; p: McNemar's exact test, or for several seeds a sign-flip test of "
+        'the share of seeds that get an image right. "Better" and "worse": interval and test agree.',
+    )
+
+
+def _phases(metrics: dict[str, Any], seed: str) -> page.Table:
+    config = metrics["config"]
+    rates = {
+        "head": config["head_learning_rate"],
+        "fine_tune": config["learning_rate"],
+        "scratch": config["scratch_learning_rate"],
+    }
+    rows = [
+        [f"{name}: {p['name'].replace('_', ' ')}", f"{p['trained_parameters']:,}", f"{p['frozen_parameters']:,}",
+         f"{rates[p['name']]:g}", str(p["epochs"]), str(p["best_epoch"]), page.percent(p["validation_accuracy"]),
+         f"{p['seconds_per_epoch']:.1f}", f"{p['seconds']:.0f}"]
+        for name, arm in metrics["arms"].items() if name != "frozen" for p in arm["phases"]
     ]  # fmt: skip
-    tables = [
-        page.Table("Result on the test split", header, rows, "Intervals: Wilson. The test split was read once."),
-        page.Table(
-            "Differences on the same images",
-            ["", "points", "95 % interval", "p", "verdict"],
-            differences,
-            "Paired bootstrap over test images; p: McNemar's exact test, or for several seeds a sign-flip test of "
-            'the share of seeds that get an image right. "Better" and "worse": interval and test agree.',
-        ),
-        page.Table(
-            f"Phases{seed}",
-            ["arm", "phase", "epochs", "kept", "validation accuracy", "seconds", "note"],
-            phases,
-            "Epoch 0 is the state before the phase; the epoch kept has the lowest validation loss.",
-        ),
-    ]
-    if "learning_curve" in metrics:
-        tables.insert(2, _curve_table(metrics))
-    sets = [
+    header = ["phase", "trained parameters", "fixed", "peak learning rate", "epochs", "kept", "validation accuracy",
+              "seconds per epoch", "in all"]  # fmt: skip
+    note = (
+        "Epoch 0 is the state before the phase; the epoch kept has the lowest validation loss. Fixed parameters "
+        "include batch norm's statistics. In fine-tuning each earlier block's rate is "
+        f"{config['layer_decay']:g} times the next one's."
+    )
+    return page.Table(f"Phases{seed}", header, rows, note)
+
+
+def _coursework(metrics: dict[str, Any]) -> page.Table:
+    """The table of the coursework that the experiment comes from, with the same rows of this run."""
+    claims = {"pretrained": ("83 %", "55 to 95 %"), "scratch": ("12.58 %", "")}
+    rows = [
+        [ARMS[name], *claims[name], page.percent(arm["test"]["accuracy"]), page.interval(arm["test"]["accuracy_ci95"]),
+         str(sum(phase["epochs"] for phase in arm["phases"]))]
+        for name, arm in metrics["arms"].items() if name in claims
+    ]  # fmt: skip
+    header = ["", "coursework: accuracy", "95 % interval", "here: test accuracy", "95 % interval", "epochs"]
+    note = (
+        "The coursework reported 83 % on 12 test images (10 of them right), and 12.58 % after 10 epochs from random "
+        f"initialisation. It had other images; here {metrics['arms']['pretrained']['test']['n']} are tested. Accuracy "
+        "at chance from random initialisation is often batch norm whose moving statistics lag behind; here they do not."
+    )
+    return page.Table("As the coursework reported it", header, rows, note)
+
+
+def _answers(metrics: dict[str, Any], unfamiliar: float | None, seed: str) -> page.Table:
+    rows = [
         [ARMS[name], f"{t['temperature']:.2f}", f"{t['ece_uncalibrated']:.3f}", f"{t['ece']:.3f}",
          page.percent(t["sets"]["level"]), page.percent(t["sets"]["coverage"]), f"{t['sets']['mean_size']:.2f}",
          ", ".join(f"{c} {page.percent(share)}" for c, share in _lowest(t["sets"]["coverage_by_class"]))]
         for name, arm in metrics["arms"].items() for t in [arm["test"]]
     ]  # fmt: skip
-    tables.append(
-        page.Table(
-            "Calibration and sets of classes",
-            ["", "temperature", "error before", "and after", "coverage promised", "reached", "classes in a set",
-             f"lowest coverage of a class{seed}"],
-            sets,
-            "The logits are divided by the temperature. A set holds every class from one probability on, and always "
-            "the most probable one. Both were fitted on the validation images. The promise is for all images together.",
-        )
-    )  # fmt: skip
-    use = f"python experiments/predict.py {published} IMAGE_OR_FOLDER"
-    title, texts = f"Transfer on {metrics['data']['name']}", _classification_reports(results)
-    return page.Page(title, headline(metrics), tables, pictures, metrics, use, texts)
+    header = ["", "temperature", "error before", "and after", "coverage promised", "reached", "classes in a set",
+              f"lowest coverage of a class{seed}"]  # fmt: skip
+    marked = (
+        "There are too few validation images for a mark of unfamiliar pictures."
+        if unfamiliar is None
+        else f"Unfamiliar pictures are marked at a false-alarm rate of {page.percent(FALSE_ALARMS)}, set on the "
+        f"validation images; of the test images, which are all familiar, {page.percent(unfamiliar)} are marked."
+    )
+    note = (
+        "The logits are divided by the temperature. A set holds every class from one probability on, and always the "
+        "most probable one. Both were fitted on the validation images. The promise is for all images together. "
+    )
+    return page.Table("Calibration, sets of classes, unfamiliar pictures", header, rows, note + marked)
 
 
 def _curve_table(metrics: dict[str, Any]) -> page.Table:
