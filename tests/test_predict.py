@@ -162,7 +162,7 @@ class Named:
 
     classes = ("cat", "dog")
 
-    def stream(self, files, top):
+    def stream(self, files, top, mapped=False):
         for path in files[:-1]:
             yield Prediction(str(path), self.classes[:top], (0.75, 0.25)[:top])
         yield Prediction(str(files[-1]), error="cut short")
@@ -205,7 +205,7 @@ def test_a_forecast_that_fails_half_way_leaves_the_old_file(forecaster, rows, tm
 
 def test_predictions_that_fail_half_way_leave_no_file(tmp_path):
     class Failing(Named):
-        def stream(self, files, top):
+        def stream(self, files, top, mapped=False):
             yield Prediction(str(files[0]), ("cat",), (1.0,))
             raise UserError("the models differ")
 

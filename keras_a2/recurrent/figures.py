@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from keras_a2 import charts, page
-from keras_a2.charts import COLOUR, MAX_LINES, styled
+from keras_a2.charts import COLOUR, MAX_LINES, Chart, styled
 from keras_a2.recurrent.data import Windows
-from keras_a2.recurrent.evaluate import COMBINED
+from keras_a2.recurrent.evaluate import COMBINED, Published
 from keras_a2.training import History
 
 COLOURS = {
@@ -143,3 +145,36 @@ def _steps(windows: Windows, rows: int = 1) -> str:
         return "steps"
     step = windows.spacing(rows)
     return f"{step[2:]}s" if step.startswith("1 ") else f"steps of {step}"
+
+
+def draw_all(folder: Path, windows: Windows, published: Published, metrics: dict) -> list[Chart]:
+    """Draw every chart, with PNG files of them in ``folder``."""
+    by_lead = {name: line["test"]["mae_by_lead"] for name, line in (metrics["baselines"] | metrics["models"]).items()}
+    name, forecast, levels = published.name, published.forecast, metrics["levels"]
+    line, history, loss = metrics["models"][name], published.forecaster.history, metrics["config"]["loss"]
+    drawn = {
+        "error_by_lead": (
+            error_by_lead(windows, by_lead),
+            "Error by lead on the test split. A network is worth its cost where its line is below every dashed one; "
+            "the seasonal naive is hard to beat far ahead, persistence one step ahead.",
+        ),
+        "successive": (
+            successive(windows, name, forecast, published.ends, levels),
+            "Successive forecasts from the start of the test split. The truth should leave a band as often as its "
+            "level says. A forecast that only copies the last value lags behind the truth.",
+        ),
+        "learning_curves": (
+            learning_curves(published.cell, history, loss),
+            "Training (with dropout, while the weights still move) against validation (averaged weights), without "
+            "ridge regression; circle: the epoch kept. Validation that rises while training falls is overfitting.",
+        ),
+        "intervals_by_lead": (
+            intervals_by_lead(windows, line["test"]),
+            "Share of test values inside their interval, and mean width, by lead. A good line stays on its dotted "
+            "level; an interval that grows with the lead says that the far future is less certain.",
+        ),
+    }
+    by_part = error_by_part(windows, line)
+    if by_part is not None:
+        drawn["error_by_part"] = by_part, "Error by hour and month of the forecast time: when not to trust it."
+    return charts.save(folder, drawn)

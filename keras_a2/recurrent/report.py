@@ -8,8 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from keras_a2 import charts, page, runs
-from keras_a2.charts import Chart
+from keras_a2 import page, runs
 from keras_a2.console import console, print_table
 from keras_a2.recurrent import figures
 from keras_a2.recurrent.data import Windows
@@ -304,7 +303,7 @@ def write(
             *_tables(windows, metrics, metrics["models"][published.name]),
             training_table(published.cell, metrics, histories),
         ],
-        charts=_charts(folder / "figures", windows, published, metrics),
+        charts=figures.draw_all(folder / "figures", windows, published, metrics),
         metrics=metrics,
         use=use(home),
     )
@@ -421,36 +420,3 @@ def _example(windows: Windows) -> pd.DataFrame:
     index = None if windows.time is None else windows.time[rows].rename("time")
     raw = windows.values[rows] * windows.scale + windows.mean
     return pd.DataFrame(raw, columns=windows.inputs, index=index)[measured]
-
-
-def _charts(folder: Path, windows: Windows, published: Published, metrics: dict) -> list[Chart]:
-    """Draw every chart, with PNG files of them in ``folder``."""
-    by_lead = {name: line["test"]["mae_by_lead"] for name, line in (metrics["baselines"] | metrics["models"]).items()}
-    name, forecast, levels = published.name, published.forecast, metrics["levels"]
-    line, history, loss = metrics["models"][name], published.forecaster.history, metrics["config"]["loss"]
-    drawn = {
-        "error_by_lead": (
-            figures.error_by_lead(windows, by_lead),
-            "Error by lead on the test split. A network is worth its cost where its line is below every dashed one; "
-            "the seasonal naive is hard to beat far ahead, persistence one step ahead.",
-        ),
-        "successive": (
-            figures.successive(windows, name, forecast, published.ends, levels),
-            "Successive forecasts from the start of the test split. The truth should leave a band as often as its "
-            "level says. A forecast that only copies the last value lags behind the truth.",
-        ),
-        "learning_curves": (
-            figures.learning_curves(published.cell, history, loss),
-            "Training (with dropout, while the weights still move) against validation (averaged weights), without "
-            "ridge regression; circle: the epoch kept. Validation that rises while training falls is overfitting.",
-        ),
-        "intervals_by_lead": (
-            figures.intervals_by_lead(windows, line["test"]),
-            "Share of test values inside their interval, and mean width, by lead. A good line stays on its dotted "
-            "level; an interval that grows with the lead says that the far future is less certain.",
-        ),
-    }
-    by_part = figures.error_by_part(windows, line)
-    if by_part is not None:
-        drawn["error_by_part"] = by_part, "Error by hour and month of the forecast time: when not to trust it."
-    return charts.save(folder, drawn)
