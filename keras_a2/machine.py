@@ -28,9 +28,6 @@ def configure_tensorflow(seed: int, deterministic: bool = False) -> None:
     tf = import_tensorflow()
     import keras
 
-    logging.getLogger("absl").setLevel(
-        "ERROR"
-    )  # the converter's advice to developers, which ``silence`` hides elsewhere
     tf.get_logger().setLevel("ERROR")  # it takes a function made anew for every arm for one that is retraced
     keras.utils.set_random_seed(seed)
     if deterministic:
@@ -55,13 +52,16 @@ def strategy(name: str) -> Any:
 
 @contextmanager
 def silence() -> Iterator[None]:
-    """Keep what C++ code logs off the terminal (file descriptor 2); Python's exceptions still come through."""
+    """Keep logs off the terminal: of C++ code (file descriptor 2) and of Python; exceptions still come through."""
     sys.stderr.flush()
     saved, null = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    disabled = logging.root.manager.disable
     os.dup2(null, 2)
+    logging.disable(logging.ERROR)  # a notebook's logs do not pass through file descriptor 2
     try:
         yield
     finally:
+        logging.disable(disabled)
         os.dup2(saved, 2)
         os.close(saved)
         os.close(null)
