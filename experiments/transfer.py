@@ -46,6 +46,8 @@ class DataOptions:
     """Share of the training images on which every choice is made, if the data have no validation split."""
     fit: Literal["squash", "pad", "crop"] = "squash"
     """How an image becomes a square: squashed, padded with grey, or cropped to its middle."""
+    drop_suspects: bool = False
+    """Train without the images that the audit suspects; it always lists them in the report and in audit.csv."""
 
 
 @dataclass(frozen=True)
@@ -250,7 +252,7 @@ def main(config: Config) -> None:
     options, source = config.run, sources.find(config.data.data)
     name = options.name or runs.folder_name(f"transfer-{source.name}")
     with runs.Run(config, name, options.output, options.resume) as run:
-        images, weights, config = prepare(source, config, run.work)
+        images, weights, config = prepare(source, config, run.work, audited=True)
         from keras_a2 import saved_model
         from keras_a2.fast import litert
         from keras_a2.transfer import baselines, describe, evaluate, learning, model, report, train
@@ -287,20 +289,24 @@ def main(config: Config) -> None:
         console.print(report.headline(results.metrics))
 
 
-def prepare(source: sources.Source, config: Config, folder: Path) -> tuple[Images, Weights, Config]:
+def prepare(source: sources.Source, config: Config, folder: Path, audited: bool) -> tuple[Images, Weights, Config]:
     """Images, weights, and the configuration with its defaults resolved for them."""
     machine.configure_tensorflow(config.run.seed, config.run.deterministic)
-    from keras_a2.transfer import data, model, train
+    from keras_a2.fast import litert
+    from keras_a2.transfer import audit, data, model, train
 
     weights = model.find_weights(config.network.weights, config.network.alpha, data.note)
     images = data.load_and_describe(source, config.data, config.run.seed, folder)
+    if audited:
+        compute = train.keras_features if config.run.plain else litert.Parallel
+        images = audit.examine(images, weights, compute, config.data.drop_suspects)
     return images, weights, train.resolve(config, images, weights)
 
 
 def train_arm(config: Config, arm: str, seed: int, folder: Path) -> None:
     """In a process of its own: train one arm and leave its phases' state files in ``folder``."""
     source = sources.find(config.data.data)
-    images, weights, config = prepare(source, config, folder)
+    images, weights, config = prepare(source, config, folder, audited=config.data.drop_suspects)
     TRAININGS[arm](images, weights, config, seed, folder)
 
 

@@ -17,7 +17,7 @@ LINES = 450
 ORDER = ("sources", "data", "model", "baselines", "train", "evaluate", "report", "predict")
 PARTS = {
     "transfer": {"decode": "sources", "duplicates": "data", "learning": "evaluate", "figures": "report"}
-    | dict.fromkeys(["calibrate", "familiar", "describe", "maps"], "model"),
+    | dict.fromkeys(["audit", "calibrate", "familiar", "describe", "maps"], "model"),
     "recurrent": {"stamps": "sources", "times": "sources", "splits": "data", "figures": "report"}
     | dict.fromkeys(["combination", "intervals", "verdicts", "scores"], "evaluate")
     | dict.fromkeys(["panel", "seasons"], "data")

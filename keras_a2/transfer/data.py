@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 MEMORY_LIMIT = 1 * 2**30  # bytes of decoded images kept in memory; more go to a file
 MAX_UNREADABLE = 0.05
+# Columns of the audit's table: the kind, the image, another one that is nearly equal, the class suggested instead.
+SUSPECT = ("kind", "image", "other", "suggested", "score")
 
 OnImage = Callable[[int, int], None]  # number of images done, total
 
@@ -89,6 +91,7 @@ class Images:
     duplicates: list[str] = field(default_factory=list)  # left out of train: a held-out image shows the same picture
     held_out_duplicates: list[str] = field(default_factory=list)  # left out of validation or test: likewise
     conflicts: list[str] = field(default_factory=list)  # 'cats/1.jpg = dogs/7.png': one picture, two classes
+    suspects: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=SUSPECT))  # see ``audit.examine``
 
     @property
     def name(self) -> str:

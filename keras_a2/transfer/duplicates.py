@@ -8,17 +8,20 @@ import numpy as np
 from PIL import Image
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
-from scipy.spatial import cKDTree
+from sklearn.neighbors import NearestNeighbors
 
 if TYPE_CHECKING:
     from keras_a2.transfer.data import Facts, PixelStore
 
-THUMBNAIL, SKETCH = 32, 8
+THUMBNAIL, SKETCH = 32, 16
 NEIGHBOURS = 16
 # Root mean square differences of two thumbnails, in standard deviations of the picture. Photographs compressed as JPEG
 # of quality 50 differ from the original by up to 0.035 in brightness, the two most alike of 2,624 solar cells by 0.065.
 BRIGHTNESS, COLOUR = 0.05, 0.1
-SKETCHES = 0.1 * SKETCH  # the coarse search admits twice as much
+SKETCHES = 0.1  # the coarse search admits twice as much
+# Correlation of two sketches from which two pictures may be nearly equal, and how much nearer each other than their
+# neighbours they must then be: among solar cells many are as alike as two copies of a photograph.
+CORRELATION, NEARER, OTHERS = 0.95, 0.03, 5
 LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 
 
@@ -34,9 +37,10 @@ def pictures(store: PixelStore, indices: np.ndarray, facts: list[Facts]) -> np.n
         encodings[picture].add(fact.encoding)
     if all(encoding == encodings[0] for encoding in encodings):
         return number
+    distance, neighbour = _neighbours(store, indices[first], NEIGHBOURS)
     pairs = [
         (a, b)
-        for a, b in _neighbours(store, indices[first])
+        for a, b in ((a, neighbour[a, column]) for a, column in np.argwhere(distance < SKETCHES**2))
         if encodings[a] != encodings[b] and _same(store.read(indices[first][[a, b]]))
     ]
     a, b = np.array(pairs, int).reshape(-1, 2).T
@@ -44,19 +48,35 @@ def pictures(store: PixelStore, indices: np.ndarray, facts: list[Facts]) -> np.n
     return connected_components(graph, directed=False)[1][number]
 
 
-def _neighbours(store: PixelStore, indices: np.ndarray) -> np.ndarray:
-    """Pairs ``(n, 2)`` of positions in ``indices`` with similar sketches."""
+def near(store: PixelStore, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Pairs of nearly equal pictures: copies that were resized, compressed or edited a little.
+
+    Two pictures are nearly equal where they are far nearer each other than their other neighbours are (the ratio test
+    of Lowe 2004, IJCV 60, section 7.1).
+
+    Returns:
+        Positions in ``indices`` ``(n, 2)``, the first the lower, and the correlation of brightness ``(n,)``.
+    """
+    distance, neighbour = _neighbours(store, indices, NEIGHBOURS)
+    limit = np.minimum(NEARER * distance[:, [min(OTHERS, distance.shape[1]) - 1]], 2 * (1 - CORRELATION))
+    first, column = np.nonzero(distance < limit)
+    pairs = np.sort(np.stack([first, neighbour[first, column]], axis=1), axis=1)
+    pairs, index = np.unique(pairs, axis=0, return_index=True)
+    return pairs, 1 - distance[first, column][index] / 2
+
+
+def _neighbours(store: PixelStore, indices: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """Squared distance of the sketches of the ``k`` nearest of each image, the nearest first, and their positions."""
     sketches = np.concatenate([_sketches(store, part) for part in np.array_split(indices, len(indices) // 256 + 1)])
-    k = min(NEIGHBOURS + 1, len(indices))
-    _, near = cKDTree(sketches).query(sketches, k, distance_upper_bound=SKETCHES)
-    pairs = [(a, b) for a, row in enumerate(near) for b in row[row < len(indices)] if a != b]
-    return np.unique(np.sort(np.array(pairs, int).reshape(-1, 2), axis=1), axis=0)
+    search = NearestNeighbors(n_neighbors=min(k, len(indices) - 1), algorithm="brute", metric="sqeuclidean")
+    return search.fit(sketches).kneighbors()
 
 
 def _sketches(store: PixelStore, indices: np.ndarray) -> np.ndarray:
-    """Brightness of 8 x 8 fields of each image, standardised: ``(len(indices), 64)``."""
+    """Brightness of 16 x 16 fields of each image, centred and of length one: ``(len(indices), 256)`` float32."""
     fields = np.array([_reduced(image, SKETCH) @ LUMA for image in store.read(indices)]).reshape(len(indices), -1)
-    return (fields - fields.mean(axis=1, keepdims=True)) / np.maximum(fields.std(axis=1, keepdims=True), 0.5)
+    fields -= fields.mean(axis=1, keepdims=True)
+    return fields / np.maximum(np.linalg.norm(fields, axis=1, keepdims=True), 0.5 * SKETCH)
 
 
 def _same(two: np.ndarray) -> bool:

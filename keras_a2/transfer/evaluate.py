@@ -25,7 +25,7 @@ from statsmodels.stats.proportion import proportion_confint
 
 from keras_a2 import deployment, runs, saved_model, training
 from keras_a2.page import percent, verdict
-from keras_a2.transfer import calibrate, data, model
+from keras_a2.transfer import audit, calibrate, data, model
 from keras_a2.transfer.calibrate import Calibration, expected_calibration_error
 from keras_a2.transfer.data import Images
 from keras_a2.transfer.train import Arm
@@ -131,6 +131,7 @@ def _summarise(results: Results, options: dict[str, Any]) -> dict[str, Any]:
         "config": options,
         "environment": runs.environment(),
         "data": images.summary(),
+        "audit": audit.counts(images.suspects),
         "published_seed": options["seed"] + results.best,
         "baselines": {},
         "arms": {},

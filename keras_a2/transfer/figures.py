@@ -28,6 +28,15 @@ READABLE_CLASSES = 25  # of more, the most confused pairs instead of the matrix
 SHOWN_CLASSES = 40
 MISTAKES, EXAMPLES = 12, 100  # pictures at most; examples with their maps of few classes only
 MAPPED_CLASSES = 12
+SUSPECTS = {
+    "label": (
+        "Probably wrong labels",
+        "Training and validation images: the given class, and the likeliest other one with the probability that the "
+        "given one is wrong.",
+    ),
+    "duplicate": ("Nearly equal pictures", "In two splits or in two classes, pair by pair."),
+    "odd": ("Odd ones out", "Training and validation images unlike all others."),
+}
 
 
 def draw(folder: Path, results: Results, seed: str) -> list[Chart]:
@@ -253,6 +262,27 @@ def _cards(images: Images, positions: np.ndarray, probability: np.ndarray, mappe
         share = page.percent(probability[position, predicted[i]])
         cards.append(Card(pictures[i], [f"{verdict} {share}", _short(images.source.item_names[row], 34)], mapped[i]))
     return cards
+
+
+def suspects(images: Images) -> list[Sheet]:
+    """What the audit suspects, a sheet of each kind; see ``audit.examine``."""
+    sheets = []
+    for kind, (title, note) in SUSPECTS.items():
+        rows = images.suspects[images.suspects["kind"] == kind][:MISTAKES]
+        cards = []
+        for _, image, other, suggested, score in rows.itertuples(index=False):
+            said = {
+                "label": f"looks like {images.classes[suggested]} {page.percent(score)}",
+                "duplicate": f"correlation {score:.3f}",
+            }
+            for shown in (image, other)[: 1 + (other >= 0)]:
+                lines = [images.classes[images.labels[shown]], said.get(kind, ""), images.source.item_names[shown]]
+                cards.append(
+                    Card(images.store.read(np.array([shown]))[0], [_short(line, 34) for line in lines if line])
+                )
+        if cards:
+            sheets.append(Sheet(title, f"{note} audit.csv lists all.", cards))
+    return sheets
 
 
 def _short(name: str, length: int = 24) -> str:

@@ -11,7 +11,7 @@ import pandas as pd
 from keras_a2 import page
 from keras_a2.charts import Chart
 from keras_a2.console import console, print_table
-from keras_a2.transfer import evaluate, figures
+from keras_a2.transfer import audit, evaluate, figures
 from keras_a2.transfer.evaluate import Results
 from keras_a2.transfer.familiar import FALSE_ALARMS
 from keras_a2.transfer.figures import ARMS, BASELINES, CURVES
@@ -38,7 +38,7 @@ def show(results: Results) -> None:
 
 
 def write(folder: Path, results: Results, mapper: Mapper, published: Path) -> None:
-    """Write ``predictions.csv``, ``history.csv``, the figures and ``report.html`` into ``folder``.
+    """Write ``predictions.csv``, ``history.csv``, ``audit.csv``, the figures and ``report.html`` into ``folder``.
 
     Args:
         mapper: see ``describe.mapper``.
@@ -47,6 +47,7 @@ def write(folder: Path, results: Results, mapper: Mapper, published: Path) -> No
     # Names of files may hold undecodable bytes.
     predictions(results).to_csv(folder / "predictions.csv", index=False, errors="backslashreplace")
     history(results).to_csv(folder / "history.csv", index=False)
+    audit.rows(results.images).to_csv(folder / "audit.csv", index=False, errors="backslashreplace")
     drawn = figures.draw(folder / "figures", results, of_seed(results.metrics))
     page.write(_page(results, drawn, mapper, published), folder / "report.html")
 
@@ -151,7 +152,7 @@ def _page(results: Results, drawn: list[Chart], mapper: Mapper, published: Path)
         metrics=metrics,
         use=use(published),
         guide=guide(results),
-        sheets=figures.sheets(results, mapper),
+        sheets=[*figures.sheets(results, mapper), *figures.suspects(results.images)],
         texts=_classification_reports(results),
     )
 
