@@ -18,7 +18,6 @@ from tyro.conf import DisallowNone
 
 from keras_a2 import jobs, machine, runs, settings, training
 from keras_a2.console import console
-from keras_a2.errors import UserError
 from keras_a2.settings import Count, CountOrZero, Positive, Share
 
 if TYPE_CHECKING:  # TensorFlow takes seconds to import: functions import what they need, so that --help is quick
@@ -27,6 +26,7 @@ if TYPE_CHECKING:  # TensorFlow takes seconds to import: functions import what t
     from keras_a2.recurrent.data import Windows
     from keras_a2.recurrent.panel import Panel
     from keras_a2.recurrent.train import Forecaster
+    from keras_a2.saved_model import FreshProcess
 
 
 @dataclass(frozen=True)
@@ -50,16 +50,13 @@ class SeriesOptions:
     holidays: str | None = None
     """Country (US, DE, US-CA) whose public holidays are an input known in advance."""
     series: str | None = None
-    """Column that names the series, of a file with many; by default unique_id where there is one. One network learns
-    from all, and each is forecast from its last rows."""
+    """Column that names the series, of a file with many; by default unique_id. One network learns from all."""
     wide: bool = False
     """The file has a row per series: a name, then its values from left to right."""
     origins: Literal["splits", "last"] | None = None
-    """last: the last --horizon rows of each series are for the test, those before for validation (many series);
-    splits: by --split (a single series)."""
+    """Test and validation rows: the last ones of each of many series, or a single series' by --split."""
     preset: Literal["none", "chollet"] = "none"
-    """chollet: the protocol of Deep Learning with Python, for --data jena only: hourly, 120 steps, 24 h ahead,
-    50/25/25, by row number and not by time; it replaces --look-back and the like."""
+    """chollet: rows, windows and splits of Deep Learning with Python, for --data jena; replaces --look-back etc."""
     look_back: Count = 72
     """Number of past steps that the forecaster sees."""
     first_lead: Count = 1
@@ -89,11 +86,9 @@ class NetworkOptions:
     dropout: Share = 0.3
     """Share of the recurrent layer's outputs dropped while training."""
     input_dropout: Share | None = None
-    """Share of inputs dropped, each for a whole window; by default 0.4, 0.2 of fewer than 8, 0 where independent
-    or with --known."""
+    """Share of inputs dropped, each for a whole window; by default 0.4, of fewer than 8 0.2, with --known 0."""
     segment: CountOrZero | None = None
-    """Feed the recurrent layer N steps at a time (SegRNN), a divisor of the look-back; 0 is step by step. By
-    default one season where channels are independent, else 0."""
+    """Feed the recurrent layer N steps at a time (SegRNN), or 0: one by one; a season if channels are independent."""
     channel_independent: DisallowNone[bool | None] = None
     """Share one network over the targets, each seeing its own past only (SegRNN); by default with several targets."""
 
@@ -103,8 +98,7 @@ class TrainingOptions:
     """How the network is trained."""
 
     epochs: CountOrZero | None = None
-    """Epochs at most; by default 16, or 10 where channels are independent (each window is then many samples); up to
-    250 for a short series, so that there are 2,000 steps; 12 of at most 250 steps for many series."""
+    """Epochs at most; by default 16; 10 if channels are independent; up to 250 of a short series; 12 of many series."""
     patience: Count | None = None
     """Stop after N epochs without a better validation error; by default a quarter of the epochs, at least 4."""
     batch_size: Count | None = None
@@ -122,8 +116,7 @@ class ForecastOptions:
     """Measurements, and the published model."""
 
     folds: Count | None = None
-    """Train on N growing parts of the rows before the test split, each validated on the rows that follow; every
-    choice uses all of them. By default 3 for a short series, else 1."""
+    """Train on N growing parts of the rows, each validated on those that follow; by default 3 of a short series."""
     backtest: CountOrZero = 0
     """Divide the test split into N blocks, train again before each, and report the error of each."""
     levels: str = "80,95"
@@ -189,15 +182,11 @@ def train_network(
     from keras_a2.recurrent import train
     from keras_a2.training import Average
 
-    options: Any = config.training  # train.resolve has put numbers in place of None
-    shared = bool(config.network.channel_independent)
+    options, shared = config.training, config.network.channel_independent
     keras.utils.set_random_seed(seed)
     network = build_network(cell, windows, config.network)
     batches = train.Batches(windows, shared, options.batch_size, seed)
-    decay_steps = max((options.epochs - 1) * batches.steps, 1)
-    rate = keras.optimizers.schedules.CosineDecay(  # after a warm-up of one epoch
-        0.0, decay_steps, alpha=0.01, warmup_target=options.learning_rate, warmup_steps=batches.steps
-    )
+    rate = training.warm_up_and_decay(options.learning_rate, options.epochs, batches.steps, end=0.01)
     network.compile(keras.optimizers.Adam(rate, clipnorm=1.0), loss=options.loss)
     average = Average(network, options.ema)  # of the weights: it is what is validated and published
     one_epoch, predict = train.keras_epoch(network, batches, average), train.keras_predict(network, batches)
@@ -224,12 +213,10 @@ def train_network(
 def train_all(config: Config, folds: Sequence[Any], folder: Path) -> dict[str, list[list[Forecaster]]]:
     """Train on every fold; the last is measured on the test split: cell -> for each seed one forecaster per fold."""
     cells = ["simple_rnn", "lstm", "gru"] if config.network.cell == "all" else [config.network.cell]
-    seeds = range(config.run.seed, config.run.seed + config.run.seeds)
-    parts = by_part(folds)
-    if config.run.jobs != 1:
-        every = itertools.product(cells, seeds, parts)
-        tasks = [{"config": config, "cell": cell, "seed": seed, "part": part} for cell, seed, part in every]
-        jobs.spread(train_in_process, tasks, config.run.jobs, folder, is_trained)
+    seeds, parts = range(config.run.seed, config.run.seed + config.run.seeds), by_part(folds)
+    every = itertools.product(cells, seeds, parts)
+    tasks = [{"config": config, "cell": cell, "seed": seed, "part": part} for cell, seed, part in every]
+    jobs.spread(train_in_process, tasks, config.run.jobs, folder)
 
     def on_folds(cell: str, seed: int) -> list[Forecaster]:
         return [train_network(cell, fold, config, seed, folder, part) for part, fold in parts.items()]
@@ -242,94 +229,84 @@ def by_part(folds: Sequence[Any]) -> dict[str, Any]:
     return {f"-fold{number}" if number < len(folds) else "": fold for number, fold in enumerate(folds, 1)}
 
 
-def main(config: Config, update: dict[str, Any] | None = None) -> None:
-    """The experiment; ``update`` is what ``predict.py --update`` measured, for ``metrics.json`` and the report."""
-    check(config)
-    from keras_a2.recurrent import data, panel
-
-    config = replace(config, series=data.with_preset(config.series))
-    windows = panel.load(config)  # of one series, or of many in a file
-    name = published_name(config, windows, config.network.cell)
-    with runs.Run(config, name, config.run.output, config.run.resume) as run:
-        machine.configure_tensorflow(config.run.seed, config.run.deterministic)
-        from keras_a2 import deployment, saved_model
-        from keras_a2.recurrent import baselines, evaluate, model, panel_evaluate, panel_report, report, scores, train
-
-        many = isinstance(windows, panel.Panel)
-        score: Any = panel_evaluate if many else evaluate
-        pages: Any = panel_report if many else report
-        pages.describe(windows)
-        resolved: Any = train.resolve(config, windows)  # the defaults that depend on the data
-        run.check_inputs(data=windows.summary(), network=resolved.network, training=resolved.training)
-        levels = evaluate.levels(config.forecast.levels)
-        folds, blocks = windows.folds(resolved.forecast.folds), windows.backtest(config.forecast.backtest)
-        shared, season, loss = resolved.network.channel_independent, resolved.series.season, resolved.training.loss
-        naives: list[Any] = [baselines.Persistence(), baselines.SeasonalNaive(season)]
-        if many:  # each series has its own, as in the M4 competition
-            naives = [scores.naive, scores.seasonal_naive, scores.naive2]
-            naives += [scores.theta] if config.forecast.classical else []
-        ridges = baselines.Ridge(shared, season).fit(folds)
-        trained = train_all(resolved, folds, run.work)
-        with saved_model.FreshProcess() as process:  # imports TensorFlow while the forecasts are measured
-            choices = score.on_validation(loss, windows, folds, naives, season, ridges, trained)
-
-            # Every choice is made: the test split is read here, once.
-            metrics, winners = score.on_test(settings.flat(resolved), windows, levels, ridges[-1], trained, choices)
-            metrics |= {"update": update} if update else {}
-            pages.show(metrics)
-            for winner in winners:
-                home = config.run.output / published_name(config, windows, winner.cell)
-                train_again = partial(train_network, winner.cell, config=resolved, seed=winner.seed, folder=run.work)
-                with run.publishing(home.name) as folder:
-                    tested = evaluate.backtest(winner, choices, blocks, train_again)
-                    # What is published learns from every row; the figures are those of the recipe.
-                    combination = winner.refit(windows, train_again) if config.forecast.refit else winner.combination
-                    # Raw windows in, forecasts and intervals in the targets' units out: scaling is inside.
-                    saved = model.assemble(combination, windows, choices.spread, winner.quantiles)
-                    forecast = combination.forecast(windows, windows.origins["test"][: model.VERIFIED])
-                    verified = model.export(process, *saved, windows, forecast, folder)
-                    own = evaluate.of_winner(metrics, winner, config.forecast.refit, resolved.forecast.folds, tested)
-                    litert = deployment.export_litert(folder, model.example(windows)) if config.run.litert else None
-                    # The last fold of many series validates nothing.
-                    histories = [by_fold[-2 if many else -1].history for by_fold in trained[winner.cell]]
-                    by_seed = dict(enumerate(histories, config.run.seed))
-                    pages.write(folder, windows, winner, by_seed, own | {"saved_model_check": verified}, home, litert)
-                console.print(f"open {run.version / 'report.html'}; use the model: {report.use(home)}")
-                console.print(pages.headline(metrics, winner.name))
-
-
-def published_name(config: Config, windows: Windows | Panel, cell: str) -> str:
-    """The folder that a cell is published in; of a given name, only the cells of ``--cell all`` are told apart."""
-    if config.run.name:
-        return config.run.name if cell == config.network.cell else f"{config.run.name}-{cell}"
-    return runs.folder_name(f"recurrent-{windows.name}-{cell}")
-
-
 def train_in_process(config: Config, cell: str, seed: int, part: str, folder: Path) -> None:
-    """One training of ``--jobs``: leaves its state in ``folder``, where ``train_network`` resumes it."""
+    """One training of ``--jobs``, in a process of its own: it leaves its state in ``folder``, where it is resumed."""
     machine.configure_tensorflow(config.run.seed, config.run.deterministic)
     from keras_a2.recurrent import panel
 
-    folds = panel.load(config).folds(config.forecast.folds or 1)
+    folds = panel.load(config).folds(config.forecast.folds)
     train_network(cell, by_part(folds)[part], config, seed, folder, part)
 
 
-def is_trained(config: Config, cell: str, seed: int, part: str, folder: Path) -> bool:
-    """Whether ``folder`` holds what ``train_in_process`` would leave there."""
-    return training.is_finished(runs.state_file(folder, f"seed{seed}-{cell}{part}"))
+def publish(
+    winner: Any,
+    windows: Windows | Panel,
+    choices: Any,
+    metrics: dict[str, Any],
+    pages: Any,
+    config: Config,
+    run: runs.Run,
+    process: FreshProcess,
+) -> None:
+    """Publish a cell: the recipe that was measured, trained again on every row; and its report.
+
+    Args:
+        winner, choices, metrics: of ``main``; ``pages`` writes the report.
+        process: loads the SavedModel again and compares its forecasts.
+    """
+    from keras_a2 import deployment
+    from keras_a2.recurrent import evaluate, model, report
+
+    part = "" if winner.cell == config.network.cell else f"-{winner.cell}"  # of a given name, for --cell all
+    home = config.run.output / runs.published_name(config.run, f"recurrent-{windows.name}-{winner.cell}", part)
+    train_again = partial(train_network, winner.cell, config=config, seed=winner.seed, folder=run.work)
+    with run.publishing(home.name) as folder:
+        blocks = evaluate.backtest(winner, choices, windows.backtest(config.forecast.backtest), train_again)
+        # What is published learns from every row; the figures are those of the recipe.
+        combination = winner.refit(windows, train_again) if config.forecast.refit else winner.combination
+        # Raw windows in, forecasts and intervals in the targets' units out: scaling is inside.
+        verified = model.export(process, combination, windows, choices.spread, winner.quantiles, folder)
+        own = evaluate.of_winner(metrics, winner, config.forecast.refit, config.forecast.folds, blocks)
+        litert = deployment.export_litert(folder, model.example(windows)) if config.run.litert else None
+        histories = dict(enumerate(winner.histories, config.run.seed))
+        pages.write(folder, windows, winner, histories, own | {"saved_model_check": verified}, home, litert)
+    console.print(f"open {run.version / 'report.html'}; use the model: {report.use(home)}")
+    console.print(pages.headline(metrics, winner.name))
 
 
-def check(config: Config) -> None:
-    """Refuse what cannot work before anything is loaded; None stands for a default that is resolved later."""
+def main(config: Config, update: dict[str, Any] | None = None) -> None:
+    """The experiment; ``update`` is what ``predict.py --update`` measured, for ``metrics.json`` and the report."""
     settings.check(config)
-    series, segment = config.series, config.network.segment
-    if series.preset == "chollet" and series.data != "jena":
-        raise UserError(
-            f"--preset chollet cuts rows as the book does for --data jena, not for {series.data}: leave it out, or set "
-            "--every, --look-back, --first-lead and --horizon"
-        )
-    if segment and series.look_back % segment:
-        raise UserError(f"--segment {segment} does not divide --look-back {series.look_back}; choose a divisor")
+    from keras_a2.recurrent import panel, splits
+
+    config = replace(config, series=splits.with_preset(config.series))
+    windows = panel.load(config)  # of one series, or of many in a file
+    name = runs.published_name(config.run, f"recurrent-{windows.name}-{config.network.cell}")
+    with runs.Run(config, name, config.run.output, config.run.resume) as run:
+        machine.configure_tensorflow(config.run.seed, config.run.deterministic)
+        from keras_a2 import saved_model
+        from keras_a2.recurrent import baselines, evaluate, panel_evaluate, panel_report, report, train
+
+        many = isinstance(windows, panel.Panel)
+        score, pages = (panel_evaluate, panel_report) if many else (evaluate, report)
+        pages.describe(windows)
+        config = train.resolve(config, windows)  # numbers for the defaults that depend on the data
+        run.check_inputs(data=windows.summary(), network=config.network, training=config.training)
+        levels, season = evaluate.levels(config.forecast.levels), config.series.season
+        # Ridge regression and each cell learn from the rows before the test split: on one part, or on growing ones.
+        folds = windows.folds(config.forecast.folds)
+        naives = score.naives(season, config.forecast.classical)
+        ridges = baselines.Ridge(config.network.channel_independent, season).fit(folds)
+        trained = train_all(config, folds, run.work)
+        with saved_model.FreshProcess() as process:  # imports TensorFlow while the forecasts are measured
+            # Which naive is to be beaten, which seed is published, combined with what, how wide its intervals are.
+            choices = score.on_validation(config.training.loss, windows, folds, naives, season, ridges, trained)
+            # Every choice is made: the test split is read here, once.
+            metrics, winners = score.on_test(settings.flat(config), windows, levels, ridges[-1], trained, choices)
+            metrics |= {"update": update} if update else {}
+            pages.show(metrics)
+            for winner in winners:
+                publish(winner, windows, choices, metrics, pages, config, run, process)
 
 
 if __name__ == "__main__":

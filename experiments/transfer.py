@@ -6,7 +6,6 @@ python experiments/transfer.py --data ~/photos      your photos, one folder per 
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -14,20 +13,16 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from keras_a2 import jobs, machine, runs, settings, training
 from keras_a2.console import console
-from keras_a2.errors import UserError
-from keras_a2.settings import Count, CountOrZero, Fraction, NotNegative, Positive, Range, Share
+from keras_a2.settings import Count, CountOrZero, Form, Fraction, NotNegative, Positive, Range, Share
 from keras_a2.transfer import sources
 
-# TensorFlow takes seconds to import, and --help must not wait: whatever needs it is imported inside the functions.
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # TensorFlow takes seconds to import: functions import what they need, so that --help is quick
     import keras
 
     from keras_a2.training import Average
     from keras_a2.transfer.data import Images
     from keras_a2.transfer.model import Weights
     from keras_a2.transfer.train import Arm, Epoch
-
-WEIGHTS = ("auto", "imagenet", "bundled", "random")
 
 
 @dataclass(frozen=True)
@@ -72,6 +67,8 @@ class NetworkOptions:
     """AdamW's decay of kernels, in phase 2 and the control."""
     ema: Share = 0.98
     """Decay of the moving average of the weights that phase 2 and the control evaluate and keep; 0 turns it off."""
+    coverage: Fraction = 0.9
+    """Probability that the set of classes that the published model gives of an image contains the true one."""
     strategy: Literal["none", "mirrored"] = "none"
     """mirrored: distribute every batch over the GPUs of this machine (tf.distribute.MirroredStrategy)."""
 
@@ -114,16 +111,8 @@ class ControlOptions:
     """Epochs of the scratch control; by default head epochs + fine-tune epochs."""
     scratch_learning_rate: Positive = 2e-3
     """Peak rate of the scratch control; random weights need a higher one."""
-    learning_curve: str = "auto"
+    learning_curve: Annotated[str, Form(r"auto|none|[1-9]\d*(,[1-9]\d*)*", "auto, none, or like 10,30,100")] = "auto"
     """Train again on fewer images: auto (if it costs under a quarter of the run), none, or per class: 10,30."""
-
-
-@dataclass(frozen=True)
-class AnswerOptions:
-    """Output of the published model."""
-
-    coverage: Fraction = 0.9
-    """Probability that the set of classes of an image contains the true one."""
 
 
 @dataclass(frozen=True)
@@ -135,7 +124,6 @@ class Config:
     head: HeadOptions = HeadOptions()
     fine_tune: FineTuneOptions = FineTuneOptions()
     control: ControlOptions = ControlOptions()
-    answer: AnswerOptions = AnswerOptions()
     run: runs.Options = field(default_factory=runs.Options)
 
 
@@ -232,7 +220,7 @@ def compile_network(arm: Arm, config: Config, epochs: int, rate: float, decay: f
     from keras_a2.transfer import train
 
     options, network = config.network, arm.network
-    schedule = train.warm_up_and_decay(rate, epochs, train.steps_per_epoch(arm.images, options.batch_size))
+    schedule = training.warm_up_and_decay(rate, epochs, train.steps_per_epoch(arm.images, options.batch_size))
     rates = train.rate_multipliers(network, decay)
     optimizer = train.LayerwiseAdamW(rates, options.weight_decay, learning_rate=schedule)
     network.compile(optimizer, train.cross_entropy(options.label_smoothing, arm.class_weights), metrics=["accuracy"])
@@ -246,35 +234,42 @@ def compile_network(arm: Arm, config: Config, epochs: int, rate: float, decay: f
 TRAININGS = {"pretrained": train_pretrained, "scratch": train_scratch}
 
 
+def train_arm(config: Config, arm: str, seed: int, folder: Path) -> None:
+    """One training of ``--jobs``, in a process of its own: it leaves its state in ``folder``, where it is resumed."""
+    from keras_a2.transfer import train
+
+    images, weights, config = train.load(sources.find(config.data.data), config, folder, config.data.drop_suspects)
+    TRAININGS[arm](images, weights, config, seed, folder)
+
+
 def main(config: Config) -> None:
     """Images, arms, the test split read once, the comparison, the published model."""
-    check(config)
+    settings.check(config)
     options, source = config.run, sources.find(config.data.data)
-    name = options.name or runs.folder_name(f"transfer-{source.name}")
+    name = runs.published_name(options, f"transfer-{source.name}")
     with runs.Run(config, name, options.output, options.resume) as run:
-        images, weights, config = prepare(source, config, run.work, audited=True)
         from keras_a2 import saved_model
         from keras_a2.fast import litert
         from keras_a2.transfer import baselines, describe, evaluate, learning, model, report, train
 
+        images, weights, config = train.load(source, config, run.work, audited=True)
         run.check_inputs(data=images.summary(), weights=weights.sha256)
+        strategy = machine.strategy(config.network.strategy, alone=options.jobs == 1 and not options.plain)
         seeds = range(options.seed, options.seed + options.seeds)
         names = list(TRAININGS) if config.control.scratch else ["pretrained"]
-        if options.jobs != 1:
-            tasks = [{"config": config, "arm": name, "seed": seed} for seed in seeds for name in names]
-            jobs.spread(train_arm, tasks, options.jobs, run.work, is_finished)
-        with machine.strategy(config.network.strategy).scope():
+        tasks = [{"config": config, "arm": name, "seed": seed} for seed in seeds for name in names]
+        jobs.spread(train_arm, tasks, options.jobs, run.work)
+        with strategy.scope():
             arms = [
                 {name: TRAININGS[name](images, weights, config, seed, run.work) for name in names} for seed in seeds
             ]
-
             controls = learning.train_on_few(images, config, run.work, partial(train_scratch, weights=weights))
 
         # Fitted on validation images too: a factor on the logits that makes probabilities true, and answer sets.
-        calibrations = evaluate.calibrate_all(images, arms, config.answer.coverage)
+        calibrations = evaluate.calibrate_all(images, arms, config.network.coverage)
         # Every choice is made: the test split is read here, once.
         results = evaluate.read_test_split(images, arms, calibrations, baselines.predict(images), settings.flat(config))
-        results.metrics |= learning.measure(results, controls, config)
+        results.metrics |= learning.measure(results, controls, config)  # fewer images, and what more would be worth
         report.show(results)
         arm, size = results.published["pretrained"], images.store.size
         temperature = calibrations[results.best]["pretrained"].temperature
@@ -287,47 +282,6 @@ def main(config: Config) -> None:
             evaluate.write(folder, results, run.name, network, process, options.litert)
         console.print(f"open {run.version / 'report.html'}; use the model: {report.use(options.output / run.name)}")
         console.print(report.headline(results.metrics))
-
-
-def prepare(source: sources.Source, config: Config, folder: Path, audited: bool) -> tuple[Images, Weights, Config]:
-    """Images, weights, and the configuration with its defaults resolved for them."""
-    machine.configure_tensorflow(config.run.seed, config.run.deterministic)
-    from keras_a2.fast import litert
-    from keras_a2.transfer import audit, data, model, train
-
-    weights = model.find_weights(config.network.weights, config.network.alpha, data.note)
-    images = data.load_and_describe(source, config.data, config.run.seed, folder)
-    if audited:
-        compute = train.keras_features if config.run.plain else litert.Parallel
-        images = audit.examine(images, weights, compute, config.data.drop_suspects)
-    return images, weights, train.resolve(config, images, weights)
-
-
-def train_arm(config: Config, arm: str, seed: int, folder: Path) -> None:
-    """In a process of its own: train one arm and leave its phases' state files in ``folder``."""
-    source = sources.find(config.data.data)
-    images, weights, config = prepare(source, config, folder, audited=config.data.drop_suspects)
-    TRAININGS[arm](images, weights, config, seed, folder)
-
-
-def is_finished(config: Config, arm: str, seed: int, folder: Path) -> bool:
-    """Whether ``folder`` holds all that ``train_arm`` would leave there."""
-    last = "scratch" if arm == "scratch" else "fine_tune" if config.fine_tune.fine_tune_epochs else "head"
-    return training.is_finished(runs.state_file(folder, f"seed{seed}-{last}"))
-
-
-def check(config: Config) -> None:
-    """Refuse what cannot work before anything is loaded."""
-    settings.check(config)
-    weights, mirrored = config.network.weights, config.network.strategy == "mirrored"
-    if weights not in WEIGHTS and not Path(weights).is_file():
-        raise UserError(f"no such weights file: {weights}; --weights takes {', '.join(WEIGHTS)} or a file")
-    if not re.fullmatch(r"auto|none|[1-9]\d*(,[1-9]\d*)*", config.control.learning_curve):
-        raise UserError(
-            f"--learning-curve is {config.control.learning_curve}; it must be auto, none, or like 10,30,100"
-        )
-    if mirrored and (config.run.jobs != 1 or config.run.plain):
-        raise UserError("--strategy mirrored gives all devices to one fast training; leave out --jobs and --plain")
 
 
 if __name__ == "__main__":

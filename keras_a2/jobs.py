@@ -30,29 +30,26 @@ Task = dict[str, Any]
 RETRIES = 3  # of a Ray task whose node was lost
 
 
-def spread(
-    function: Callable[..., None],
-    tasks: list[Task],
-    jobs: int | str,
-    folder: Path,
-    is_finished: Callable[..., bool] = lambda **_: False,
-) -> None:
-    """Run every task that is not finished; their files are in ``folder`` afterwards.
+def spread(function: Callable[..., None], tasks: list[Task], jobs: int | str, folder: Path) -> None:
+    """Run every task in a process of its own; their files are in ``folder`` afterwards.
 
-    A task whose process was killed, for lack of memory perhaps, is run once more when the others have ended.
+    With one job there is nothing to do: the run itself will train everything. A finished task also leaves a file
+    ``<its name>.done``, and is not run again. A task whose process was killed, for lack of memory perhaps, is run once
+    more when the others have ended.
 
     Args:
         function: called with a task's arguments and ``folder``. It stands at the top of a module or of the script, and
             so do the classes of its arguments: a worker imports them from there.
         tasks: keyword arguments, a configuration among them.
-        jobs: number of simultaneous processes, each on its own cores; or ``ray``.
-        is_finished: called as ``function`` is: whether ``folder`` holds all that the task would leave there.
+        jobs: number of simultaneous processes, from two, each on its own cores; or ``ray``.
 
     Raises:
         Diverged: a training diverged.
         UserError: a task failed (the first failure is named) or was killed twice, or Ray is not installed.
     """
-    unfinished = [task for task in tasks if not is_finished(**task, folder=folder)]
+    if jobs == 1:
+        return
+    unfinished = [task for task in tasks if not _marker(task, folder).exists()]
     if len(unfinished) < len(tasks):
         console.print(f"{len(tasks) - len(unfinished)} of {len(tasks)} trainings are finished already")
     if not unfinished:
@@ -117,9 +114,10 @@ def _start_worker(environment: dict[str, str]) -> None:
 
 
 def _train(function: Callable[..., None], task: Task, folder: Path) -> None:
-    """Run a task; whatever stops it is a ``UserError``, which every process can read."""
+    """Run a task and mark its end; whatever stops it is a ``UserError``, which every process can read."""
     try:
         function(**task, folder=folder)
+        _marker(task, folder).touch()
     except UserError:
         raise
     except Exception as error:
@@ -176,3 +174,7 @@ def _train_on_node(function: Callable[..., None], task: Task, environment: dict[
 
 def _name(task: Task) -> str:
     return " ".join(str(value) for value in task.values() if not dataclasses.is_dataclass(value))
+
+
+def _marker(task: Task, folder: Path) -> Path:
+    return folder / f"{_name(task).replace(' ', '_')}.done"

@@ -34,16 +34,21 @@ def configure_tensorflow(seed: int, deterministic: bool = False) -> None:
         tf.config.experimental.enable_op_determinism()
 
 
-def strategy(name: str) -> Any:
+def strategy(name: str, alone: bool = True) -> Any:
     """The ``tf.distribute`` strategy of ``--strategy``: ``none``, or ``mirrored`` over the devices of this machine.
 
+    Args:
+        alone: one training at a time, by the project's own step.
+
     Raises:
-        UserError: ``mirrored`` on a machine with one device.
+        UserError: ``mirrored`` on a machine with one device, or not alone.
     """
     import tensorflow as tf
 
     if name == "none":
         return tf.distribute.get_strategy()
+    if not alone:
+        raise UserError("--strategy mirrored gives all devices to one fast training; leave out --jobs and --plain")
     devices = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
     if len(devices) < 2:
         raise UserError(f"--strategy mirrored needs two devices or more; TensorFlow finds {devices[0].name} only")

@@ -281,6 +281,11 @@ def check_name(name: str) -> str:
     return name
 
 
+def published_name(options: Options, default: str, part: str = "") -> str:
+    """The folder of a model: ``--name``, with the ``part`` that tells apart what one run publishes; or the default."""
+    return f"{options.name}{part}" if options.name else folder_name(default)
+
+
 def folder_name(text: str) -> str:
     """``text`` as a folder's name: ``recurrent-My data (2024)`` becomes ``recurrent-My-data-2024``."""
     return re.sub(r"\.*(?:[^\w.+]+\.*)+", "-", text)[:100].strip("-. ")

@@ -41,6 +41,20 @@ class Range:
         return " and ".join(end for end in (low, high) if end) or "finite"
 
 
+@dataclasses.dataclass(frozen=True)
+class Form:
+    """Texts that a regular expression matches as a whole; ``words`` say which these are."""
+
+    pattern: str
+    words: str
+
+    def __contains__(self, value: str) -> bool:
+        return re.fullmatch(self.pattern, value) is not None
+
+    def __str__(self) -> str:
+        return self.words
+
+
 Count = Annotated[int, Range(1)]
 CountOrZero = Annotated[int, Range(0)]
 Positive = Annotated[float, Range(0, open=("low",))]
@@ -77,10 +91,12 @@ def parse(config_type: type[Config], argv: list[str]) -> Config:
 
 
 def check(config: Any) -> None:
-    """Refuse a number outside its option's range. None passes: it stands for a default that is resolved later.
+    """Refuse a number outside its option's range, and a text of another form than its option's.
+
+    None passes: it stands for a default that is resolved later.
 
     Args:
-        config: a dataclass whose fields are annotated with ``Range``, or are groups of such fields.
+        config: a dataclass whose fields are annotated with ``Range`` or ``Form``, or are groups of such fields.
 
     Raises:
         UserError: names the option, its value and its range.
@@ -88,8 +104,9 @@ def check(config: Any) -> None:
     values = flat(config)
     for name, hint in options(type(config)):
         value = values[name]
-        for allowed in _ranges(hint):
-            if isinstance(value, int | float) and value not in allowed:
+        for allowed in _limits(hint):
+            kind: Any = str if isinstance(allowed, Form) else int | float
+            if isinstance(value, kind) and value not in allowed:
                 raise UserError(f"--{name.replace('_', '-')} is {value}; it must be {allowed}")
 
 
@@ -181,9 +198,9 @@ def _names(hint: Any) -> list[str]:
     return ["None" if hint is type(None) else hint.__name__]
 
 
-def _ranges(hint: Any) -> Iterator[Range]:
-    """The ranges in an annotation, those inside ``X | None`` included."""
+def _limits(hint: Any) -> Iterator[Range | Form]:
+    """The ranges and forms in an annotation, those inside ``X | None`` included."""
     if get_origin(hint) is Annotated:
-        yield from (extra for extra in hint.__metadata__ if isinstance(extra, Range))
+        yield from (extra for extra in hint.__metadata__ if isinstance(extra, Range | Form))
     for part in get_args(hint):
-        yield from _ranges(part)
+        yield from _limits(part)

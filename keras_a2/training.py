@@ -113,7 +113,7 @@ def fit(
             if on_epoch:
                 on_epoch(row)
             if path is not None:
-                _save(path, history, weights, state, best, has_ended())
+                _save(path, history, weights, state, best)
         note, took = _note(history.best), sum(history.seconds)
         bar.update(task, total=history.epochs, completed=history.epochs, note=note, took=took)
     for variable, value in zip(weights, best, strict=True):
@@ -177,6 +177,19 @@ class Average:
                 live.assign(averaged)
 
 
+def warm_up_and_decay(peak: float, epochs: int, steps: int, end: float = 0.0) -> Any:
+    """Keras's schedule of a rate that rises over the first epoch of ``steps`` steps, then falls like a cosine.
+
+    Args:
+        end: what it falls to, as a share of the peak.
+    """
+    import keras
+
+    return keras.optimizers.schedules.CosineDecay(
+        0.0, max((epochs - 1) * steps, 1), alpha=end, warmup_target=peak, warmup_steps=steps
+    )
+
+
 def random_states(model: Any) -> list:
     """Dropout's seeds, so that a resumed run drops what the uninterrupted one would have dropped."""
     known = {id(w) for w in model.weights}
@@ -222,10 +235,10 @@ def progress(on: Console = console) -> Progress:
     )
 
 
-def _save(path: Path, history: History, weights: Sequence, state: Sequence, best: Sequence, finished: bool) -> None:
+def _save(path: Path, history: History, weights: Sequence, state: Sequence, best: Sequence) -> None:
     parts = {"weight": weights, "state": state, "best": best}
     arrays = {f"{part}_{i}": np.array(value) for part, values in parts.items() for i, value in enumerate(values)}
-    facts = {"rows": history.rows, "best_epoch": history.best_epoch, "seconds": history.seconds, "finished": finished}
+    facts = {"rows": history.rows, "best_epoch": history.best_epoch, "seconds": history.seconds}
     arrays["summary"] = np.frombuffer(json.dumps(facts).encode(), np.uint8)
     with whole(path) as temporary, temporary.open("wb") as file:
         np.savez(file, **arrays)  # type: ignore[arg-type]  # NumPy's stub takes every array for allow_pickle
@@ -238,7 +251,7 @@ def _restore(path: Path | None, weights: Sequence, state: Sequence) -> tuple[His
     for part, variables in {"weight": weights, "state": state}.items():
         for i, variable in enumerate(variables):
             variable.assign(saved[f"{part}_{i}"])
-    summary = _summary(saved)
+    summary = json.loads(saved["summary"].tobytes())
     history = History(summary["rows"], summary["best_epoch"], summary["seconds"], sum(summary["seconds"]))
     return history, [saved[f"best_{i}"] for i in range(len(weights))]
 
@@ -254,16 +267,6 @@ def read_state(path: Path | None) -> dict[str, np.ndarray]:
         path.unlink()
         console.print(f"note: the state in {path.name} is damaged; this stage starts again from its beginning")
         return {}
-
-
-def is_finished(path: Path) -> bool:
-    """Whether the stage whose state is in ``path`` has trained its last epoch."""
-    saved = read_state(path)
-    return bool(saved) and _summary(saved)["finished"]
-
-
-def _summary(saved: dict[str, np.ndarray]) -> dict:
-    return json.loads(saved["summary"].tobytes())
 
 
 def over_seeds(results: list[dict]) -> dict:
@@ -283,3 +286,8 @@ def over_seeds(results: list[dict]) -> dict:
         else:
             summary |= {name: np.mean(values, axis=0).tolist(), f"{name}_seeds": values}
     return summary
+
+
+def means(figures: dict) -> dict:
+    """What ``over_seeds`` gave without the values of the single seeds."""
+    return {name: value for name, value in figures.items() if not name.endswith("_seeds")}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -51,8 +53,9 @@ def test_the_preset_has_the_windows_and_the_naive_error_of_the_book_s_own_code(t
 
     frame = table(12_347, 2, None).frame
     frame.to_csv(tmp_path / "series.csv", index=False)
-    arguments = ["--data", str(tmp_path / "series.csv"), "--target", "c1", "--preset", "chollet"]
-    series = data.with_preset(settings.parse(recurrent.Config, arguments).series)
+    arguments = ["--data", "jena", "--target", "c1", "--preset", "chollet"]
+    series = splits.with_preset(settings.parse(recurrent.Config, arguments).series)
+    series = replace(series, data=str(tmp_path / "series.csv"))
     recorded = {"look_back": 120, "horizon": 1, "first_lead": 24, "every": 6, "calendar": False}  # in metrics.json
     assert {name: getattr(series, name) for name in recorded} == recorded
     windows = data.load(series)

@@ -137,20 +137,37 @@ class Last(baselines.Persistence):
     seconds, parameters, history = 1.0, 0, SimpleNamespace(epochs=1, best_epoch=0)
 
 
+def measured(load: np.ndarray, seeds: int = 1) -> tuple[data.Windows, dict, evaluate.Published]:
+    """The figures of ``Last``, trained with so many seeds on 480 hours."""
+    time = pd.date_range("2024-01-01", periods=480, freq="h")
+    windows = data.prepare(
+        sources.Table("t", pd.DataFrame({"load": load}), time, ["load"]), look_back=24, horizon=6, split="380,40,60"
+    )
+    naives, ridges = [baselines.Persistence(), baselines.SeasonalNaive(24)], baselines.Ridge(season=24).fit([windows])
+    trained = {"gru": [[Last()] for _ in range(seeds)]}
+    choices = evaluate.on_validation("mae", windows, [windows], naives, 24, ridges, trained)
+    metrics, (winner,) = evaluate.on_test({"seed": 0}, windows, [80.0, 95.0], ridges[-1], trained, choices)
+    return windows, metrics, winner
+
+
 @pytest.mark.parametrize("case", ["a constant test split", "a season without noise"])
 def test_a_baseline_that_never_errs_is_reported_in_valid_json(case):
     rows = np.arange(480)
     load = rows % 24.0
     if case == "a constant test split":
         load = np.where(rows < 384, load, 3.0)
-    time = pd.date_range("2024-01-01", periods=480, freq="h")
-    windows = data.prepare(
-        sources.Table("t", pd.DataFrame({"load": load}), time, ["load"]), look_back=24, horizon=6, split="380,40,60"
-    )
-    naives, ridges = [baselines.Persistence(), baselines.SeasonalNaive(24)], baselines.Ridge(season=24).fit([windows])
-    trained = {"gru": [[Last()]]}
-    choices = evaluate.on_validation("mae", windows, [windows], naives, 24, ridges, trained)
-    metrics, _ = evaluate.on_test({"seed": 0}, windows, [80.0, 95.0], ridges[-1], trained, choices)
+    _, metrics, _ = measured(load)
     json.dumps(metrics, allow_nan=False, default=str)
     assert "nan" not in report.headline(metrics, "gru+combined")
     assert "nan" not in str([report.result_rows(metrics), report.interval_rows(metrics)])
+
+
+def test_the_figures_of_several_seeds_are_reported_as_their_means():
+    windows, metrics, winner = measured(np.random.default_rng(0).normal(size=480), seeds=2)
+    line = metrics["models"][winner.name]
+    assert len(line["test"]["coverage"]["80_seeds"]) == 2
+    assert "mean of 2 seeds" in report.headline(metrics, winner.name)
+    _, rows = report.interval_rows(metrics)
+    assert all(len(row) == 6 for row in rows)
+    drawn = figures.intervals_by_lead(windows, line["test"])
+    assert [text.get_text() for text in drawn.axes[0].get_legend().get_texts()] == ["80 %", "95 %"]

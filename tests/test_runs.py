@@ -321,4 +321,4 @@ def test_bad_input_is_one_line_and_exit_code_2_before_tensorflow_is_imported(ser
 def test_an_option_out_of_range_is_refused_with_its_value(script, option, value):
     experiment, name = load_script(script), f"--{option.replace('_', '-')}"
     with pytest.raises(UserError, match=f"{name} is {value}; "):
-        experiment.check(settings.parse(experiment.Config, [f"{name}={value}"]))
+        settings.check(settings.parse(experiment.Config, [f"{name}={value}"]))

@@ -94,18 +94,6 @@ def test_a_damaged_state_starts_its_stage_again_and_says_so(tmp_path, damage, ca
     assert "s.npz is damaged" in capsys.readouterr().out
 
 
-def test_a_state_says_whether_its_stage_is_finished(tmp_path):
-    path = tmp_path / "s.npz"
-    assert not training.is_finished(path)
-    with pytest.raises(KeyboardInterrupt):
-        run([9, 5, 3, 8], path, stop_after=2)
-    assert not training.is_finished(path)
-    run([9, 5, 3, 8], path)
-    assert training.is_finished(path)
-    run([9, 5, 6, 7, 8], tmp_path / "early.npz", patience=2)
-    assert training.is_finished(tmp_path / "early.npz")
-
-
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 def test_divergence_names_the_epoch(bad):
     with pytest.raises(UserError, match="diverged in epoch 2"):

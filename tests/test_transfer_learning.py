@@ -49,7 +49,7 @@ def test_sizes_are_read(text, sizes):
 def test_sizes_that_cannot_be_are_refused(text):
     transfer = load_script("transfer")
     with pytest.raises(UserError, match="--learning-curve is"):
-        transfer.check(settings.parse(transfer.Config, [f"--learning-curve={text}"]))
+        settings.check(settings.parse(transfer.Config, [f"--learning-curve={text}"]))
 
 
 def right(accuracy: float, n: int = 4000) -> np.ndarray:

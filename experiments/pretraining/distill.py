@@ -154,9 +154,7 @@ def pretrain(pool: Pool, teacher: Teacher, config: Config, folder: Path) -> tupl
     maps = [keras.layers.Dense(features, name="feature"), keras.layers.Dense(classes, name="class")]
     model = keras.Model(backbone.input, [layer(backbone.output) for layer in maps])
     steps = len(pool.train) // config.batch_size
-    schedule = keras.optimizers.schedules.CosineDecay(
-        0.0, max(steps * (len(sizes) - 1), 1), warmup_target=config.learning_rate, warmup_steps=steps
-    )
+    schedule = training.warm_up_and_decay(config.learning_rate, len(sizes), steps)
     optimizer = keras.optimizers.AdamW(schedule, weight_decay=config.weight_decay)
     optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
     optimizer.build(model.trainable_variables)

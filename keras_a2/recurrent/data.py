@@ -26,9 +26,6 @@ from keras_a2.recurrent.splits import BOOK, SPLITS, split_bounds
 from keras_a2.recurrent.times import calendar_column, calendar_names
 
 Series = TypeVar("Series", pd.Series, pd.DataFrame)
-# The temperature forecast of Deep Learning with Python (Chollet, 2nd ed., section 10.2): hourly steps, five days seen,
-# one day ahead. The book counts rows, not times, and cuts them in its own way.
-CHOLLET = {"look_back": 120, "horizon": 1, "first_lead": 24, "every": 6, "split": BOOK, "calendar": False}
 LEAST_FOLD, LEAST_BLOCK = 12, 4  # training windows of the first fold, validation windows of each
 SHORT_SERIES = 4096  # training rows
 TINY = 1e-150  # a standard deviation below it loses its digits when it is squared
@@ -286,11 +283,6 @@ class Windows:
             "freq": None if self.freq is None else self.freq.freqstr,
             **self.facts,
         }
-
-
-def with_preset(options: Any) -> Any:
-    """The options of a series with the preset's values for its own, so that a run records what it used."""
-    return dataclasses.replace(options, **CHOLLET) if options.preset == "chollet" else options
 
 
 def load(options: Any) -> Windows:

@@ -13,7 +13,7 @@ from scipy import stats
 from keras_a2 import runs, training
 from keras_a2.errors import UserError
 from keras_a2.recurrent import intervals
-from keras_a2.recurrent.baselines import Baseline, Ridge
+from keras_a2.recurrent.baselines import Baseline, Persistence, Ridge, SeasonalNaive
 from keras_a2.recurrent.combination import Combination, WindowNaive, choose_weights, combine
 from keras_a2.recurrent.data import Windows
 from keras_a2.recurrent.intervals import Residuals
@@ -54,6 +54,7 @@ class Published:
     ends: np.ndarray  # of its intervals, lower and upper of each level in turn (2 * levels, n, horizon, targets)
     quantiles: np.ndarray  # those ends after the last row, divided by the spread (2 * levels, horizon, targets)
     epochs: int  # after which validation was best, the mean of the folds
+    histories: list[training.History]  # of the last fold, one per seed
 
     def refit(self, windows: Windows, train: Callable[..., Forecaster]) -> Combination:
         """The combination with ridge regression and network trained again on every row.
@@ -65,6 +66,11 @@ class Published:
         if self.combination.weights[2]:
             network = train(every, part="-refit", epochs=self.epochs)
         return replace(self.combination, ridge=self.combination.ridge.refit(every), network=network)
+
+
+def naives(season: int, classical: bool) -> list[Baseline]:
+    """What a network has to beat: the last value, and the last season. (``classical`` is for many series.)"""
+    return [Persistence(), SeasonalNaive(season)]
 
 
 def on_validation(
@@ -229,6 +235,7 @@ def on_test(
                 ends=forecast + paths[:, :-1] * factors[:, np.newaxis],
                 quantiles=paths[:, -1],
                 epochs=round(np.mean([each.history.best_epoch for each in trained[cell][best]])),
+                histories=[forecaster.history for forecaster in seeds],
             )
         )
     # Validation chose the best naive of each lead. Where the test split turns the order, a single naive is harder.

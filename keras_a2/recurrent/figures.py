@@ -13,7 +13,7 @@ from keras_a2 import charts, page
 from keras_a2.charts import COLOUR, MAX_LINES, Chart, styled
 from keras_a2.recurrent.data import Windows
 from keras_a2.recurrent.evaluate import COMBINED, Published
-from keras_a2.training import History
+from keras_a2.training import History, means
 
 COLOURS = {
     "persistence": COLOUR["grey"], "seasonal_naive": COLOUR["gold"], "ridge": COLOUR["green"],
@@ -100,7 +100,7 @@ def intervals_by_lead(windows: Windows, test: dict) -> Figure:
     figure = charts.figure(4.2, rows=2)
     coverage, width = figure.axes
     marker = "o" if windows.horizon == 1 else None
-    shown = list(test["coverage_by_lead"].items())[:MAX_LINES]
+    shown = list(means(test["coverage_by_lead"]).items())[:MAX_LINES]
     for (level, shares), colour in zip(shown, [*list(COLOURS.values())[::-1], COLOUR["sky"]], strict=False):
         coverage.plot(windows.leads, 100 * np.array(shares), marker=marker, color=colour, label=f"{level} %")
         coverage.axhline(float(level), color=colour, lw=0.8, ls=":")

@@ -208,16 +208,16 @@ def _weighted(combination: Combination, windows: Windows | Panel, seen: Any, rel
 
 def export(
     process: saved_model.FreshProcess,
-    model: keras.Model,
-    intervals: keras.Model,
+    combination: Combination,
     windows: Windows | Panel,
-    forecast: np.ndarray,
+    spread: Spread | None,
+    quantiles: np.ndarray,
     folder: Path,
 ) -> dict:
-    """Write ``model.keras`` and the SavedModel, and compare its forecasts in a fresh process with those of training.
+    """Write ``model.keras`` and the SavedModel, and compare its forecasts in a fresh process with the combination's.
 
     Args:
-        forecast: of the first test windows, standardised ``(VERIFIED, horizon, targets)``.
+        combination, spread, quantiles: as ``assemble`` takes them.
 
     Returns:
         how many windows were compared, and the largest difference.
@@ -225,8 +225,10 @@ def export(
     Raises:
         UserError: the SavedModel does not load, or its forecasts differ.
     """
+    model, intervals = assemble(combination, windows, spread, quantiles)
     saved_model.export(model, signatures(model, intervals), folder)
     origins, tolerance = windows.origins["test"][:VERIFIED], TOLERANCE
+    forecast = combination.forecast(windows, origins)  # standardised (VERIFIED, horizon, targets)
     if isinstance(windows, Panel):
         in_unit, tolerance = windows.in_unit(origins, forecast[..., 0]), TOLERANCE_OF_MANY
         scale = frames(windows, origins)[1][:, 0] * windows.own_scale[windows.series_of(origins)][:, np.newaxis]

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from keras_a2 import runs
+from keras_a2 import runs, training
 from keras_a2.recurrent import scores, train
 from keras_a2.recurrent.baselines import Ridge
 from keras_a2.recurrent.combination import Combination
@@ -100,7 +100,7 @@ class Published:
     task: Task
     answer: np.ndarray  # of the test windows, standardised (seen, horizon)
     ends: np.ndarray  # of its interval, in units of a window's spread (2, horizon)
-    seeds: int
+    histories: list[training.History]  # of the last fold that validates, one per seed
 
     @property
     def quantiles(self) -> np.ndarray:
@@ -113,7 +113,7 @@ class Published:
         Args:
             train_network: (windows, part=, seed=) -> the cell trained on the training windows.
         """
-        every, seeds = windows.on_all_rows(), range(self.seed, self.seed + self.seeds)
+        every, seeds = windows.on_all_rows(), range(self.seed, self.seed + len(self.histories))
         networks = [train_network(every, part="-refit", seed=seed) for seed in seeds]
         return replace(self.combination, ridge=self.combination.ridge.refit(every), network=train.mean_of(networks))
 
@@ -139,6 +139,11 @@ def cut(windows: Panel, folds: Sequence[int], baselines: Sequence[Baseline]) -> 
     scale = np.array([scores.seasonal_scale(history, season) for history in known])
     seen = np.isin(origins, windows.candidates)
     return Task(windows, fold, numbers, origins, seen, truth, scale, simple, (lower, upper))
+
+
+def naives(season: int, classical: bool) -> list[Baseline]:
+    """What a network has to beat, as in the M4 competition; ``classical`` adds Theta."""
+    return [scores.naive, scores.seasonal_naive, scores.naive2, *([scores.theta] if classical else [])]
 
 
 def on_validation(
@@ -205,7 +210,8 @@ def on_test(
         name = cell + WITH_RIDGE if weight else cell
         combination = Combination((0.0, weight, round(1 - weight, 1)), None, ridge, train.mean_of(last))
         ends, first = choices.ends[name], config["seed"]
-        published.append(Published(cell, name, first, combination, task, answers[name], ends, len(seeds)))
+        histories = [by_fold[-2].history for by_fold in seeds]
+        published.append(Published(cell, name, first, combination, task, answers[name], ends, histories))
     lines: dict[str, dict[str, Any]] = {
         name: {
             "validation": choices.metrics[name],

@@ -14,7 +14,7 @@ from keras_a2.recurrent import figures
 from keras_a2.recurrent.data import Windows
 from keras_a2.recurrent.evaluate import Published, errors
 from keras_a2.recurrent.times import CALENDAR
-from keras_a2.training import History
+from keras_a2.training import History, means
 
 MAX_PREDICTIONS = 3_000_000  # numbers in predictions.csv; more are thinned to forecasts that do not overlap
 NOTE = (
@@ -80,7 +80,8 @@ def headline(metrics: dict, name: str) -> str:
     text = f"{page.label(name)}, {weights(line['combination'])}. "
     if line["combination"]["naive"] == 1:
         text = f"The naive forecast is published: validation does not show that {page.label(name)} beats it. "
-    inside = " and ".join(f"{page.percent(share)} in {level} % intervals" for level, share in test["coverage"].items())
+    coverage = means(test["coverage"]).items()
+    inside = " and ".join(f"{page.percent(share)} in {level} % intervals" for level, share in coverage)
     return (
         f"{text}Mean absolute error {page.amount(test['mae'], unit)}{seeds}; {'; '.join(clauses)} (95 % intervals). "
         f"Of the test values {inside}{_missed(test)}."
@@ -176,7 +177,7 @@ def interval_rows(metrics: dict) -> tuple[list[str], list[list[str]]]:
             _skill(against) if against else "",
             page.number(test["msis"]),
         ]
-        for level, share in test["coverage"].items():
+        for level, share in means(test["coverage"]).items():
             ends = test["coverage_ci95"][level]
             missed = "\nmisses its level" if ends and not ends[0] <= float(level) / 100 <= ends[1] else ""
             row.append(f"{page.percent(share)}{f' ({page.interval(ends, unit=str())})' if ends else ''}{missed}")
@@ -360,7 +361,7 @@ def _tables(windows: Windows, metrics: dict, line: dict) -> list[page.Table]:
     ]
     months = line["mae_by_month"]
     if len(months) > 1:
-        rows = [[f"inside {level} %", *map(page.percent, shares.values())]
+        rows = [[f"inside {level} %", *map(page.percent, means(shares).values())]
                 for level, shares in line["test"]["coverage_by_month"].items()]  # fmt: skip
         rows.insert(0, [mae, *page.column(months.values())])
         tables.append(page.Table("By month of the forecast time", ["", *months], rows))

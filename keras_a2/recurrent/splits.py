@@ -1,8 +1,10 @@
-"""The rows of each split."""
+"""The rows of each split, and the options of a protocol that was published."""
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
+from typing import Any
 
 import numpy as np
 
@@ -10,6 +12,23 @@ from keras_a2.errors import UserError
 
 SPLITS = ("train", "validation", "test")
 BOOK = "chollet"  # cut as *Deep Learning with Python* does
+# The temperature forecast of Deep Learning with Python (Chollet, 2nd ed., section 10.2): hourly steps, five days seen,
+# one day ahead. The book counts rows, not times, and cuts them in its own way.
+CHOLLET = {"look_back": 120, "horizon": 1, "first_lead": 24, "every": 6, "split": BOOK, "calendar": False}
+
+
+def with_preset(options: Any) -> Any:
+    """The options of a series with the preset's values for its own, so that a run records what it used.
+
+    Raises:
+        UserError: the preset is for another series.
+    """
+    if options.preset == "chollet" and options.data != "jena":
+        raise UserError(
+            f"--preset chollet cuts rows as the book does for --data jena, not for {options.data}: leave it out, or "
+            "set --every, --look-back, --first-lead and --horizon"
+        )
+    return dataclasses.replace(options, **CHOLLET) if options.preset == "chollet" else options
 
 
 def split_bounds(split: str, rows: int, sees: int, ahead: int) -> dict[str, tuple[int, int]]:

@@ -105,7 +105,7 @@ def check_file(path: Path, alpha: float | None = None) -> float:
         UserError: no such file, not HDF5, or not the weights of the asked backbone.
     """
     if not path.is_file():
-        raise UserError(f"no such weights file: {path}")
+        raise UserError(f"no such weights file: {path}; --weights takes auto, imagenet, bundled, random or a file")
     try:
         h5py.File(path, "r").close()
     except OSError as error:

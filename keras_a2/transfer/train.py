@@ -15,11 +15,14 @@ import numpy as np
 import tensorflow as tf
 from scipy import stats
 
-from keras_a2 import runs, settings, training
+from keras_a2 import machine, runs, settings, training
 from keras_a2.console import console
+from keras_a2.fast import litert
 from keras_a2.training import Average
+from keras_a2.transfer import audit
 from keras_a2.transfer import model as models
-from keras_a2.transfer.data import Images, batches, boxes, class_shares
+from keras_a2.transfer.data import Images, batches, boxes, class_shares, load_and_describe, note
+from keras_a2.transfer.sources import Source
 
 HEAD_BATCH = 256
 LEAST_STEPS = 8  # of an epoch of the network; 30 to 60 in all were best for 20 and 60 solar cells
@@ -31,6 +34,22 @@ STATISTICS_BATCH, STATISTICS_IMAGES = 64, 512
 Report = Callable[[float], None]
 Batches = Callable[[int], tf.data.Dataset]  # of an epoch
 Epoch = Callable[[int, Report], dict[str, float]]
+
+
+def load(source: Source, config: Any, folder: Path, audited: bool = False) -> tuple[Images, models.Weights, Any]:
+    """Images, weights, and the script's configuration with its defaults resolved for them.
+
+    Args:
+        folder: of a file with the decoded images, where they are too many for the memory.
+        audited: look for suspect images, and leave them out of training with ``--drop-suspects``.
+    """
+    machine.configure_tensorflow(config.run.seed, config.run.deterministic)
+    weights = models.find_weights(config.network.weights, config.network.alpha, note)
+    images = load_and_describe(source, config.data, config.run.seed, folder)
+    if audited:
+        compute = keras_features if config.run.plain else litert.Parallel
+        images = audit.examine(images, weights, compute, config.data.drop_suspects)
+    return images, weights, resolve(config, images, weights)
 
 
 def resolve(config: Any, images: Images, weights: models.Weights) -> Any:
@@ -294,13 +313,6 @@ def cross_entropy(label_smoothing: float, class_weights: np.ndarray | None = Non
     return loss
 
 
-def warm_up_and_decay(learning_rate: float, epochs: int, steps: int) -> keras.optimizers.schedules.LearningRateSchedule:
-    """A rate that rises over the first epoch of ``steps`` steps, then falls to zero like a cosine."""
-    return keras.optimizers.schedules.CosineDecay(
-        0.0, max((epochs - 1) * steps, 1), warmup_target=learning_rate, warmup_steps=steps
-    )
-
-
 class LayerwiseAdamW(keras.optimizers.Optimizer):
     """AdamW (Loshchilov & Hutter 2019) with one rate multiplier per variable, in the order it is built with.
 
@@ -362,9 +374,8 @@ def keras_epoch(network: keras.Model, batches: Batches, average: Average | None 
 
         callback = keras.callbacks.LambdaCallback(on_train_batch_end=after_batch)
         # The data set is in random order already.
-        history = network.fit(
-            data, initial_epoch=epoch - 1, epochs=epoch, callbacks=[callback], shuffle=False, verbose=0
-        )
+        options = {"initial_epoch": epoch - 1, "epochs": epoch, "shuffle": False, "verbose": 0}
+        history = network.fit(data, callbacks=[callback], **options)
         return {name: values[0] for name, values in history.history.items()}
 
     return train_epoch
