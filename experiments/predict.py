@@ -12,6 +12,7 @@ python experiments/predict.py --list
 
 from __future__ import annotations
 
+import importlib
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -104,10 +105,10 @@ def main(config: Config) -> None:
 
 def update(model: Forecaster, config: Config) -> None:
     """Measure a forecaster on rows that it has not seen, then publish the next version, trained with them as well."""
-    import recurrent
     from keras_a2 import inference
     from keras_a2.recurrent.predict import updated_recipe
 
+    recurrent = importlib.import_module("keras_a2.experiments.recurrent")  # of the checkout, or of the wheel
     recipe, measured = updated_recipe(model, recurrent.Config, config.items[0], config.time)
     inference.print_update(measured)
     recurrent.main(recipe, measured)

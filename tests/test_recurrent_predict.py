@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import io
 import json
 from pathlib import Path
@@ -183,7 +184,8 @@ def test_the_next_version_is_trained_by_the_recipe_and_records_what_was_measured
     script, trained = load_script("predict"), []
     measured = {"version": 1, "rows": 9, "windows": 4, "mae": 2.5, "coverage": {}, "promised_mae": 2.0}
     monkeypatch.setattr(predict, "updated_recipe", lambda *_: ("recipe", measured | {"promised_coverage": None}))
-    monkeypatch.setattr(recurrent, "main", lambda *given: trained.append(given))
+    experiment = importlib.import_module("keras_a2.experiments.recurrent")  # also where no script is on the path
+    monkeypatch.setattr(experiment, "main", lambda *given: trained.append(given))
     script.update(published(), script.Config(items=(Path("new.csv"),)))
     ((recipe, recorded),) = trained
     assert (recipe, recorded["mae"]) == ("recipe", 2.5)
