@@ -13,6 +13,7 @@ from rich.table import Table
 from keras_a2 import page, runs, saved_model
 from keras_a2.console import console, print_table
 from keras_a2.errors import UserError
+from keras_a2.experiments import command
 from keras_a2.files import whole
 
 if TYPE_CHECKING:
@@ -240,7 +241,8 @@ def print_models(root: Path) -> None:
         facts = [card["version"], card.get("headline", ""), card["data"].get("name", ""), date]
         table.add_row(home.name, *map(str, facts), f"{size / 2**20:.1f} MB")
     if not homes:
-        raise UserError(f"no published model in {root}; run experiments/transfer.py or experiments/recurrent.py first")
+        first = " or ".join(f"`{command(name)}`" for name in ("transfer", "recurrent"))
+        raise UserError(f"no published model in {root}; run {first} first")
     for column in table.columns:
         column.overflow = "fold"
     table.columns[0].no_wrap = True

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from keras_a2.errors import UserError
+from keras_a2.experiments import command
 from keras_a2.machine import import_tensorflow
 
 Field = tuple[str, Callable[[Any], bool]]  # what a field of a card must be: in words, and as a test
@@ -221,7 +222,7 @@ def latest_version(folder: Path) -> Path:
         UserError: no such folder, or nothing published in it.
     """
     if not folder.is_dir():
-        raise UserError(f"no such model folder: {folder}; `python experiments/predict.py --list` shows what there is")
+        raise UserError(f"no such model folder: {folder}; `{command('predict')} --list` shows what there is")
     if is_version(folder) and (folder / "model.json").exists():
         return folder
     versions = [p for p in folder.iterdir() if is_version(p) and p.is_dir()]

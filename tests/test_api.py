@@ -12,7 +12,8 @@ import pandas as pd
 import pytest
 
 import keras_a2
-from keras_a2 import api, saved_model
+from keras_a2 import api, experiments, saved_model
+from keras_a2.errors import UserError
 from keras_a2.recurrent import sources
 
 
@@ -97,3 +98,11 @@ def test_a_notebook_shows_the_report_and_an_error_in_one_line(tmp_path):
     shown = saved_model.SavedModel(None, {}, tmp_path)._repr_html_()
     assert 'srcdoc="&lt;p class=&quot;x&quot;&gt;a &amp; b&lt;/p&gt;"' in shown
     assert keras_a2.UserError("no such\nfile")._render_traceback_() == ["error: no such file"]
+
+
+def test_an_installed_package_names_commands_that_it_has(tmp_path, monkeypatch):
+    assert experiments.command("predict") == "python experiments/predict.py"
+    monkeypatch.setattr(experiments, "__path__", [str(tmp_path / "keras_a2" / "scripts")])  # as a wheel has it
+    assert experiments.command("predict") == "python -m keras_a2.scripts.predict"
+    with pytest.raises(UserError, match="predict --list` shows"):
+        saved_model.latest_version(tmp_path / "nowhere")

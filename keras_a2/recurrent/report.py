@@ -10,6 +10,7 @@ import pandas as pd
 
 from keras_a2 import page, runs
 from keras_a2.console import console, print_table
+from keras_a2.experiments import command
 from keras_a2.recurrent import figures
 from keras_a2.recurrent.data import Windows
 from keras_a2.recurrent.evaluate import Published, errors
@@ -313,7 +314,7 @@ def write(
 
 def use(home: Path) -> str:
     """The command that uses the published model."""
-    return f"python experiments/predict.py {home} SERIES.csv"
+    return f"{command('predict')} {home} SERIES.csv"
 
 
 def history_of(cell: str, histories: dict[int, History]) -> pd.DataFrame:

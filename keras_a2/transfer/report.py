@@ -11,6 +11,7 @@ import pandas as pd
 from keras_a2 import page
 from keras_a2.charts import Chart
 from keras_a2.console import console, print_table
+from keras_a2.experiments import command
 from keras_a2.transfer import audit, evaluate, figures
 from keras_a2.transfer.evaluate import Results
 from keras_a2.transfer.familiar import FALSE_ALARMS
@@ -159,7 +160,7 @@ def _page(results: Results, drawn: list[Chart], mapper: Mapper, published: Path)
 
 def use(published: Path) -> str:
     """The command that uses the published model."""
-    return f"python experiments/predict.py {published} IMAGE_OR_FOLDER"
+    return f"{command('predict')} {published} IMAGE_OR_FOLDER"
 
 
 def guide(results: Results) -> list[str]:
