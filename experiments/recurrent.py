@@ -248,12 +248,7 @@ def publish(
     run: runs.Run,
     process: FreshProcess,
 ) -> None:
-    """Publish a cell: the recipe that was measured, trained again on every row; and its report.
-
-    Args:
-        winner, choices, metrics: of ``main``; ``pages`` writes the report.
-        process: loads the SavedModel again and compares its forecasts.
-    """
+    """Publish a cell: SavedModel, model.keras, model.json, metrics.json, report.html, predictions.csv, history.csv."""
     from keras_a2 import deployment
     from keras_a2.recurrent import evaluate, model, report
 
@@ -295,13 +290,13 @@ def main(config: Config, update: dict[str, Any] | None = None) -> None:
         levels, season = evaluate.levels(config.forecast.levels), config.series.season
         # Ridge regression and each cell learn from the rows before the test split: on one part, or on growing ones.
         folds = windows.folds(config.forecast.folds)
-        naives = score.naives(season, config.forecast.classical)
+        naives = score.naives(season, config.forecast.classical)  # the last value, the last season; of many, Naive2 too
         ridges = baselines.Ridge(config.network.channel_independent, season).fit(folds)
         trained = train_all(config, folds, run.work)
         with saved_model.FreshProcess() as process:  # imports TensorFlow while the forecasts are measured
             # Which naive is to be beaten, which seed is published, combined with what, how wide its intervals are.
             choices = score.on_validation(config.training.loss, windows, folds, naives, season, ridges, trained)
-            # Every choice is made: the test split is read here, once.
+            # Every choice is made: the test split is read here, once, to compare the cells with ridge and the naives.
             metrics, winners = score.on_test(settings.flat(config), windows, levels, ridges[-1], trained, choices)
             metrics |= {"update": update} if update else {}
             pages.show(metrics)

@@ -243,7 +243,7 @@ def train_arm(config: Config, arm: str, seed: int, folder: Path) -> None:
 
 
 def main(config: Config) -> None:
-    """Images, arms, the test split read once, the comparison, the published model."""
+    """Images, both arms, the test split read once, the comparison, the published model."""
     settings.check(config)
     options, source = config.run, sources.find(config.data.data)
     name = runs.published_name(options, f"transfer-{source.name}")
@@ -267,12 +267,14 @@ def main(config: Config) -> None:
 
         # Fitted on validation images too: a factor on the logits that makes probabilities true, and answer sets.
         calibrations = evaluate.calibrate_all(images, arms, config.network.coverage)
-        # Every choice is made: the test split is read here, once.
+        # Every choice is made: the test split is read here, once, to compare the pretrained arm with what phase 1 made
+        # of it, with the control, and with baselines: the largest class, and logistic regression on pixels.
         results = evaluate.read_test_split(images, arms, calibrations, baselines.predict(images), settings.flat(config))
         results.metrics |= learning.measure(results, controls, config)  # fewer images, and what more would be worth
         report.show(results)
         arm, size = results.published["pretrained"], images.store.size
         temperature = calibrations[results.best]["pretrained"].temperature
+        # Published: SavedModel and model.keras, model.json, metrics.json, report.html, predictions.csv, history.csv.
         with saved_model.FreshProcess() as process, run.publishing() as folder:
             network = model.assemble(arm.backbone, arm.head, size, config.data.fit, temperature)
             saved_model.export(network, describe.signatures(network, size), folder)

@@ -26,7 +26,7 @@ def rows_features(quick: bool) -> list[dict]:
     """Frozen features: our extractor against ``model.predict`` of the same backbone."""
     n, rows = 64 if quick else 256, []
     for size in (96, 224):
-        images, network = _cells(size, n), _backbone()
+        images, network = _cells(size, n), bundled_backbone()
         extractor = litert.Parallel(network, (size, size, 3))
         pixels = images.store.read(images.train).astype(np.float32)
         ours, theirs = extractor(pixels), network.predict(pixels, verbose=0)
@@ -49,7 +49,7 @@ def rows_head(quick: bool) -> list[dict]:
     with tempfile.TemporaryDirectory() as folder:
         write(images, Path(folder))
         train_set, validation = (plain.images_from(Path(folder, name), 224) for name in ("train", "validation"))
-        _, classifier = plain.transfer_model(224, len(images.classes), weights.path)
+        _, classifier = plain.transfer_model(224, len(images.classes), model.BUNDLED)
         plain.compile_classifier(classifier, 1e-3)
         theirs = plain.fit_seconds(classifier, train_set, validation, epochs=10)
     note = f"{n} images; theirs from two epochs, the others as long as the second"
@@ -89,7 +89,7 @@ def _our_epoch(_folder: Path, images: data.Images, weights: model.Weights) -> Ca
 
 def _plain_epoch(folder: Path, images: data.Images, weights: model.Weights) -> Callable[[Callable], object]:
     """An epoch of ``fit`` on the files, the whole base unfrozen; calls its argument every step."""
-    base, classifier = plain.transfer_model(SIZE, len(images.classes), weights.path)
+    base, classifier = plain.transfer_model(SIZE, len(images.classes), model.BUNDLED)
     base.trainable = True
     plain.compile_classifier(classifier, 1e-5)
     dataset = plain.images_from(folder / "train", SIZE, BATCH)
@@ -120,8 +120,8 @@ def write(images: data.Images, folder: Path) -> None:
             (target / f"{i}.png").symlink_to(images.source.items[i])
 
 
-def _backbone() -> keras.Model:
-    """The bundled one."""
+def bundled_backbone() -> keras.Model:
+    """MobileNetV3Small with the bundled weights: pixels 0-255 to 576 features."""
     backbone = model.plain_backbone(model.BUNDLED_ALPHA)
     model.load_weights(backbone, model.find_weights("bundled", None))
     return backbone

@@ -19,20 +19,21 @@ def images_from(folder: Path, size: int, batch_size: int = 32) -> tf.data.Datase
     return dataset.prefetch(tf.data.AUTOTUNE)
 
 
-def transfer_model(
-    size: int, classes: int, weights: Path | None, dropout: float = 0.2
-) -> tuple[keras.Model, keras.Model]:
-    """As in keras.io, "Transfer learning & fine-tuning": a frozen base, called in inference mode, and a dense layer."""
+def transfer_model(size: int, classes: int, weights: Path) -> tuple[keras.Model, keras.Model]:
+    """As in keras.io, "Transfer learning & fine-tuning": a frozen base, called in inference mode, and a dense layer.
+
+    Returns:
+        the base, pixels to features; and the whole, pixels ``(batch, size, size, 3)`` to logits ``(batch, classes)``.
+    """
     base = keras.applications.MobileNetV3Small(
         include_top=False, weights=None, input_shape=(size, size, 3), pooling="avg"
     )
-    if weights is not None:
-        base.load_weights(weights)
+    base.load_weights(weights)
     base.trainable = False
     inputs = keras.Input((size, size, 3))
     x = keras.layers.RandomFlip()(inputs)
     x = base(x, training=False)
-    x = keras.layers.Dropout(dropout)(x)
+    x = keras.layers.Dropout(0.2)(x)
     return base, keras.Model(inputs, keras.layers.Dense(classes)(x))
 
 

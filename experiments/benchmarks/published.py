@@ -10,6 +10,7 @@ import keras
 import numpy as np
 from PIL import Image
 
+from benchmarks.images import bundled_backbone
 from benchmarks.measure import peak_bytes, row, seconds
 from keras_a2 import deployment, saved_model
 from keras_a2.transfer import describe
@@ -53,8 +54,7 @@ def rows_inference(quick: bool) -> list[dict]:
 
 def _publish(folder: Path) -> None:
     """A classifier of ten classes with the bundled backbone, as a run publishes it."""
-    backbone = models.plain_backbone(models.BUNDLED_ALPHA)
-    models.load_weights(backbone, models.find_weights("bundled", None))
+    backbone = bundled_backbone()
     head = keras.Sequential([keras.Input(backbone.output_shape[1:]), keras.layers.Dense(10)])
     model = models.assemble(backbone, head, SIZE)
     folder.mkdir(parents=True)
