@@ -158,12 +158,12 @@ def train_pretrained(images: Images, weights: Weights, config: Config, seed: int
 
     from keras_a2.fast import images as fast
     from keras_a2.fast import litert
-    from keras_a2.transfer import train
+    from keras_a2.transfer import model, train
 
     arm = build_arm("pretrained", images, weights, config, seed, folder)
     backbone, head, plain = arm.backbone, arm.head, config.run.plain
     if config.fine_tune.batch_norm == "train":
-        train.estimate_statistics(backbone, images, seed)  # a head fitted under other statistics would be thrown off
+        model.estimate_statistics(backbone, images, seed)  # a head fitted under other statistics would be thrown off
 
     # Phase 1: only the head trains. The backbone is frozen, so the features of an image never change: once is enough.
     backbone.trainable = False

@@ -18,7 +18,7 @@ from keras_a2.fast import litert
 from keras_a2.transfer import baselines, model
 from keras_a2.transfer.data import Images
 from keras_a2.transfer.evaluate import Results
-from keras_a2.transfer.train import Arm, Features, keras_features, passes
+from keras_a2.transfer.train import Arm, Features, fit_head, keras_features, passes
 
 SIZES = (10, 100, 1000, 30, 300, 3000)  # images per class, those first that tell most
 SHARE = 0.25  # of the run's cost that the control's trainings may have by default
@@ -120,21 +120,15 @@ def frozen(features: Features, sizes: list[float], seed: int) -> dict[float, np.
     Args:
         features: of an arm that is not unfrozen yet.
     """
-    images, head, correct = features.arm.images, features.arm.head, {}
+    images, correct = features.arm.images, {}
     position = np.full(len(images.labels), -1)
     position[images.train] = np.arange(len(images.train))
     test, labels = features.compute(images.test)[0], images.labels
-    scale = head.get_layer("standardise")
+    scale = features.arm.head.get_layer("standardise")
     for size in sizes:
         answers = []
         for rows in draws(images, size, seed):
-            train = features.train[:, position[rows]].reshape(-1, test.shape[1])
-            model.standardise(head, train)
-            kernel, bias, _ = model.solve(
-                np.asarray(scale(train)), np.tile(labels[rows], features.views),
-                np.asarray(scale(features.validation)), labels[images.validation],
-                features.arm.class_weights, features.arm.validation_weights,
-            )  # fmt: skip
+            kernel, bias = fit_head(features, position[rows])
             logits = np.asarray(scale(test)) @ kernel + bias
             answers.append(logits.argmax(axis=1) == labels[images.test])
         correct[size] = np.stack(answers)

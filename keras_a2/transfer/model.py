@@ -36,6 +36,7 @@ STRONGER = (1.0, 10.0, 100.0)  # tried where the strongest of them is the best: 
 ITERATIONS = 120
 VARIANCE_FLOOR = 0.05  # of the mean variance
 PREDICTED_BATCH = 64
+STATISTICS_BATCH, STATISTICS_IMAGES = 64, 512
 
 
 @dataclass(frozen=True)
@@ -224,6 +225,30 @@ def solve(
     if len(model.classes_) == 2:  # scikit-learn keeps the log-odds of the second class only
         kernel, bias = np.vstack([-kernel, kernel]) / 2, np.concatenate([-bias, bias]) / 2
     return kernel.T.astype(np.float32), bias.astype(np.float32), chosen
+
+
+def estimate_statistics(backbone: keras.Model, images: Images, seed: int) -> list[keras.Variable]:
+    """Set batch norm's mean and variance to those of training images under the present weights; return them.
+
+    Layers that are frozen keep theirs (AdaBN: arXiv 1603.04779).
+    """
+    layers = batch_norm(backbone)
+    momenta = [layer.momentum for layer in layers]
+    rows = np.random.default_rng([seed, 6]).permutation(images.train)[:STATISTICS_IMAGES]
+    starts = range(0, max(len(rows) - STATISTICS_BATCH, 0) + 1, STATISTICS_BATCH)
+    for number, start in enumerate(starts):
+        for layer in layers:
+            layer.momentum = number / (number + 1)  # the plain mean over the batches
+        pixels = images.store.read(rows[start : start + STATISTICS_BATCH])
+        backbone(pixels.astype(np.float32), training=True)
+    for layer, momentum in zip(layers, momenta, strict=True):
+        layer.momentum = momentum
+    return [variable for layer in layers for variable in (layer.moving_mean, layer.moving_variance)]
+
+
+def batch_norm(backbone: keras.Model) -> list[keras.layers.BatchNormalization]:
+    """Its batch-norm layers."""
+    return [layer for layer in backbone.layers if isinstance(layer, keras.layers.BatchNormalization)]
 
 
 def predict(network: keras.Model, images: Images, indices: np.ndarray) -> np.ndarray:

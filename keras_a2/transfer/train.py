@@ -29,7 +29,6 @@ LEAST_STEPS = 8  # of an epoch of the network; 30 to 60 in all were best for 20 
 FEATURE_BATCH = 64
 SMALL = 4000  # training images; below, an epoch has too few steps of 64
 IMAGENET_BLOCKS = 9  # of ImageNet's weights; the four before them cost most and need least change
-STATISTICS_BATCH, STATISTICS_IMAGES = 64, 512
 
 Report = Callable[[float], None]
 Batches = Callable[[int], tf.data.Dataset]  # of an epoch
@@ -236,19 +235,23 @@ def keras_features(backbone: keras.Model, _item: tuple[int, ...]) -> Callable[[n
 
 
 def solve_head(arm: Arm, features: Features) -> None:
-    """Fit the head's scaling, and its weights to the convex optimum on the features; a phase that has begun, stays."""
-    if training.read_state(arm.state("head")):
-        return
-    images, head = arm.images, arm.head
-    train = features.train.reshape(-1, features.train.shape[-1])
-    models.standardise(head, train)
-    scale = head.get_layer("standardise")
+    """Give the head the convex optimum on the features; a phase that has begun, stays."""
+    if not training.read_state(arm.state("head")):
+        arm.head.get_layer("logits").set_weights(fit_head(features))
+
+
+def fit_head(features: Features, rows: Any = slice(None)) -> tuple[np.ndarray, np.ndarray]:
+    """Set the head's scaling, and solve for its kernel and bias, by some ``rows`` of the training images."""
+    arm, images = features.arm, features.arm.images
+    train = features.train[:, rows].reshape(-1, features.train.shape[-1])
+    models.standardise(arm.head, train)
+    scale = arm.head.get_layer("standardise")
     kernel, bias, _ = models.solve(
-        np.asarray(scale(train)), np.tile(images.labels[images.train], features.views),
+        np.asarray(scale(train)), np.tile(images.labels[images.train][rows], features.views),
         np.asarray(scale(features.validation)), images.labels[images.validation],
         arm.class_weights, arm.validation_weights,
     )  # fmt: skip
-    head.get_layer("logits").set_weights([kernel, bias])
+    return kernel, bias
 
 
 def passes(n: int, batch_size: int) -> int:
@@ -407,7 +410,7 @@ def average(arm: Arm, network: keras.Model, decay: float, batch_size: int) -> Av
     well-trained network scores at chance.
     """
     trails = steps_per_epoch(arm.images, batch_size) * (1 - decay) < 1
-    if trails and any(layer.trainable for layer in _batch_norm(arm.backbone)):
+    if trails and any(layer.trainable for layer in models.batch_norm(arm.backbone)):
         return _AverageWithStatistics(arm, network, decay)
     return Average(network, decay)
 
@@ -420,28 +423,5 @@ class _AverageWithStatistics(Average):
     @contextmanager
     def swapped_in(self) -> Iterator[None]:
         with super().swapped_in():
-            self.include(estimate_statistics(self._arm.backbone, self._arm.images, self._arm.seed))
+            self.include(models.estimate_statistics(self._arm.backbone, self._arm.images, self._arm.seed))
             yield
-
-
-def estimate_statistics(backbone: keras.Model, images: Images, seed: int) -> list[keras.Variable]:
-    """Set batch norm's mean and variance to those of training images under the present weights; return them.
-
-    Layers that are frozen keep theirs (AdaBN: arXiv 1603.04779).
-    """
-    layers = _batch_norm(backbone)
-    momenta = [layer.momentum for layer in layers]
-    rows = np.random.default_rng([seed, 6]).permutation(images.train)[:STATISTICS_IMAGES]
-    starts = range(0, max(len(rows) - STATISTICS_BATCH, 0) + 1, STATISTICS_BATCH)
-    for number, start in enumerate(starts):
-        for layer in layers:
-            layer.momentum = number / (number + 1)  # the plain mean over the batches
-        pixels = images.store.read(rows[start : start + STATISTICS_BATCH])
-        backbone(pixels.astype(np.float32), training=True)
-    for layer, momentum in zip(layers, momenta, strict=True):
-        layer.momentum = momentum
-    return [variable for layer in layers for variable in (layer.moving_mean, layer.moving_variance)]
-
-
-def _batch_norm(backbone: keras.Model) -> list[keras.layers.BatchNormalization]:
-    return [layer for layer in backbone.layers if isinstance(layer, keras.layers.BatchNormalization)]
