@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 import pytest
 
+from conftest import load_script
 from keras_a2.errors import UserError
 from keras_a2.recurrent import panel, panel_sources
 
@@ -154,6 +156,26 @@ def test_a_value_that_is_not_positive_keeps_all_series_off_the_logarithm():
     assert not windows.positive
     test = windows.origins["test"]
     assert windows.raw(test)[1, :, 0] == pytest.approx([206, 207, 208, 209], rel=1e-6)
+
+
+@pytest.mark.parametrize("value", [0.0, -1.0])
+def test_a_test_row_without_a_logarithm_is_not_learnt_from(value):
+    table = long_table()
+    table.loc[18, "y"] = value  # of S0's last two rows, which are for the test, the first
+    windows = cut(table).on_all_rows()
+    train = windows.origins["train"]
+    assert windows.positive
+    assert np.isfinite(windows.actual(train)).all()
+    assert {14, 15} < set(train[windows.series_of(train) == 0])
+    assert not {16, 17, 18} & set(train)
+    assert set(windows.series_of(train)) == {0, 1, 2}
+
+
+def test_an_option_that_was_resolved_is_no_option_given():
+    config = load_script("recurrent").Config()
+    panel.check(replace(config, network=replace(config.network, channel_independent=False)))
+    with pytest.raises(UserError, match="--channel-independent is for a single series"):
+        panel.check(replace(config, network=replace(config.network, channel_independent=True)))
 
 
 def test_a_short_series_is_counted_and_a_gap_drops_its_windows():

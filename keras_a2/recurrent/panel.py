@@ -147,8 +147,14 @@ class Panel:
         return folds
 
     def on_all_rows(self) -> Panel:
-        """The same with every window to train on, and none to validate."""
-        return replace(self, origins=self.origins | {"train": self.candidates, "validation": self.candidates[:0]})
+        """The same with every window to train on, and none to validate.
+
+        A test row that is not positive has no logarithm: windows that forecast it are left out.
+        """
+        unknown = np.concatenate([[0], np.cumsum(~np.isfinite(self.truth[:, 0]))])
+        ahead = unknown[self.candidates + self.horizon + 1] - unknown[self.candidates + 1]
+        train = self.candidates[ahead == 0]
+        return replace(self, origins=self.origins | {"train": train, "validation": train[:0]})
 
     def backtest(self, count: int) -> list[data.Windows]:
         """None: ``--folds`` rolls the origins of many series."""
@@ -181,7 +187,7 @@ def check(config: Any) -> None:
         raise UserError("--origins splits is for a single series; many are forecast over the last rows of each")
     given, default = settings.flat(config), settings.flat(type(config)())
     for name in ONE_SERIES:
-        if given[name] != default[name]:
+        if given[name] not in (default[name], default[name] or False):  # False: None once resolved
             raise UserError(
                 f"--{name.replace('_', '-')} is for a single series, and {config.series.data} holds many: leave it out"
             )
