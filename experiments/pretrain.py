@@ -13,9 +13,8 @@ from typing import Annotated
 
 from keras_a2 import machine, runs, settings
 from keras_a2.errors import UserError
-from keras_a2.settings import Count, CountOrZero, NotNegative, Positive, Range, Seed, Share
+from keras_a2.settings import Count, CountOrZero, FileOr, NotNegative, Positive, Range, Seed, Share
 from keras_a2.transfer import sources
-from pretraining import LITE2
 
 
 @dataclass(frozen=True)
@@ -24,7 +23,7 @@ class Config:
 
     data: Path
     """Folder of images, one folder per class."""
-    teacher: str = LITE2
+    teacher: Annotated[str, FileOr(("efficientnet-lite2",))] = "efficientnet-lite2"
     """Whose features and classes to learn: efficientnet-lite2 (ImageNet; needs the extra 'pretrain'), or the .keras
     file of a classifier of pixels 0-255 whose last layer is dense."""
     name: str | None = None
@@ -74,8 +73,6 @@ class Config:
 def main(config: Config) -> None:
     """Pretrain, and write the weights and their card."""
     settings.check(config)
-    if config.teacher != LITE2 and not Path(config.teacher).is_file():
-        raise UserError(f"no such file: {config.teacher}; --teacher takes {LITE2} or a .keras file")
     if not config.output.is_dir():
         raise UserError(f"no such folder: {config.output}; give an existing one with --output")
     source = sources.folder(config.data)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from keras_a2 import jobs, machine, runs, settings, training
 from keras_a2.console import console
-from keras_a2.settings import Count, CountOrZero, Form, Fraction, NotNegative, Positive, Range, Share
+from keras_a2.settings import Count, CountOrZero, FileOr, Form, Fraction, NotNegative, Positive, Range, Share
 from keras_a2.transfer import sources
 
 if TYPE_CHECKING:  # TensorFlow takes seconds to import: functions import what they need, so that --help is quick
@@ -49,7 +49,7 @@ class DataOptions:
 class NetworkOptions:
     """The network, and options of both phases."""
 
-    weights: str = "auto"
+    weights: Annotated[str, FileOr(("auto", "imagenet", "bundled", "random"))] = "auto"
     """auto (ImageNet by Keras, else the bundled ones), imagenet, bundled, random, or a path to .weights.h5 / .h5."""
     alpha: float | None = None
     """Width of the network, 0.75 or 1.0; by default that of the weights."""

@@ -55,6 +55,19 @@ class Form:
         return self.words
 
 
+@dataclasses.dataclass(frozen=True)
+class FileOr:
+    """The path of a file that exists, or one of some words."""
+
+    words: tuple[str, ...]
+
+    def __contains__(self, value: str) -> bool:
+        return value in self.words or Path(value).is_file()
+
+    def __str__(self) -> str:
+        return f"{', '.join(self.words)} or a file that exists"
+
+
 Count = Annotated[int, Range(1)]
 CountOrZero = Annotated[int, Range(0)]
 Positive = Annotated[float, Range(0, open=("low",))]
@@ -91,12 +104,13 @@ def parse(config_type: type[Config], argv: list[str]) -> Config:
 
 
 def check(config: Any) -> None:
-    """Refuse a number outside its option's range, and a text of another form than its option's.
+    """Refuse a number outside its option's range, and a text that its option does not take.
 
     None passes: it stands for a default that is resolved later.
 
     Args:
-        config: a dataclass whose fields are annotated with ``Range`` or ``Form``, or are groups of such fields.
+        config: a dataclass whose fields are annotated with ``Range``, ``Form`` or ``FileOr``, or are groups of such
+            fields.
 
     Raises:
         UserError: names the option, its value and its range.
@@ -105,7 +119,7 @@ def check(config: Any) -> None:
     for name, hint in options(type(config)):
         value = values[name]
         for allowed in _limits(hint):
-            kind: Any = str if isinstance(allowed, Form) else int | float
+            kind: Any = int | float if isinstance(allowed, Range) else str
             if isinstance(value, kind) and value not in allowed:
                 raise UserError(f"--{name.replace('_', '-')} is {value}; it must be {allowed}")
 
@@ -198,9 +212,9 @@ def _names(hint: Any) -> list[str]:
     return ["None" if hint is type(None) else hint.__name__]
 
 
-def _limits(hint: Any) -> Iterator[Range | Form]:
+def _limits(hint: Any) -> Iterator[Range | Form | FileOr]:
     """The ranges and forms in an annotation, those inside ``X | None`` included."""
     if get_origin(hint) is Annotated:
-        yield from (extra for extra in hint.__metadata__ if isinstance(extra, Range | Form))
+        yield from (extra for extra in hint.__metadata__ if isinstance(extra, Range | Form | FileOr))
     for part in get_args(hint):
         yield from _limits(part)

@@ -45,7 +45,7 @@ def test_a_teacher_that_is_no_classifier_ends_in_one_line(photos, tmp_path):
         "pretrain", "--data", photos, "--teacher", tmp_path / "none.keras", "--output", tmp_path / "out"
     )
     assert answer.returncode == 2
-    assert answer.stderr.startswith("error: no such file")
+    assert answer.stderr.startswith("error: --teacher is ")
 
 
 def test_the_teacher_has_the_published_size():

@@ -264,7 +264,7 @@ finally:
 
 REFUSED = [
     ("transfer", ["--data", "nowhere"], "no such folder"),
-    ("transfer", ["--data", "digits", "--weights", "nowhere.h5"], "no such weights file: nowhere.h5"),
+    ("transfer", ["--data", "digits", "--weights", "nowhere.h5"], "--weights is nowhere.h5; it must be auto, "),
     ("transfer", ["--data", "digits", "--output", "/proc/models"], "cannot write to /proc/models"),
     ("recurrent", ["--data", "nowhere.csv"], "no such file"),
     ("recurrent", ["--data", "series.csv", "--target", "nothing"], "no column 'nothing'"),
@@ -273,7 +273,7 @@ REFUSED = [
     ("predict", ["nowhere", "x.png"], "no such file or folder: x.png"),
     ("predict", ["nowhere", "series.csv"], "no such model folder"),
     ("pretrain", ["--data", "nowhere", "--output", "."], "no such folder"),
-    ("pretrain", ["--data", ".", "--output", ".", "--teacher", "nowhere.h5"], "no such file: nowhere.h5"),
+    ("pretrain", ["--data", ".", "--output", ".", "--teacher", "nowhere.h5"], "it must be efficientnet-lite2 or"),
 ]
 
 

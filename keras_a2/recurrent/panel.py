@@ -197,11 +197,15 @@ def load(config: Any) -> data.Windows | Panel:
     """The windows that the configuration asks for: of one series, or of many in a file.
 
     Args:
-        config: has the groups ``series`` and ``forecast``.
+        config: has the groups ``series``, ``network`` and ``forecast``.
 
     Raises:
-        UserError: as ``data.load`` or ``load_many``; an option that is for the other kind.
+        UserError: as ``data.load`` or ``load_many``; an option that is for the other kind, or a segment that does not
+            divide the look-back.
     """
+    segment, look_back = config.network.segment, config.series.look_back
+    if segment and look_back % segment:
+        raise UserError(f"--segment {segment} does not divide --look-back {look_back}; choose a divisor")
     if holds_many(config.series):
         check(config)
         return load_many(config.series, config.forecast.folds or 1)

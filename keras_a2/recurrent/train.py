@@ -36,10 +36,6 @@ def resolve(config: Any, windows: Windows | Panel) -> Any:
     Raises:
         UserError: options that the windows do not allow.
     """
-    if config.network.segment and windows.look_back % config.network.segment:
-        raise UserError(
-            f"--segment {config.network.segment} does not divide --look-back {windows.look_back}; choose a divisor"
-        )
     windows.backtest(config.forecast.backtest)  # refuses blocks that are too short before anything is trained
     if isinstance(windows, Panel):
         return _of_many(config, windows)
