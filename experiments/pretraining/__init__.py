@@ -1,3 +1,1 @@
 """How the bundled backbone is made: the teacher, and what the student learns from it."""
-
-LITE2 = "efficientnet-lite2"

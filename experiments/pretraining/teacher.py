@@ -10,8 +10,8 @@ import keras
 import numpy as np
 
 from keras_a2.errors import UserError
-from pretraining import LITE2
 
+LITE2 = "efficientnet-lite2"
 # Repeats, kernel, stride, expansion and channels of EfficientNet-B0's stages (Tan and Le 2019, arXiv 1905.11946), 1.1
 # times as wide, in multiples of 8, and 1.2 times as deep but for the first and the last.
 STAGES = (

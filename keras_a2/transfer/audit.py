@@ -91,9 +91,8 @@ def compute_features(
     answer = make(backbone, (size, size, 3))
     parts = np.array_split(indices, -(-len(indices) // BATCH))
     features = np.concatenate([answer(images.store.read(part).astype(np.float32)) for part in parts])
-    variance = features.var(axis=0)
-    floor = model.VARIANCE_FLOOR * variance.mean() + 1e-12
-    return (features - features.mean(axis=0)) / np.sqrt(np.maximum(variance, floor))
+    mean, variance = model.moments(features)
+    return (features - mean) / np.sqrt(np.maximum(variance, 1e-12))
 
 
 def wrong_labels(features: np.ndarray, labels: np.ndarray) -> pd.DataFrame:

@@ -106,7 +106,7 @@ def check_file(path: Path, alpha: float | None = None) -> float:
         UserError: no such file, not HDF5, or not the weights of the asked backbone.
     """
     if not path.is_file():
-        raise UserError(f"no such weights file: {path}; --weights takes auto, imagenet, bundled, random or a file")
+        raise UserError(f"no such weights file: {path}")
     try:
         h5py.File(path, "r").close()
     except OSError as error:
@@ -174,15 +174,18 @@ def block_number(layer: keras.Layer) -> int:
 
 
 def standardise(head: keras.Model, features: np.ndarray) -> None:
-    """Fit the head's scaling on training features ``(n, features)``.
+    """Fit the head's scaling on training features ``(n, features)``."""
+    head.get_layer("standardise").set_weights(list(moments(features)))
+
+
+def moments(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and variance ``(features,)`` of features ``(n, features)``, to standardise them.
 
     The variance has a floor: a feature that hardly varies on the training images would otherwise be blown up as soon as
     fine-tuning shifts it.
     """
     variance = features.var(axis=0)
-    head.get_layer("standardise").set_weights(
-        [features.mean(axis=0), np.maximum(variance, VARIANCE_FLOOR * variance.mean())]
-    )
+    return features.mean(axis=0), np.maximum(variance, VARIANCE_FLOOR * variance.mean())
 
 
 def solve(

@@ -377,8 +377,9 @@ def keras_epoch(network: keras.Model, batches: Batches, average: Average | None 
 
         callback = keras.callbacks.LambdaCallback(on_train_batch_end=after_batch)
         # The data set is in random order already.
-        options = {"initial_epoch": epoch - 1, "epochs": epoch, "shuffle": False, "verbose": 0}
-        history = network.fit(data, callbacks=[callback], **options)
+        history = network.fit(
+            data, initial_epoch=epoch - 1, epochs=epoch, callbacks=[callback], shuffle=False, verbose=0
+        )
         return {name: values[0] for name, values in history.history.items()}
 
     return train_epoch
