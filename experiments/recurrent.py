@@ -53,8 +53,8 @@ class SeriesOptions:
     """Column that names the series, of a file with many; by default unique_id. One network learns from all."""
     wide: bool = False
     """The file has a row per series: a name, then its values from left to right."""
-    origins: Literal["splits", "last"] | None = None
-    """Test and validation rows: the last ones of each of many series, or a single series' by --split."""
+    origins: Literal["splits", "last"] = "splits"
+    """Test and validation rows: by --split, or, as in the M4 competition, the last ones of each of many series."""
     preset: Literal["none", "chollet"] = "none"
     """chollet: rows, windows and splits of Deep Learning with Python, for --data jena; replaces --look-back etc."""
     look_back: Count = 72
@@ -64,7 +64,7 @@ class SeriesOptions:
     every: Count = 1
     """Rows from one step of a window to the next (6: hourly windows from 10-minute rows)."""
     split: str = "0.6,0.2,0.2"
-    """Train, validation, test in time order: three fractions or three row counts."""
+    """Train, validation, test in time order: three fractions, or of a single series three row counts."""
     max_gap: CountOrZero = 12
     """Fill gaps of at most N steps from the past (0: none); windows that touch longer gaps are dropped."""
     calendar: bool = True

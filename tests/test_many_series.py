@@ -33,7 +33,7 @@ def shops(tmp_path):
 @pytest.mark.slow
 def test_many_series_from_a_file_to_the_forecast_of_each(shops, tmp_path):
     models = tmp_path / "models"
-    window = ["--look-back", "12", "--horizon", "4", "--season", "4", "--origins", "last"]
+    window = ["--look-back", "12", "--horizon", "4", "--season", "4"]
     run = run_script(
         "recurrent", "--data", shops, *window, "--cell", "gru", "--units", "8", "--epochs", "1", "--output", models
     )
@@ -42,10 +42,13 @@ def test_many_series_from_a_file_to_the_forecast_of_each(shops, tmp_path):
     version = models / "recurrent-shops-gru" / "1"
     metrics = json.loads((version / "metrics.json").read_text())
     assert metrics["data"]["series"] == 30
+    assert metrics["data"]["series_scored"] == 29
+    assert metrics["config"]["origins"] == "splits"
     for line in (metrics["models"] | metrics["baselines"]).values():
         assert {"smape", "mase", "owa", "msis", "coverage", "share_better_than_naive"} <= set(line["test"])
     table = pd.read_csv(version / "predictions.csv")
-    assert len(table) == 30
+    assert table.groupby("unique_id").size().tolist() == [3] * 29  # not the one that was closed long before
+    assert table["cutoff"].unique().tolist() == ["2024-02-17", "2024-02-21", "2024-02-25"]
     assert (version / "report.html").exists()
 
     unseen = pd.DataFrame({"unique_id": "new", "ds": pd.date_range("2025-01-01", periods=20), "y": np.arange(1.0, 21)})
@@ -64,7 +67,9 @@ def test_many_series_from_a_file_to_the_forecast_of_each(shops, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--origins", "splits"], "--origins splits is for a single series"),
+        (["--origins", "last", "--split", "0.8,0.1,0.1"], "leave it out, or --split"),
+        (["--split", "40,10,10"], "for many series it takes three fractions"),
+        (["--split", "0.5,0.2,0.2"], "for many series it takes three fractions"),
         (["--every", "2"], "--every is for a single series, and .* holds many"),
         (["--levels", "90"], "--levels is for a single series"),
         (["--litert"], "--litert is for a single series"),

@@ -210,3 +210,86 @@ def test_the_test_rows_decide_nothing():
     assert np.array_equal(one.own_scale, other.own_scale)
     before = np.concatenate([np.arange(one.rows.ends[i], one.rows.ends[i + 1] - 2) for i in range(3)])
     assert np.array_equal(one.values[before], other.values[before])
+
+
+def dated(lengths=(30, 20), ends=(0, 0)):
+    """Series of days that end so many days before the last of all."""
+    table = long_table(lengths)
+    last = table.groupby("unique_id")["ds"].transform("max")
+    early = table["unique_id"].map({f"S{i}": n for i, n in enumerate(ends)})
+    return table.assign(ds=pd.Timestamp("2024-03-01") + pd.to_timedelta(table["ds"] - last - early, unit="D"))
+
+
+def test_windows_of_a_test_are_a_horizon_apart_and_those_of_a_fold_come_before():
+    assert [list(block) for block in panel.blocks(2, (1, 1), 2)] == [[6], [4], [2]]
+    assert [list(block) for block in panel.blocks(3, (2, 3), 1)] == [[15, 12], [9, 6, 3]]
+    assert [list(block) for block in panel.blocks(3, (2, 3), 0)] == [[9, 6, 3]]
+
+
+def test_shares_of_all_rows_as_windows():
+    left = np.concatenate([np.arange(100)] * 3)
+    assert panel.parts_of("0.6,0.2,0.2", left, 4) == (5, 5)
+    assert panel.parts_of("0.7,0.2,0.1", left, 4) == (5, 2)  # ten rows are two whole windows
+    assert panel.parts_of("0.8,0.1,0.1", left, 30) == (1, 1)
+
+
+def test_series_with_dates_are_split_at_the_same_ones():
+    windows = cut(dated((30, 20, 12), (0, 5, 20)), split="0.6,0.2,0.2", look_back=4)
+    days = pd.concat([t["ds"] for _, t in dated((30, 20, 12), (0, 5, 20)).groupby("unique_id")]).to_numpy()
+    day = {split: days[origins] for split, origins in windows.origins.items()}
+    ahead = np.timedelta64(windows.horizon, "D")
+    assert day["train"].max() + ahead <= day["validation"].min()
+    assert day["validation"].max() + ahead <= day["test"].min()
+    assert set(windows.series_of(windows.origins["train"])) == {0, 1, 2}
+    assert set(windows.series_of(windows.origins["test"])) == {0, 1}  # the third ended long before
+    assert windows.facts["common_dates"]
+
+
+def test_series_without_dates_are_split_from_their_ends():
+    windows = cut(long_table((30, 20, 12)), split="0.6,0.2,0.2", look_back=4)
+    left = {split: windows.steps_left(origins) for split, origins in windows.origins.items()}
+    validation, test = windows.parts
+    assert set(left["test"]) == {2 * k for k in range(1, test + 1)}
+    assert set(left["validation"]) == {2 * k for k in range(test + 1, test + validation + 1)}
+    assert left["train"].min() == 2 * (test + validation + 1)
+    assert set(windows.series_of(windows.origins["test"])) == {0, 1, 2}
+    assert not windows.facts["common_dates"]
+
+
+@pytest.mark.parametrize("table", [long_table((30, 20)), dated((30, 20), (0, 3))])
+@pytest.mark.parametrize("folds", [1, 2])
+def test_no_fold_learns_from_rows_that_are_measured(table, folds):
+    windows = cut(table, split="0.6,0.2,0.2", folds=folds)
+    test = windows.origins["test"]
+    changed = table.assign(y=table["y"].where(~table.index.isin(test[0] + windows.leads), 3.0))
+    other = cut(changed, split="0.6,0.2,0.2", folds=folds)
+    assert np.array_equal(windows.own_mean, other.own_mean)
+    assert np.array_equal(windows.seen(test[:1]), other.seen(test[:1]))
+    assert not np.array_equal(windows.actual(test[:1]), other.actual(test[:1]))
+    assert (windows.season, windows.positive, windows.parts) == (other.season, other.positive, other.parts)
+    for one, same in zip(windows.folds(folds), other.folds(folds), strict=True):
+        assert np.array_equal(one.origins["train"], same.origins["train"])
+        assert np.array_equal(one.seen(one.origins["train"]), same.seen(one.origins["train"]))
+        assert np.array_equal(one.actual(one.origins["train"]), same.actual(one.origins["train"]))
+    learnt = [set((fold.origins["train"][:, np.newaxis] + fold.leads).ravel()) for fold in windows.folds(folds)]
+    for fold, targets in zip(windows.folds(folds), learnt, strict=True):
+        for split in ("validation", "test"):
+            assert not targets & set((fold.origins[split][:, np.newaxis] + fold.leads).ravel())
+    assert set(windows.folds(folds)[0].origins["train"]) == set(windows.origins["train"])
+
+
+def test_every_fold_counts_among_the_windows_that_a_run_records():
+    windows = cut(long_table((20, 20)), folds=2)
+    assert windows.summary()["train"] == len(windows.folds(2)[0].origins["train"])
+    assert windows.summary()["validation"] == 2 * 2
+
+
+def test_a_window_that_holds_a_value_without_a_logarithm_is_not_seen():
+    table = long_table((30, 30))
+    table.loc[25, "y"] = 0.0  # of S0, in the test
+    windows = cut(table, split="0.6,0.2,0.2")
+    test = windows.origins["test"]
+    assert windows.positive
+    assert not set(range(25, 28)) & set(windows.candidates)
+    assert np.isfinite(windows.seen(windows.candidates)).all()
+    assert 23 in test  # its truth decides nothing

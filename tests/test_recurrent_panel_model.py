@@ -43,7 +43,7 @@ def made(count=30, rows=60, level=100.0, look_back=LOOK_BACK, **options):
 
 
 def last_rows(windows):
-    return panel_evaluate.cut(windows, [HORIZON], NAIVES)
+    return panel_evaluate.cut(windows, [[HORIZON]], NAIVES)
 
 
 @pytest.fixture(scope="module")
@@ -215,10 +215,59 @@ def test_series_that_the_model_cannot_take_are_named():
 
 def test_the_common_season_is_that_of_most_series(windows):
     assert seasons.season_of(windows.filled(0, 60), None) == SEASON
-    assert panel.common_season(windows.rows, LOOK_BACK, HORIZON) == SEASON
-    assert panel.common_season(windows.rows, 6, HORIZON) == 1
+    unseen = np.full(30, 2 * HORIZON)
+    assert panel.common_season(windows.rows, LOOK_BACK, unseen) == SEASON
+    assert panel.common_season(windows.rows, 6, unseen) == 1
+    assert panel.common_season(windows.rows, LOOK_BACK, unseen + 60) == 1
 
 
 def test_samples_are_those_of_a_single_target(windows):
     origins = windows.origins["test"]
     assert np.array_equal(train.samples_of(windows, origins, False)[:, 0], origins)
+
+
+def test_the_scores_of_a_series_are_means_over_its_windows(networks):
+    windows = made(count=3, rows=80, split="0.6,0.2,0.2")
+    validation, test = windows.parts
+    assert (validation, test) == (4, 4)
+    folds = windows.folds(1)
+    ridges = baselines.Ridge().fit(folds)
+    trained = {"gru": [[forecasters(windows, networks)[0]] * 2]}
+    choices = panel_evaluate.on_validation("mae", windows, folds, NAIVES, SEASON, ridges, trained)
+    metrics, [winner] = panel_evaluate.on_test({"seed": 0}, windows, [], ridges[-1], trained, choices)
+    task = winner.task
+    assert task.numbers.tolist() == [0, 1, 2] * test
+    assert metrics["data"]["series_scored"] == 3
+    errors = scores.mase(task.truth, task.simple["naive"], task.scale).reshape(test, 3).mean(axis=0)
+    assert task.by_series(scores.mase(task.truth, task.simple["naive"], task.scale)) == pytest.approx(errors)
+    assert metrics["baselines"]["naive"]["test"]["mase"] == pytest.approx(errors.mean())
+    forecast = task.in_unit(winner.answer)
+    table = panel_report.predictions(task, forecast, (forecast, forecast), "naive")
+    assert table["cutoff"].tolist() == [80 - HORIZON * k for k in (4, 4, 4, 3, 3, 3, 2, 2, 2, 1, 1, 1)]
+
+
+def test_a_series_with_windows_that_no_other_has_weighs_no_more():
+    task = last_rows(made(count=3))
+    task = dataclasses.replace(task, numbers=np.array([0, 0, 1]))
+    assert task.by_series(np.array([1.0, 3.0, 5.0])).tolist() == [2, 5]
+    assert task.by_series(np.array([np.nan, 3.0, np.nan])).tolist() == pytest.approx([3, np.nan], nan_ok=True)
+
+
+def test_a_test_row_changes_no_forecast_before_it():
+    windows = made(count=2, rows=80, split="0.6,0.2,0.2")
+    later = windows.rows.values.copy()
+    later[80 - 2 * HORIZON : 80] *= 3  # of the first series, its last two windows' targets
+    rows = dataclasses.replace(windows.rows, values=later)
+    other = panel.prepare(rows, name="made", look_back=LOOK_BACK, horizon=HORIZON, season=SEASON, split="0.6,0.2,0.2")
+    one, changed = (panel_evaluate.cut(each, panel.blocks(HORIZON, each.parts, 0), NAIVES) for each in (windows, other))
+    before = np.arange(len(one.origins)) < 5  # two windows of each series, and the first series' third
+    assert np.array_equal(one.origins, changed.origins)
+    for name in one.simple:
+        assert np.array_equal(one.simple[name][before], changed.simple[name][before])
+    assert np.array_equal(one.scale[before], changed.scale[before])
+    ridge = baselines.Ridge().fit(windows.folds(1))[-1]
+    same = baselines.Ridge().fit(other.folds(1))[-1]
+    assert np.array_equal(ridge.kernel, same.kernel)
+    forecasts = (r.forecast(w, one.origins) for r, w in ((ridge, windows), (same, other)))
+    equal = np.equal(*forecasts).all(axis=(1, 2))
+    assert equal.tolist() == [True] * 5 + [True, False, True]

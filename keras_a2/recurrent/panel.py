@@ -7,6 +7,7 @@ forecast as those of a single one.
 from __future__ import annotations
 
 import hashlib
+import itertools
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,14 +20,15 @@ from keras_a2.errors import UserError
 from keras_a2.recurrent import data
 from keras_a2.recurrent.panel_sources import Rows, holds_many, read
 from keras_a2.recurrent.seasons import season_of
+from keras_a2.recurrent.splits import shares
 
 LEAST_SPREAD = 0.02  # of the standard deviation
 TINY = 1e-12  # relative to a series' level: less is rounding, not a spread
 SEASON_SERIES = 50  # the longest, whose season is that of all
 # Options that many series do not take.
 ONE_SERIES = (
-    "inputs", "known", "holidays", "first_lead", "every", "split", "calendar", "channel_independent",
-    "backtest", "levels", "litert",
+    "inputs", "known", "holidays", "first_lead", "every", "calendar", "channel_independent", "backtest", "levels",
+    "litert",
 )  # fmt: skip
 
 
@@ -49,6 +51,8 @@ class Panel:
     truth: np.ndarray  # (rows, 1) float32, NaN where missing
     candidates: np.ndarray  # rows at which a whole window may begin to forecast
     origins: dict[str, np.ndarray]
+    parts: tuple[int, int]  # validation and test windows of a series at most: see ``blocks``
+    behind: np.ndarray  # (series,) steps from its last row to the end of the test
     facts: dict
 
     @property
@@ -134,16 +138,16 @@ class Panel:
         return pd.Series(values[measured[0] :]).ffill().to_numpy()
 
     def folds(self, count: int) -> list[Panel]:
-        """Rolling origins: so many trainings, each validated on the horizon that follows, and the one to be tested.
+        """Rolling origins: so many trainings, each validated on the windows that follow, and the one to be tested.
 
         The last learns from every window before the test rows, and validates nothing.
         """
-        steps, folds = self.steps_left(self.candidates), []
-        for rows in range(self.horizon * (count + 1), 0, -self.horizon):
-            train, validation = self.candidates[steps >= rows + self.horizon], self.candidates[steps == rows]
-            last = rows == self.horizon
-            origins = self.origins | {"train": train, "validation": validation[:0] if last else validation}
-            folds.append(replace(self, origins=origins))
+        steps = self.steps_left(self.candidates)
+        folds: list[Panel] = []
+        for block in blocks(self.horizon, self.parts, count):
+            train = self.candidates[steps >= block[0] + self.horizon]
+            validation = self.candidates[np.isin(steps, block)] if len(folds) < count else train[:0]
+            folds.append(replace(self, origins=self.origins | {"train": train, "validation": validation}))
         return folds
 
     def on_all_rows(self) -> Panel:
@@ -161,8 +165,9 @@ class Panel:
         return []
 
     def steps_left(self, origins: np.ndarray) -> np.ndarray:
-        """Rows of the same series after each row ``(n,)``."""
-        return self.rows.ends[self.series_of(origins) + 1] - 1 - origins
+        """Steps from each row to the end of the test ``(n,)``."""
+        i = self.series_of(origins)
+        return self.rows.ends[i + 1] - 1 - origins + self.behind[i]
 
     def summary(self) -> dict:
         """What a run records of its data."""
@@ -183,9 +188,9 @@ def check(config: Any) -> None:
     Raises:
         UserError: names the first of them.
     """
-    if config.series.origins == "splits":
-        raise UserError("--origins splits is for a single series; many are forecast over the last rows of each")
     given, default = settings.flat(config), settings.flat(type(config)())
+    if config.series.origins == "last" and given["split"] != default["split"]:
+        raise UserError("--origins last forecasts the last rows of each series: leave it out, or --split")
     for name in ONE_SERIES:
         if given[name] not in (default[name], default[name] or False):  # False: None once resolved
             raise UserError(
@@ -232,40 +237,92 @@ def load_many(options: Any, folds: int = 1) -> Panel:
         name=path.name.split(".")[0],
         look_back=options.look_back,
         horizon=options.horizon,
-        season=options.season or common_season(rows, options.look_back, options.horizon),
+        season=options.season,
         max_gap=options.max_gap,
         folds=folds,
+        split=None if options.origins == "last" else options.split,
     )
 
 
-def common_season(rows: Rows, look_back: int, horizon: int) -> int:
-    """The season that most of the longest series have and that fits twice into the look-back; 1 without."""
+def blocks(horizon: int, parts: tuple[int, int], folds: int) -> list[range]:
+    """Of each fold, and last of the test, the steps that are left after the origins of the windows that it measures.
+
+    Windows are a horizon apart: their targets do not overlap, and the last one's ends where the test does.
+
+    Args:
+        parts: number of windows in the validation of a fold, and in the test.
+    """
+    validation, test = parts
+    edges = [*(test + validation * k for k in range(folds, -1, -1)), 0]
+    return [range(horizon * start, horizon * end, -horizon) for start, end in itertools.pairwise(edges)]
+
+
+def parts_of(split: str, left: np.ndarray, horizon: int) -> tuple[int, int]:
+    """Windows in validation and test, as ``blocks`` takes them, for these shares of all rows; at least one each.
+
+    Args:
+        split: three fractions.
+        left: steps from each row to the end of the test ``(rows,)``.
+
+    Raises:
+        UserError: no fractions, or they do not add up to 1.
+    """
+    fractions = shares(split)
+    if max(fractions) >= 1 or not np.isclose(sum(fractions), 1):
+        raise UserError(f"--split {split!r}: for many series it takes three fractions of 1, such as 0.6,0.2,0.2")
+    _, validation, test = fractions
+    both, last = (int((np.quantile(left, share) + 1) // horizon) for share in (validation + test, test))
+    return max(both - max(last, 1), 1), max(last, 1)
+
+
+def common_season(rows: Rows, look_back: int, unseen: np.ndarray) -> int:
+    """The season that most of the longest series have and that fits twice into the look-back; 1 without.
+
+    Args:
+        unseen: the last rows of each series, which must not be looked at ``(series,)``.
+    """
     longest = np.argsort(-rows.lengths, kind="stable")[:SEASON_SERIES]
-    series = (rows.values[rows.ends[i] : max(rows.ends[i + 1] - 2 * horizon, rows.ends[i])] for i in longest)
+    series = (rows.values[rows.ends[i] : max(rows.ends[i + 1] - unseen[i], rows.ends[i])] for i in longest)
     seasons = [season_of(values, rows.length) if len(values) else 1 for values in series]
     return int(np.bincount([season if 2 * season <= look_back else 1 for season in seasons]).argmax())
 
 
 def prepare(
-    rows: Rows, *, name: str, look_back: int, horizon: int, season: int = 1, max_gap: int = 12, folds: int = 1
+    rows: Rows,
+    *,
+    name: str,
+    look_back: int,
+    horizon: int,
+    season: int | None = 1,
+    max_gap: int = 12,
+    folds: int = 1,
+    split: str | None = None,
 ) -> Panel:
-    """Cut the windows of many series: of each its last ``horizon`` rows are for the test, those before for validation.
+    """Cut the windows of many series, in time order: the last ones are for the test, those before for validation.
 
     Args:
-        season: steps; 1 is none.
+        season: steps; 1 is none, None ``common_season``.
         max_gap: longest gap, in steps, that is filled from the past; windows that touch a longer one are dropped.
-        folds: of validation, ``horizon`` rows each.
+        folds: of validation.
+        split: fractions of all rows for training, validation and test. Where there are dates, all series are split at
+            the same ones: what is tested happened after all that was learnt. Else rows count from the end of each
+            series. None: of each series its last ``horizon`` rows are for the test, those before for validation.
 
     Raises:
-        UserError: the look-back is shorter than two seasons, or no series is long enough to train on.
+        UserError: a bad split, a look-back that is shorter than two seasons, or no series long enough to train on.
     """
+    behind, parts = np.zeros(len(rows.names), int), (1, 1)
+    if split is not None:
+        behind = behind if rows.behind is None else rows.behind
+        parts = parts_of(split, np.repeat(rows.ends[1:] - 1 + behind, rows.lengths) - np.arange(rows.ends[-1]), horizon)
+    measured = blocks(horizon, parts, folds)
+    tested, unseen = (np.maximum(block[0] - behind, 0) for block in (measured[-1], measured[0]))  # rows of each series
+    season = season or common_season(rows, look_back, unseen)
     if look_back < 2 * season:
         raise UserError(f"--look-back {look_back} is shorter than two seasons of {season}; give at least {2 * season}")
-    before_test = np.concatenate(
-        [rows.values[a : b - horizon] for a, b in rows.spans if b - horizon > a] or [np.array([np.nan])]
-    )
+    before_test = np.concatenate([rows.values[a : max(b - n, a)] for (a, b), n in zip(rows.spans, tested, strict=True)])
     if not np.isfinite(before_test).any():
-        raise UserError(f"{name}: no series has a row before its last {horizon}; shorten --horizon")
+        raise UserError(f"{name}: no series has a row before its last {measured[-1][0]}; shorten --horizon")
     positive = bool(np.nanmin(before_test) > 0)
     del before_test
     count = len(rows.names)
@@ -273,31 +330,36 @@ def prepare(
     mean, scale, whole, dropped = np.zeros(count), np.ones(count), [np.zeros(0, np.int32)], 0
     for i, (start, end) in enumerate(rows.spans):  # series by series: the data are never held twice in float64
         series = rows.values[start:end]
-        missing = np.isnan(series)
-        if positive:
-            with np.errstate(divide="ignore", invalid="ignore"):
-                series = np.log(series)
+        missing, no_logarithm = np.isnan(series), positive & (series <= 0)  # a test row may have none
         if max_gap and missing.any():
             series = pd.Series(series).ffill(limit=max_gap).to_numpy()
-        mean[i], scale[i] = _scaling(series[: max(len(series) - (folds + 1) * horizon, 0)], season)
+        if positive:
+            series = np.log(series, out=np.full(len(series), np.nan), where=series > 0)
+        mean[i], scale[i] = _scaling(series[: max(len(series) - unseen[i], 0)], season)
         values[start:end] = (series - mean[i]) / scale[i]
         truth[start:end] = np.where(missing, np.nan, values[start:end])
         inside = np.arange(start + look_back - 1, end - horizon, dtype=np.int32)
-        if missing.any() and len(inside):
+        if (missing | no_logarithm).any() and len(inside):
             windows = np.lib.stride_tricks.sliding_window_view
             seen = ~np.isnan(windows(values[start : end - horizon], look_back)).any(axis=1)
-            ahead = ~np.isnan(windows(truth[start + look_back : end], horizon)).any(axis=1)
+            ahead = ~windows(missing[look_back:], horizon).any(axis=1)  # the truth decides nothing, but for a gap
             dropped += int((~(seen & ahead)).sum())
             inside = inside[seen & ahead]
         whole.append(inside)
     candidates = np.concatenate(whole)
-    back = np.repeat(rows.ends[1:] - 1, [len(part) for part in whole[1:]]) - candidates
-    splits = {"train": back >= 3 * horizon, "validation": back == 2 * horizon, "test": back == horizon}
-    origins = {split: candidates[chosen] for split, chosen in splits.items()}
-    if not (back >= (folds + 2) * horizon).any() or len(origins["validation"]) == 0:
+    left = np.repeat(rows.ends[1:] - 1 + behind, [len(part) for part in whole[1:]]) - candidates
+    before = measured[0][0] + horizon  # a training window ends before the first validation
+    chosen = {
+        "train": left >= before,
+        "validation": np.isin(left, [step for block in measured[:-1] for step in block]),
+        "test": np.isin(left, measured[-1]),
+    }
+    origins = {name: candidates[inside] for name, inside in chosen.items()}
+    if not all(map(len, origins.values())):
         raise UserError(
-            f"{name}: no series is long enough: a training window takes {look_back + (folds + 2) * horizon} rows, the "
-            f"longest series has {rows.lengths.max()}; shorten --look-back or --horizon"
+            f"{name}: no series is long enough: a training window takes {look_back + before} rows, the longest series "
+            f"has {rows.lengths.max()}; shorten --look-back or --horizon"
+            + ("" if split is None else ", or take --origins last")
         )
     return Panel(
         name=name,
@@ -312,7 +374,12 @@ def prepare(
         truth=truth[:, np.newaxis],
         candidates=candidates,
         origins=origins,
+        parts=parts,
+        behind=behind,
         facts={
+            "validation_windows": parts[0],
+            "test_windows": parts[1],
+            "common_dates": split is not None and rows.behind is not None,
             "sha256": _digest(rows),
             "season": season,
             "logarithms": positive,

@@ -1,4 +1,4 @@
-"""Forecasts of many series to figures: what validation chooses, then the last rows of every series, read once."""
+"""Forecasts of many series to figures: what validation chooses, then the test rows of every series, read once."""
 
 from __future__ import annotations
 
@@ -7,13 +7,14 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from keras_a2 import runs, training
 from keras_a2.recurrent import scores, train
 from keras_a2.recurrent.baselines import Ridge
 from keras_a2.recurrent.combination import Combination
 from keras_a2.recurrent.model import frames
-from keras_a2.recurrent.panel import Panel
+from keras_a2.recurrent.panel import Panel, blocks
 
 LEVEL = 0.95
 PERCENT = f"{LEVEL:.0%}".rstrip("%")
@@ -25,7 +26,7 @@ Baseline = Callable[[np.ndarray, int, int], np.ndarray]  # history, season, hori
 
 @dataclass
 class Task:
-    """One window of each series and fold, whose truth was measured and which has a row before it: ``n`` in all."""
+    """The windows of all series and folds whose truth was measured and which have a row before them: ``n`` in all."""
 
     windows: Panel
     fold: np.ndarray  # (n,) ascending
@@ -71,10 +72,15 @@ class Task:
     def owa(self, forecast: np.ndarray) -> float:
         """The competition's overall weighted average of a forecast ``(n, horizon)``."""
         errors = [
-            (scores.smape(self.truth, each), scores.mase(self.truth, each, self.scale))
+            self.by_series(error)
             for each in (forecast, self.simple["naive2"])
+            for error in (scores.smape(self.truth, each), scores.mase(self.truth, each, self.scale))
         ]
-        return scores.owa(*errors[0], *errors[1])
+        return scores.owa(*errors)
+
+    def by_series(self, values: np.ndarray) -> np.ndarray:
+        """The mean of each series over its windows ``(series,)``, of values ``(n,)``; NaN is left out."""
+        return pd.Series(values).groupby(self.numbers).mean().to_numpy()
 
 
 @dataclass
@@ -118,17 +124,20 @@ class Published:
         return replace(self.combination, ridge=self.combination.ridge.refit(every), network=train.mean_of(networks))
 
 
-def cut(windows: Panel, folds: Sequence[int], baselines: Sequence[Baseline]) -> Task:
+def cut(windows: Panel, measured: Sequence[Sequence[int]], baselines: Sequence[Baseline]) -> Task:
     """The windows that figures are of.
 
     Args:
-        folds: of each, the rows of a series that come after the last known one: one horizon is the test.
+        measured: of each fold, the steps that are left after the origins of its windows: see ``panel.blocks``.
         baselines: ``scores.seasonal_naive`` and ``scores.naive2`` among them.
     """
     rows, horizon, season = windows.rows, windows.horizon, windows.season
-    long_enough = [np.flatnonzero(rows.lengths > back) for back in folds]
-    fold, numbers = np.repeat(np.arange(len(folds)), list(map(len, long_enough))), np.concatenate(long_enough)
-    origins = rows.ends[numbers + 1] - 1 - np.array(folds)[fold]
+    parts = []
+    for k, left in ((k, left) for k, block in enumerate(measured) for left in block):
+        after = left - windows.behind  # rows of each series
+        i = np.flatnonzero((after >= horizon) & (after < rows.lengths))
+        parts.append((np.full(len(i), k), i, rows.ends[i + 1] - 1 - after[i]))
+    fold, numbers, origins = map(np.concatenate, zip(*parts, strict=True))
     truth = rows.values[origins[:, np.newaxis] + 1 + np.arange(horizon)]
     known = [windows.filled(rows.ends[i], origin + 1) for i, origin in zip(numbers, origins, strict=True)]
     whole = np.isfinite(truth).all(axis=1) & np.array([len(history) > 0 for history in known], bool)
@@ -164,7 +173,7 @@ def on_validation(
         ridges: one per fold.
         trained: cell -> for each seed one forecaster per fold; the mean of the seeds counts.
     """
-    validated = range(windows.horizon * len(folds), windows.horizon, -windows.horizon)
+    *validated, _ = blocks(windows.horizon, windows.parts, len(folds) - 1)
     task = cut(windows, validated, baselines)
     answers, weight = {RIDGE: task.forecast(ridges[:-1])}, {}
     for cell, seeds in trained.items():
@@ -188,7 +197,7 @@ def on_test(
     trained: Mapping[str, list[list[train.Forecaster]]],
     choices: Choices,
 ) -> tuple[dict[str, Any], list[Published]]:
-    """Read the last rows of every series: the scores of everything.
+    """Read the test rows of every series: the scores of everything.
 
     Args:
         config: what is recorded.
@@ -199,7 +208,7 @@ def on_test(
     Returns:
         the content of ``metrics.json``, and what is to be published, one per cell.
     """
-    task = cut(windows, [windows.horizon], choices.baselines)
+    task = cut(windows, blocks(windows.horizon, windows.parts, 0), choices.baselines)
     answers = {name: task.standardised(forecast) for name, forecast in task.simple.items()}
     answers[RIDGE] = task.forecast([ridge])
     baselines, published = list(answers), []
@@ -232,7 +241,8 @@ def on_test(
         "experiment": "recurrent",
         "config": config,
         "environment": runs.environment(),
-        "data": windows.summary() | {"series_scored": len(task.numbers), "series_seen": int(task.seen.sum())},
+        "data": windows.summary()
+        | {"series_scored": len(set(task.numbers)), "series_seen": len(set(task.numbers[task.seen]))},
         "baselines": {name: lines[name] for name in baselines},
         "best_naive": choices.best_naive,
         "published": {winner.cell: winner.name for winner in published},
@@ -243,16 +253,22 @@ def on_test(
 
 
 def measure(task: Task, name: str, standardised: np.ndarray, ends: np.ndarray, best_naive: str) -> dict[str, Any]:
-    """The scores of one forecaster over all series, and the share of series on which it beats the best naive."""
+    """The scores of one forecaster over all series, and the share of series on which it beats the best naive.
+
+    Those of a series are means over its windows.
+    """
     forecast, (lower, upper) = output(task, name, standardised, ends)
-    errors = scores.mase(task.truth, forecast, task.scale)
-    better = scores.share_better(errors, scores.mase(task.truth, task.simple[best_naive], task.scale))
+    errors, reference = (
+        task.by_series(scores.mase(task.truth, each, task.scale)) for each in (forecast, task.simple[best_naive])
+    )
+    better = scores.share_better(errors, reference)
+    inside = ((task.truth >= lower) & (task.truth <= upper)).mean(axis=1)
     return {
-        "smape": float(scores.smape(task.truth, forecast).mean()),
+        "smape": float(task.by_series(scores.smape(task.truth, forecast)).mean()),
         "mase": float(np.nanmean(errors)),
         "owa": task.owa(forecast),
-        "msis": float(np.nanmean(scores.msis(task.truth, lower, upper, task.scale, LEVEL))),
-        "coverage": {PERCENT: float(np.mean((task.truth >= lower) & (task.truth <= upper)))},
+        "msis": float(np.nanmean(task.by_series(scores.msis(task.truth, lower, upper, task.scale, LEVEL)))),
+        "coverage": {PERCENT: float(task.by_series(inside).mean())},
         "share_better_than_naive": better.pop("share_better"),
         **{key.replace("share_better", "share_better_than_naive"): value for key, value in better.items()},
     }

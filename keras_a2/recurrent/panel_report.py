@@ -21,16 +21,17 @@ from keras_a2.recurrent.report import history_of, training_table, use
 from keras_a2.training import History
 
 NOTE = (
-    "Over all series, the last rows of each, read once: sMAPE, MASE, OWA (1 is as good as Naive2) and MSIS of "
+    "Over all series, the test rows of each, read once: sMAPE, MASE, OWA (1 is as good as Naive2) and MSIS of "
     f"{PERCENT} % intervals as in the M4 competition, the intervals' coverage, and the share of series with a smaller "
     "error than the naive that was best on validation, with a bootstrap interval over series; a verdict needs that and "
     'a Wilcoxon signed-rank test. "+ ridge": a mean with ridge regression over all series, its weight chosen on '
-    "validation. A series too short for the network is forecast by the seasonal naive. Series that overlap in time are "
-    "not independent: one may show the network what happened to another."
+    "validation. A series too short for the network is forecast by the seasonal naive. "
 )
+OVERLAP = "Series that overlap in time are not independent: one may show the network what happened to another."
+COMMON_DATES = "All series are split at the same dates: what is tested happened after all that was learnt from."
 
 GUIDE = (
-    "One network learnt from every series; each was forecast from its last rows, which were read once. OWA is the mean "
+    "One network learnt from every series; each was forecast over its test rows, which were read once. OWA is the mean "
     "of sMAPE and MASE relative to Naive2: below 1 is better than a naive that knows the season. " + page.MORE
 )
 
@@ -44,7 +45,8 @@ def describe(windows: Panel) -> None:
         f"{'a season of ' + str(windows.season) if windows.season > 1 else 'no season'}; "
         f"{'logarithms, for all values are positive' if windows.positive else 'no logarithms'}\n"
         + ", ".join(f"{len(origins)} {split}" for split, origins in windows.origins.items())
-        + " windows"
+        + f" windows; the test takes the last {facts['test_windows'] * windows.horizon} "
+        + ("steps of the dates, the same for all series" if facts["common_dates"] else "rows of each series")
     )
     for note in rows.notes:
         console.print(f"note: {note}")
@@ -102,7 +104,7 @@ def headline(metrics: dict, name: str) -> str:
 def show(metrics: dict) -> None:
     """Print the comparison."""
     header, rows = result_rows(metrics)
-    print_table(f"{metrics['data']['name']}: the last rows of every series, read once", header, rows)
+    print_table(f"{metrics['data']['name']}: the test rows of every series, read once", header, rows)
 
 
 def card(windows: Panel, cell: str, metrics: dict, name: str) -> dict[str, Any]:
@@ -174,7 +176,7 @@ def write(
         ),
         "forecasts": (
             examples(task, forecast, interval),
-            "A series that is forecast better than 95 % of all, a median one, and one of the worst 5 %: the truth "
+            "A test window that is forecast better than 95 % of all, a median one, and one of the worst 5 %: the truth "
             "should stay inside the band.",
         ),
         "learning_curves": (
@@ -188,7 +190,11 @@ def write(
         headline=headline(metrics, published.name),
         guide=[GUIDE],
         tables=[
-            page.Table("Result on the last rows of every series", *result_rows(metrics), NOTE),
+            page.Table(
+                "Result on the test rows of every series",
+                *result_rows(metrics),
+                NOTE + (COMMON_DATES if metrics["data"]["common_dates"] else OVERLAP),
+            ),
             training_table(cell, metrics, histories),
         ],
         charts=charts.save(folder / "figures", drawn),
@@ -201,10 +207,14 @@ def write(
 def predictions(
     task: Task, forecast: np.ndarray, interval: tuple[np.ndarray, np.ndarray], best_naive: str
 ) -> pd.DataFrame:
-    """One row per series: its scores, then each lead's truth, forecast and ends of the interval, in the unit."""
-    names = [task.windows.rows.names[i] for i in task.numbers]
+    """One row per series and test window, ``cutoff`` the last known time or row: its scores, then of each lead truth,
+    forecast and ends of the interval, in the unit.
+    """
+    rows = task.windows.rows
+    after = rows.ends[task.numbers + 1] - 1 - task.origins
     columns: dict[str, Any] = {
-        "unique_id": names,
+        "unique_id": [rows.names[i] for i in task.numbers],
+        "cutoff": [rows.times_after(i, np.array([-n]))[0] for i, n in zip(task.numbers, after, strict=True)],
         "smape": scores.smape(task.truth, forecast).round(4),
         "mase": scores.mase(task.truth, forecast, task.scale).round(4),
         "msis": scores.msis(task.truth, *interval, task.scale, LEVEL).round(4),
@@ -250,7 +260,7 @@ def error_by_lead(task: Task, forecast: np.ndarray, cell: str) -> Figure:
 
 @styled
 def examples(task: Task, forecast: np.ndarray, interval: tuple[np.ndarray, np.ndarray]) -> Figure:
-    """Three series with their forecasts and intervals: better than 95 %, than half, and than 5 % of them."""
+    """Three test windows with their forecasts and intervals: better than 95 %, than half, and than 5 % of them."""
     windows, errors = task.windows, scores.mase(task.truth, forecast, task.scale)
     order = np.argsort(np.nan_to_num(errors, nan=np.inf))
     order = order[np.isfinite(errors[order])]

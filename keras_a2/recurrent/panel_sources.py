@@ -23,7 +23,8 @@ class Rows:
     """The series of a file on their grid, one after the other.
 
     ``values`` ``(rows,)`` are in the target's unit, NaN where missing; series ``i`` has the rows ``ends[i]`` up to
-    ``ends[i + 1]``, and its last one the time ``lasts[i]`` (None: rows count as even steps).
+    ``ends[i + 1]``, and its last one the time ``lasts[i]`` (None: rows count as even steps), which is ``behind[i]``
+    steps before the latest time of all (None: rows or steps are counted, in each series from a start of its own).
     """
 
     names: list[str]
@@ -33,6 +34,7 @@ class Rows:
     step: pd.Timedelta | BaseOffset | int | None  # an offset where steps are of no constant length, such as months
     target: str
     notes: list[str] = field(default_factory=list)
+    behind: np.ndarray | None = None  # (series,)
 
     @property
     def lengths(self) -> np.ndarray:
@@ -208,7 +210,9 @@ def _on_grid(
     spacing: Any = step if offset is None else step * offset
     if isinstance(moments, pd.DatetimeIndex) and offset is None:
         spacing = pd.Timedelta(step, unit=moments.unit)
-    return Rows(rows.names, ends, values, moments[rows.ends[1:] - 1], spacing, rows.target, rows.notes)
+    last = ticks[rows.ends[1:] - 1]
+    behind = (last.max() - last) // step if isinstance(moments, pd.DatetimeIndex) else None
+    return Rows(rows.names, ends, values, moments[rows.ends[1:] - 1], spacing, rows.target, rows.notes, behind)
 
 
 def _ticks(

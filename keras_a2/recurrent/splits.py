@@ -44,7 +44,7 @@ def split_bounds(split: str, rows: int, sees: int, ahead: int) -> dict[str, tupl
     Raises:
         UserError: neither, or too few rows for one window per split.
     """
-    parts, book = _parts(split), split == BOOK
+    parts, book = shares(split), split == BOOK
     fractions = max(parts) < 1
     # The last rows that the book does not offer count as a part of its last split.
     needed = [sees, sees, 2 * sees - 1 + ahead] if book else [sees + ahead, ahead, ahead]
@@ -80,8 +80,12 @@ def split_bounds(split: str, rows: int, sees: int, ahead: int) -> dict[str, tupl
     return dict(zip(SPLITS, itertools.pairwise([0, *ends]), strict=True))
 
 
-def _parts(split: str) -> list[float]:
-    """The three fractions or row counts of ``--split``."""
+def shares(split: str) -> list[float]:
+    """The three fractions or row counts of ``--split``.
+
+    Raises:
+        UserError: neither.
+    """
     if split == BOOK:
         return [0.5, 0.25, 0.25]
     try:
