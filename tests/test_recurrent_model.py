@@ -12,7 +12,7 @@ import tensorflow as tf
 import recurrent
 from keras_a2 import saved_model, settings
 from keras_a2.fast.loops import CompiledLoop, compiled_loops, is_compiled
-from keras_a2.fast.windows import compiled
+from keras_a2.fast.windows import _predict, compiled
 from keras_a2.recurrent import baselines, data, evaluate, model, sources, train
 from keras_a2.recurrent.combination import Combination, WindowNaive
 from keras_a2.recurrent.intervals import Spread
@@ -103,6 +103,20 @@ def test_an_epoch_of_the_compiled_steps_is_one_of_keras_fit(windows, cell):
     for fast, plain in zip(*weights, strict=True):
         np.testing.assert_allclose(fast, plain, atol=1e-5)
     np.testing.assert_allclose(*forecasts, atol=1e-5)
+
+
+@pytest.mark.parametrize(("samples", "at_once"), [(5, 32), (33, 64), (64, 64), (1030, 1024)])
+def test_few_windows_are_not_forecast_in_a_large_batch(samples, at_once):
+    sizes = []
+
+    def gather(part):
+        sizes.append(part.shape[0])
+        return tf.cast(part, tf.float32), part
+
+    twice = keras.Sequential([keras.Input((2,)), keras.layers.Rescaling(2.0)])
+    numbers = np.arange(2 * samples, dtype=np.int32).reshape(samples, 2)
+    np.testing.assert_array_equal(_predict(twice, gather)(numbers), 2 * numbers)
+    assert sizes == [at_once]
 
 
 @pytest.mark.parametrize("cell", ["simple_rnn", "lstm", "gru"])

@@ -13,9 +13,9 @@ from keras_a2.training import Average
 
 Epoch = Callable[[int, Callable[[float], None]], float]
 Gather = Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor]]
-PREDICTED = 1024  # samples at once
+PREDICTED = 1024  # samples at once, at most
 PARTS = 4  # of a batch: a fixed number, not the cores', so that sums do not depend on the machine
-LEAST_PART = 32  # samples
+LEAST_PART = 32  # samples; also the least that are forecast at once
 
 
 def compiled(
@@ -85,19 +85,20 @@ def _epoch(
 
 
 def _predict(network: keras.Sequential, gather: Gather) -> Callable[[np.ndarray], np.ndarray]:
-    """Samples ``(n, 2)`` to outputs ``(n, outputs)``, ``PREDICTED`` at once."""
+    """Samples ``(n, 2)`` to outputs ``(n, outputs)``, ``PREDICTED`` at once, or the power of 2 that holds fewer."""
 
     @tf.function(jit_compile=is_compiled(network), autograph=False)
     def of_part(samples: tf.Tensor) -> tf.Tensor:
         return network(gather(samples)[0], training=False)
 
-    @tf.function(input_signature=[tf.TensorSpec((PREDICTED, 2), tf.int32)], autograph=False)
+    @tf.function(autograph=False)
     def of_batch(samples: tf.Tensor) -> tf.Tensor:
         return tf.concat([of_part(part) for part in _parts(samples, network)], axis=0)
 
     def predict(samples: np.ndarray) -> np.ndarray:
-        full = np.resize(samples, (-(-len(samples) // PREDICTED) * PREDICTED, 2))
-        return np.concatenate([of_batch(part) for part in full.reshape(-1, PREDICTED, 2)])[: len(samples)]
+        size = min(max(1 << (len(samples) - 1).bit_length(), LEAST_PART), PREDICTED)  # few sizes: each is compiled
+        full = np.resize(samples, (-(-len(samples) // size) * size, 2)).reshape(-1, size, 2)
+        return np.concatenate([of_batch(tf.constant(part)) for part in full])[: len(samples)]
 
     return predict
 
