@@ -23,6 +23,8 @@ from keras_a2.console import console
 from keras_a2.errors import Diverged
 from keras_a2.files import whole
 
+SAVED_EVERY = 2.0  # seconds: an epoch of a short training takes less time than writing its state
+
 
 @dataclass
 class History:
@@ -78,12 +80,14 @@ def fit(
         state: further variables needed to go on exactly (optimizer, dropout seeds).
         patience: stop after this number of epochs without a better score.
         ceiling: a training loss above it has diverged, even if it is a number still.
-        path: file that carries the state across a kill, written whole after every epoch.
+        path: file that carries the state across a kill, written whole after the first epoch and the last, and after
+            those between that end ``SAVED_EVERY`` seconds later than the one before that was written.
 
     Raises:
         Diverged: when the training or validation loss is not finite or above the ceiling, naming the epoch.
     """
     history, best = _restore(path, weights, state)
+    saved = -math.inf
 
     def has_ended() -> bool:
         exhausted = patience is not None and history.epochs - history.best_epoch >= patience
@@ -112,8 +116,9 @@ def fit(
             bar.update(task, completed=epoch, note=_note(row))
             if on_epoch:
                 on_epoch(row)
-            if path is not None:
+            if path is not None and (has_ended() or time.perf_counter() - saved >= SAVED_EVERY):
                 _save(path, history, weights, state, best)
+                saved = time.perf_counter()
         note, took = _note(history.best), sum(history.seconds)
         bar.update(task, total=history.epochs, completed=history.epochs, note=note, took=took)
     for variable, value in zip(weights, best, strict=True):

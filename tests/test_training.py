@@ -50,7 +50,9 @@ def test_early_stopping():
     assert run([9, 5, 6, 7, 8, 1], patience=2)[0].epochs == 3
 
 
-def test_resume_ends_like_the_uninterrupted_run(tmp_path):
+@pytest.mark.parametrize("seconds", [0.0, 60.0])
+def test_resume_ends_like_the_uninterrupted_run(tmp_path, monkeypatch, seconds):
+    monkeypatch.setattr(training, "SAVED_EVERY", seconds)
     losses = [9, 5, 3, 8, 2, 7]
     whole = run(losses)
     with pytest.raises(KeyboardInterrupt):
@@ -58,6 +60,14 @@ def test_resume_ends_like_the_uninterrupted_run(tmp_path):
     resumed = run(losses, tmp_path / "s.npz")
     assert resumed[0].rows == whole[0].rows
     assert (resumed[0].best_epoch, resumed[1]) == (whole[0].best_epoch, whole[1])
+
+
+def test_quick_epochs_do_not_each_write_their_state(tmp_path, monkeypatch):
+    losses, path, written, save = [9, 5, 3, 8, 2, 7], tmp_path / "s.npz", [], training._save
+    monkeypatch.setattr(training, "_save", lambda path, *rest: written.append(rest[0].epochs) or save(path, *rest))
+    ended = run(losses, path)
+    assert written == [1, 5]
+    assert run(losses, path, stop_after=0)[0].rows == ended[0].rows  # nothing is left to train
 
 
 def shown(bars, width: int) -> list[str]:
