@@ -78,7 +78,7 @@ def main(config: Config) -> None:
     card = saved_model.read_card(saved_model.latest_version(config.model))
     experiment = card["experiment"]
     check_use(config, experiment)
-    single = {name: getattr(config, name) for name in ("figure", "serve", "check", "update")}
+    single = {name: getattr(config, name) for name in ("serve", "update")}
     single["export"] = config.export != "none"
     if "many_series" in card and any(single.values()):
         name = next(name for name, given in single.items() if given)
@@ -98,7 +98,7 @@ def main(config: Config) -> None:
     elif experiment == "transfer":
         inference.classify(model, items, config.top, config.output, config.sets, config.maps)
     elif model.many:
-        inference.forecast_many(model, config.items[0], config.time, config.output)
+        inference.forecast_many(model, items[0], config.time, config.output, config.figure)
     else:
         inference.forecast(model, items[0], config.time, config.output, config.figure)
 

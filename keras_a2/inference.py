@@ -148,13 +148,14 @@ def check(model: Forecaster, series: Path, time: str | None, output: Path | None
     if output is not None:
         _write(checked, output)
         return
-    table = Table(rows.index.name, "target", "value", "forecast", "interval")
+    name = "unique_id" if model.many else "target"
+    table = Table(rows.index.name, name, "value", "forecast", "interval")
     for step, row in rows.head(SHOWN_ROWS).iterrows():
         value, forecast, lower, upper = (
-            page.column([row[name]], places=places.get(row["target"]))[0]
-            for name in ("value", "forecast", "lower", "upper")
+            page.column([row[column]], places=places.get(row[name]))[0]
+            for column in ("value", "forecast", "lower", "upper")
         )
-        table.add_row(str(step), row["target"], value, forecast, f"{lower} to {upper}")
+        table.add_row(str(step), row[name], value, forecast, f"{lower} to {upper}")
     if len(rows) > SHOWN_ROWS:
         table.add_row("… more: write them with --output")
     console.print(table)
@@ -174,20 +175,28 @@ def _write(rows: pd.DataFrame, output: Path) -> None:
         if output.suffix == ".csv":
             rows.to_csv(temporary, index=False)
         else:  # pandas would write the times in UTC
-            if "time" in rows:
-                rows["time"] = [time.isoformat() for time in rows["time"]]
+            for name in rows.select_dtypes(["datetime", "datetimetz"]):
+                rows[name] = [time.isoformat() for time in rows[name]]
             rows.to_json(temporary, orient="records", lines=True)
     console.print(f"wrote {output}")
 
 
-def forecast_many(model: Forecaster, series: Path, time: str | None, output: Path | None) -> None:
+def forecast_many(model: Forecaster, series: Path, time: str | None, output: Path | None, figure: Path | None) -> None:
     """Forecast every series of a file; the first rows on the screen, or a file."""
-    rows, short = model.forecast_many(series, time)
-    if short:
+    from keras_a2.recurrent import panel_predict
+
+    known = model.read_many(series, time)
+    rows, naive = panel_predict.forecast(model, known)
+    if naive:
+        positive = ", or hold values that are not positive" if model.card["many_series"]["logarithms"] else ""
         console.print(
-            f"note: {short} series are shorter than {model.look_back} rows, or end in a gap: the seasonal naive "
+            f"note: {naive} series are shorter than {model.look_back} rows, end in a gap{positive}: the seasonal naive "
             "forecasts them"
         )
+    if figure is not None:
+        with whole(figure) as temporary:
+            panel_predict.plot(model, known, rows).savefig(temporary, dpi=120, format=figure.suffix[1:])
+        console.print(f"wrote {figure}")
     if output is not None:
         with whole(output) as temporary:
             if output.suffix == ".csv":

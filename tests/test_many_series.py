@@ -31,7 +31,7 @@ def shops(tmp_path):
 
 
 @pytest.mark.slow
-def test_many_series_from_a_file_to_the_forecast_of_each(shops, tmp_path):
+def test_many_series_from_a_file_to_the_forecast_of_each(shops, tmp_path, capsys):
     models = tmp_path / "models"
     window = ["--look-back", "12", "--horizon", "4", "--season", "4"]
     run = run_script(
@@ -53,15 +53,25 @@ def test_many_series_from_a_file_to_the_forecast_of_each(shops, tmp_path):
 
     unseen = pd.DataFrame({"unique_id": "new", "ds": pd.date_range("2025-01-01", periods=20), "y": np.arange(1.0, 21)})
     pd.concat([pd.read_csv(shops, parse_dates=["ds"]), unseen]).to_csv(tmp_path / "more.csv", index=False)
-    output = tmp_path / "forecast.csv"
-    used = run_script("predict", models / "recurrent-shops-gru", tmp_path / "more.csv", "--output", output)
+    output, figure, checked = tmp_path / "forecast.csv", tmp_path / "forecast.png", tmp_path / "checked.jsonl"
+    model = models / "recurrent-shops-gru"
+    used = run_script("predict", model, tmp_path / "more.csv", "--output", output, "--figure", figure)
     assert used.returncode == 0, used.stderr[-2000:]
+    assert figure.stat().st_size > 10_000
     forecast = pd.read_csv(output)
     assert forecast.columns.tolist() == ["unique_id", "ds", "lead", "y", "lower_95", "upper_95"]
     assert (forecast.groupby("unique_id").size() == 4).all()
     assert forecast["unique_id"].nunique() == 31
     assert forecast["ds"].iloc[-1].startswith("2025-01-24")
     assert (forecast["lower_95"] <= forecast["upper_95"]).all()
+
+    script = load_script("predict")
+    for more in ([], ["--output", str(checked)]):
+        script.main(parse(script.Config, [str(model), str(shops), "--check", *more]))
+    assert "lie outside their 95 % interval one step ahead" in capsys.readouterr().out
+    rows = pd.read_json(checked, lines=True)
+    assert len(rows) == 29 * (60 - 12)  # the rows of every series after its first window
+    assert rows.columns.tolist() == ["ds", "unique_id", "value", "forecast", "lower", "upper", "outside"]
 
 
 @pytest.mark.parametrize(

@@ -208,9 +208,53 @@ def test_series_that_the_model_cannot_take_are_named():
     with pytest.raises(UserError, match="steps of 1 day; the model was trained on 1 hour"):
         panel_predict.forecast(Published(step_seconds=3600.0), panel_sources.from_frame(long_table(), "file"))
     table = long_table()
-    table["y"] -= 8
-    with pytest.raises(UserError, match="series 'S0' holds -5"):
+    table["y"] = np.where(table["unique_id"] == "S0", np.nan, 1.0)
+    with pytest.raises(UserError, match="series 'S0' has no values"):
         panel_predict.forecast(Published(), panel_sources.from_frame(table, "file"))
+
+
+@pytest.mark.parametrize("value", [0.0, -5.0])
+def test_the_seasonal_naive_forecasts_what_has_no_logarithm(value):
+    table = long_table()
+    table.iloc[12, 2] = value
+    rows = panel_sources.from_frame(table, "file")
+    answer, naive = panel_predict.forecast(Published(), rows)
+    assert naive == 2  # and the short one
+    assert answer["y"].tolist()[:4] == [11, 12, value, 14]
+    answer, naive = panel_predict.forecast(Published(logarithms=False), rows)
+    assert naive == 1
+    with pytest.raises(UserError, match=f"a window holds {value:g}; the model takes positive numbers only"):
+        panel_predict.serve(Published(), np.array([[[1.0], [value]]]))
+    with pytest.raises(UserError, match="a window holds nan; the model takes numbers only"):
+        panel_predict.serve(Published(logarithms=False), np.array([[[1.0], [np.nan]]]))
+
+
+def test_every_row_is_compared_with_the_forecast_one_step_ahead():
+    table = long_table()
+    table.loc[(table["unique_id"] == "S0") & (table["y"] == 14), "y"] = 20.0
+    checked = panel_predict.check(Published(), panel_sources.from_frame(table.copy(), "file"))
+    assert checked.index.tolist() == [pd.Timestamp("2024-01-13"), pd.Timestamp("2024-01-14")]
+    assert checked["unique_id"].tolist() == ["S0", "S0"]  # the other is shorter than a window
+    assert checked[["value", "forecast", "lower", "upper"]].to_numpy().tolist() == [[13, 9, 8, 10], [20, 10, 9, 11]]
+    assert checked["outside"].tolist() == [True, True]
+    table["y"] = 5.0
+    table.iloc[12, 2] = np.nan
+    rows = panel_sources.from_frame(table.drop(columns="ds").assign(ds=np.r_[1:15, 1:7]), "file")
+    checked = panel_predict.check(Published(), rows)
+    assert (checked.index.name, checked.index.tolist()) == ("ds", [14])
+    assert not checked["outside"].any()
+    with pytest.raises(UserError, match="no row of any series has a whole window of 12 rows"):
+        panel_predict.check(Published(), panel_sources.from_frame(long_table()[14:], "file"))
+
+
+def test_the_figure_shows_the_first_series_and_their_forecasts():
+    rows = panel_sources.from_frame(long_table(), "file")
+    figure = panel_predict.plot(Published(), rows, panel_predict.forecast(Published(), rows)[0])
+    assert [axes.get_title(loc="left") for axes in figure.axes] == ["S0", "S1"]
+    seen, forecast, _ = figure.axes[1].lines
+    assert seen.get_ydata().tolist() == [1, 2, 3, 4, 5, 6]
+    assert forecast.get_ydata().tolist() == [3, 4, 5, 6]
+    assert forecast.get_xdata()[0] == pd.Timestamp("2024-01-07")
 
 
 def test_the_common_season_is_that_of_most_series(windows):

@@ -45,6 +45,15 @@ def co2() -> pd.DataFrame:
     return pd.DataFrame({"co2": [370.0, 370.5, 371.0, 371.5, 371.8]}, index=time)
 
 
+def test_the_series_of_a_file_are_read_with_the_spacing_that_training_was_given():
+    facts = {"column": None, "wide": False, "season": 1, "logarithms": True, "step_seconds": None}
+    facts |= {"spacing": "1 business day", "freq": "B"}
+    forecaster = published(many_series=facts, inputs=["y"], targets=["y"], levels=[95])
+    days = pd.date_range("2024-01-01", periods=5, freq="B")  # a week: no weekend shows that it is none of plain days
+    answer = forecaster.predict(pd.DataFrame({"unique_id": "a", "ds": days, "y": [1.0, 2, 3, 4, 0]}))
+    assert answer["ds"].tolist() == pd.date_range("2024-01-08", periods=4, freq="B").tolist()
+
+
 @pytest.mark.parametrize(("error", "shown"), [(1.3, "372.1"), (0.13, "372.13"), (13.0, "372")])
 def test_a_forecast_has_the_digits_of_its_error_not_of_its_level(co2, error, shown, tmp_path, capsys):
     co2.to_csv(tmp_path / "co2.csv")

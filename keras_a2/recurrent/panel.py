@@ -18,7 +18,7 @@ import pandas as pd
 from keras_a2 import settings
 from keras_a2.errors import UserError
 from keras_a2.recurrent import data
-from keras_a2.recurrent.panel_sources import Rows, holds_many, read
+from keras_a2.recurrent.panel_sources import Rows, filled, holds_many, read
 from keras_a2.recurrent.seasons import season_of
 from keras_a2.recurrent.splits import shares
 
@@ -131,11 +131,7 @@ class Panel:
 
     def filled(self, start: int, end: int) -> np.ndarray:
         """The measured rows of a stretch of one series and, within, gaps filled from the past; empty without any."""
-        values = self.rows.values[start:end]
-        measured = np.flatnonzero(np.isfinite(values))
-        if len(measured) in (0, len(values)):
-            return values[: len(measured)]
-        return pd.Series(values[measured[0] :]).ffill().to_numpy()
+        return filled(self.rows.values[start:end])
 
     def folds(self, count: int) -> list[Panel]:
         """Rolling origins: so many trainings, each validated on the windows that follow, and the one to be tested.

@@ -130,6 +130,7 @@ def card(windows: Panel, cell: str, metrics: dict, name: str) -> dict[str, Any]:
             "logarithms": windows.positive,
             "column": metrics["config"]["series"],
             "wide": metrics["config"]["wide"],
+            "freq": metrics["config"]["freq"],
             "step_seconds": step.total_seconds() if isinstance(step, pd.Timedelta) else None,
             "spacing": windows.rows.spacing or None,
         },

@@ -71,6 +71,14 @@ class Rows:
         return self.step if isinstance(self.step, pd.Timedelta) else None
 
 
+def filled(values: np.ndarray) -> np.ndarray:
+    """The rows of a series from its first measured one on, gaps filled from the past; empty without any."""
+    measured = np.flatnonzero(np.isfinite(values))
+    if len(measured) in (0, len(values)):
+        return values[: len(measured)]
+    return pd.Series(values[measured[0] :]).ffill().to_numpy()
+
+
 def holds_many(options: Any) -> bool:
     """Whether the options of a series ask for many: ``--series``, ``--wide``, or a file with the column unique_id."""
     path = Path(options.data)

@@ -84,9 +84,9 @@ class Forecaster(SavedModel):
             UserError: a missing column, too few rows, another spacing, or values missing in the last rows.
         """
         if isinstance(series, np.ndarray):
-            return self.serve(series)
+            return panel_predict.serve(self, series) if self.many else self.serve(series)
         if self.many:
-            return self.forecast_many(series, time)[0]
+            return panel_predict.forecast(self, self.read_many(series, time))[0]
         return self.forecast(series, time)[1]
 
     def intervals(self, windows: np.ndarray) -> np.ndarray:
@@ -103,13 +103,13 @@ class Forecaster(SavedModel):
         prefix = f"{target}_" if len(self.targets) > 1 else ""
         return [(level, f"{prefix}lower_{level:g}", f"{prefix}upper_{level:g}") for level in self.levels]
 
-    def forecast_many(self, series: pd.DataFrame | str | Path, time: str | None = None) -> tuple[pd.DataFrame, int]:
-        """The forecasts of all series in a file or a table: see ``panel_predict.forecast``."""
+    def read_many(self, series: pd.DataFrame | str | Path, time: str | None = None) -> panel_sources.Rows:
+        """The series of a file or a table, for a model of many: see ``panel_predict``."""
         facts = self.card["many_series"]
-        options = (facts["column"], time, None if facts["wide"] else self.targets[0], facts["wide"])
+        names = (facts["column"], time, None if facts["wide"] else self.targets[0], facts["wide"])
         if isinstance(series, str | Path):
-            return panel_predict.forecast(self, panel_sources.read(Path(series), *options))
-        return panel_predict.forecast(self, panel_sources.from_frame(series.copy(), "the table", *options))
+            return panel_sources.read(Path(series), *names, facts.get("freq"))
+        return panel_sources.from_frame(series.copy(), "the table", *names, freq=facts.get("freq"))
 
     def forecast(self, series: pd.DataFrame | str | Path, time: str | None = None) -> tuple[pd.DataFrame, pd.DataFrame]:
         """The targets in the last window that the model sees, and the forecast as ``predict`` gives it."""
@@ -141,19 +141,18 @@ class Forecaster(SavedModel):
         return seen, answer
 
     def check(self, series: pd.DataFrame | str | Path, time: str | None = None) -> pd.DataFrame:
-        """Compare every row of a series with what the model forecast for it one step ahead.
-
-        Args:
-            series, time: as ``predict``.
+        """Compare every row of a series, as ``predict`` takes it, with what the model forecast for it one step ahead.
 
         Returns:
             a table indexed by time (or by row): ``target``, ``value``, ``forecast``, ``lower`` and ``upper`` end of
             the 95 % interval, and whether the value is ``outside`` it. Rows that were not measured, and those whose
-            past has a gap too long to fill, are left out.
+            past has a gap too long to fill, are left out. Of many series see ``panel_predict.check``.
 
         Raises:
             UserError: as ``predict``; a model without intervals.
         """
+        if self.many:
+            return panel_predict.check(self, self.read_many(series, time))
         if not self.levels:
             raise UserError(f"{self.folder} was published without intervals: train and publish it again")
         level = self.levels.index(self.anomaly_level)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import warnings
 
 import numpy as np
-from scipy import stats
+from scipy import special, stats
 from statsmodels.tsa.seasonal import seasonal_decompose
 from statsmodels.tsa.stattools import acf
 
@@ -134,7 +134,7 @@ def is_seasonal(history: np.ndarray, season: int) -> bool:
 def naive_intervals(history: np.ndarray, horizon: int, level: float = 0.95) -> tuple[np.ndarray, np.ndarray]:
     """Lower and upper ends of the naive forecast ``(horizon,)``: a normal random walk's, as the competition's."""
     deviation = np.sqrt(np.mean(np.diff(history) ** 2)) if len(history) > 1 else 0.0
-    half = stats.norm.ppf((1 + level) / 2) * deviation * np.sqrt(np.arange(1, horizon + 1))
+    half = special.ndtri((1 + level) / 2) * deviation * np.sqrt(np.arange(1, horizon + 1))
     return history[-1] - half, history[-1] + half
 
 
