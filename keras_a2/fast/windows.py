@@ -15,7 +15,7 @@ Epoch = Callable[[int, Callable[[float], None]], float]
 Gather = Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor]]
 PREDICTED = 1024  # samples at once, at most
 PARTS = 4  # of a batch: a fixed number, not the cores', so that sums do not depend on the machine
-LEAST_PART = 32  # samples; also the least that are forecast at once
+LEAST_PART = 32  # samples; forecasts are made of a multiple of it at once
 
 
 def compiled(
@@ -85,7 +85,7 @@ def _epoch(
 
 
 def _predict(network: keras.Sequential, gather: Gather) -> Callable[[np.ndarray], np.ndarray]:
-    """Samples ``(n, 2)`` to outputs ``(n, outputs)``, ``PREDICTED`` at once, or the power of 2 that holds fewer."""
+    """Samples ``(n, 2)`` to outputs ``(n, outputs)``, in equal batches of ``PREDICTED`` at most."""
 
     @tf.function(jit_compile=is_compiled(network), autograph=False)
     def of_part(samples: tf.Tensor) -> tf.Tensor:
@@ -96,8 +96,9 @@ def _predict(network: keras.Sequential, gather: Gather) -> Callable[[np.ndarray]
         return tf.concat([of_part(part) for part in _parts(samples, network)], axis=0)
 
     def predict(samples: np.ndarray) -> np.ndarray:
-        size = min(max(1 << (len(samples) - 1).bit_length(), LEAST_PART), PREDICTED)  # few sizes: each is compiled
-        full = np.resize(samples, (-(-len(samples) // size) * size, 2)).reshape(-1, size, 2)
+        count = -(-len(samples) // PREDICTED)
+        size = -(-len(samples) // (count * LEAST_PART)) * LEAST_PART  # few sizes: each is compiled
+        full = np.resize(samples, (count, size, 2))
         return np.concatenate([of_batch(tf.constant(part)) for part in full])[: len(samples)]
 
     return predict
