@@ -7,8 +7,6 @@ python experiments/recurrent.py --data shops.csv --horizon 14       many series 
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -16,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from tyro.conf import DisallowNone
 
-from keras_a2 import jobs, machine, runs, settings, training
+from keras_a2 import machine, runs, settings, training
 from keras_a2.console import console
 from keras_a2.settings import Count, CountOrZero, Positive, Share
 
@@ -210,34 +208,6 @@ def train_network(
     return forecaster
 
 
-def train_all(config: Config, folds: Sequence[Any], folder: Path) -> dict[str, list[list[Forecaster]]]:
-    """Train on every fold; the last is measured on the test split: cell -> for each seed one forecaster per fold."""
-    cells = ["simple_rnn", "lstm", "gru"] if config.network.cell == "all" else [config.network.cell]
-    seeds, parts = range(config.run.seed, config.run.seed + config.run.seeds), by_part(folds)
-    every = itertools.product(cells, seeds, parts)
-    tasks = [{"config": config, "cell": cell, "seed": seed, "part": part} for cell, seed, part in every]
-    jobs.spread(train_in_process, tasks, config.run.jobs, folder)
-
-    def on_folds(cell: str, seed: int) -> list[Forecaster]:
-        return [train_network(cell, fold, config, seed, folder, part) for part, fold in parts.items()]
-
-    return {cell: [on_folds(cell, seed) for seed in seeds] for cell in cells}
-
-
-def by_part(folds: Sequence[Any]) -> dict[str, Any]:
-    """Name of a fold's training -> the fold; the last one's name is empty."""
-    return {f"-fold{number}" if number < len(folds) else "": fold for number, fold in enumerate(folds, 1)}
-
-
-def train_in_process(config: Config, cell: str, seed: int, part: str, folder: Path) -> None:
-    """One training of ``--jobs``, in a process of its own: it leaves its state in ``folder``, where it is resumed."""
-    machine.configure_tensorflow(config.run.seed, config.run.deterministic)
-    from keras_a2.recurrent import panel
-
-    folds = panel.load(config).folds(config.forecast.folds)
-    train_network(cell, by_part(folds)[part], config, seed, folder, part)
-
-
 def publish(
     winner: Any,
     windows: Windows | Panel,
@@ -292,7 +262,7 @@ def main(config: Config, update: dict[str, Any] | None = None) -> None:
         folds = windows.folds(config.forecast.folds)
         naives = score.naives(season, config.forecast.classical)  # the last value, the last season; of many, Naive2 too
         ridges = baselines.Ridge(config.network.channel_independent, season).fit(folds)
-        trained = train_all(config, folds, run.work)
+        trained = train.every_cell(train_network, config, folds, run.work)
         with saved_model.FreshProcess() as process:  # imports TensorFlow while the forecasts are measured
             # Which naive is to be beaten, which seed is published, combined with what, how wide its intervals are.
             choices = score.on_validation(config.training.loss, windows, folds, naives, season, ridges, trained)

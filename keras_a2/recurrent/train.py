@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_a2 import settings, training
+from keras_a2 import jobs, machine, settings, training
 from keras_a2.errors import UserError
 from keras_a2.recurrent.data import Windows
 from keras_a2.recurrent.model import frame, frames
-from keras_a2.recurrent.panel import Panel
+from keras_a2.recurrent.panel import Panel, load
 from keras_a2.recurrent.seasons import find_season
 from keras_a2.training import Average
 
@@ -179,6 +182,42 @@ class Forecaster:
         with np.errstate(over="ignore"):  # the loop reports a diverged forecast
             squared = np.square(error).mean()
         return {"validation_mae": float(np.abs(error).mean()), "validation_mse": float(squared)}
+
+
+def every_cell(
+    train_network: Callable[..., Forecaster], config: Any, folds: Sequence[Any], folder: Path
+) -> dict[str, list[list[Forecaster]]]:
+    """Train on every fold: cell -> for each seed one forecaster per fold. The last is measured on the test split.
+
+    Args:
+        train_network: the script's, (cell, windows, config, seed, folder, part) -> the cell trained; with ``--jobs``
+            processes of their own call it first and leave its state in ``folder``, where it is resumed.
+        config: the script's, resolved.
+    """
+    cells = ["simple_rnn", "lstm", "gru"] if config.network.cell == "all" else [config.network.cell]
+    seeds, parts = range(config.run.seed, config.run.seed + config.run.seeds), _by_part(folds)
+    every = itertools.product(cells, seeds, parts)
+    tasks = [{"config": config, "cell": cell, "seed": seed, "part": part} for cell, seed, part in every]
+    jobs.spread(partial(_in_process, train_network), tasks, config.run.jobs, folder)
+
+    def on_folds(cell: str, seed: int) -> list[Forecaster]:
+        return [train_network(cell, fold, config, seed, folder, part) for part, fold in parts.items()]
+
+    return {cell: [on_folds(cell, seed) for seed in seeds] for cell in cells}
+
+
+def _by_part(folds: Sequence[Any]) -> dict[str, Any]:
+    """Name of a fold's training -> the fold; the last one's name is empty."""
+    return {f"-fold{number}" if number < len(folds) else "": fold for number, fold in enumerate(folds, 1)}
+
+
+def _in_process(
+    train_network: Callable[..., Forecaster], config: Any, cell: str, seed: int, part: str, folder: Path
+) -> None:
+    """One training of ``--jobs``, in a process of its own."""
+    machine.configure_tensorflow(config.run.seed, config.run.deterministic)
+    folds = load(config).folds(config.forecast.folds)
+    train_network(cell, _by_part(folds)[part], config, seed, folder, part)
 
 
 def mean_of(forecasters: Sequence[Forecaster]) -> Forecaster:
