@@ -6,10 +6,11 @@ import importlib
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from contextvars import copy_context
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from keras_a2 import runs, settings
+from keras_a2 import experiments, runs, settings
 from keras_a2.errors import UserError
 from keras_a2.files import whole
 from keras_a2.inference import load
@@ -35,7 +36,7 @@ def train_images(data: str | Path, **options: Any) -> Classifier:
         UserError: an unknown option, or input that the script would refuse.
     """
     name = runs.folder_name(f"transfer-{Path(data).resolve().name}")
-    return _train("transfer", {"name": name, **options, "data": os.fspath(data)})
+    return _train("transfer", {"data": os.fspath(data), "name": name, **options})
 
 
 def train_series(data: pd.DataFrame | str | Path, target: str | None = None, **options: Any) -> Forecaster:
@@ -55,16 +56,16 @@ def train_series(data: pd.DataFrame | str | Path, target: str | None = None, **o
     Raises:
         UserError: an unknown option, or input that the script would refuse.
     """
-    options = {"cell": "gru", "output": runs.Options.output, **options, "target": target}
+    options = {"target": target, "cell": "gru", "output": runs.Options.output, **options}
     if options["cell"] == "all":
         raise UserError("train_series trains one model; choose the cell: simple_rnn, lstm or gru")
     if isinstance(data, str | Path):
         name = runs.folder_name(f"recurrent-{Path(data).stem}-{options['cell']}")
-        return _train("recurrent", {"name": name, **options, "data": os.fspath(data)})
+        return _train("recurrent", {"data": os.fspath(data), "name": name, **options})
     options = {"name": f"recurrent-series-{options['cell']}", **options}
     file = Path(options["output"]) / runs.check_name(options["name"]) / "series.parquet"
     with _written(data, file):
-        return _train("recurrent", {**options, "data": str(file)})
+        return _train("recurrent", {"data": str(file), **options})
 
 
 def _train(script: str, options: dict[str, Any]) -> Any:
@@ -72,7 +73,9 @@ def _train(script: str, options: dict[str, Any]) -> Any:
     experiment = importlib.import_module(f"keras_a2.experiments.{script}")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     config = settings.configure(experiment.Config, options)
-    experiment.main(config)
+    context = copy_context()
+    context.run(runs.COMMAND.set, f"{experiments.command(script)} {settings.arguments(options)}")
+    context.run(experiment.main, config)
     return load(Path(config.run.output) / config.run.name)
 
 

@@ -21,9 +21,9 @@ styled = matplotlib.rc_context(
         "text.parse_math": False,  # a class may be called 'a$_$b'
         "svg.fonttype": "none",
         "svg.hashsalt": "keras_a2",
-        "font.size": 9,
-        "axes.titlesize": 9,
-        "legend.fontsize": 8,
+        "font.size": 10,
+        "axes.titlesize": 10,
+        "legend.fontsize": 9,
         "legend.frameon": False,
         "lines.linewidth": 1.5,
         "axes.spines.top": False,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import math
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,9 +19,7 @@ if TYPE_CHECKING:
     from keras_a2.charts import Chart
 
 FILE_DIGITS, SCREEN_DIGITS = 4, 2  # significant ones of its typical error that a forecast is written with
-MORE = (
-    "The pages docs/method.md and docs/questions.md of the project say how it is measured, and which number to quote."
-)
+LAYERS = {"simple_rnn": "SimpleRNN", "lstm": "LSTM", "gru": "GRU"}  # as Keras writes them
 # Colours of the page and its charts: on white paper, and in the dark.
 PALETTE = {
     "ink": ("#1c2733", "#e4e9ee"), "dim": ("#5b6875", "#9aa7b4"), "paper": ("#ffffff", "#14191f"),
@@ -68,6 +67,7 @@ class Page:
     charts: list[Chart]
     metrics: dict[str, Any]  # of which data, configuration and environment are listed
     use: str  # command that uses the model
+    home: Path  # folder of the model's versions
     guide: list[str] = field(default_factory=list)  # how to read it, in paragraphs
     sheets: list[Sheet] = field(default_factory=list)
     texts: list[tuple[str, str]] = field(default_factory=list)  # title, preformatted text
@@ -77,8 +77,15 @@ def write(page: Page, path: Path) -> None:
     """Render ``page`` as one HTML file without outside parts: readable on a phone, in the dark, and printed."""
     environment = Environment(loader=PackageLoader("keras_a2", "templates"), autoescape=select_autoescape())
     environment.filters |= {"inline": _inline, "flatten": flatten}
-    content = environment.get_template("report.html").render(page=page, palette=PALETTE)
+    content = environment.get_template("report.html").render(page=page, palette=PALETTE, docs=_docs(page.home))
     path.write_text(content, encoding="utf-8", errors="backslashreplace")  # names may hold undecodable bytes
+
+
+def _docs(home: Path) -> str:
+    """The way from a version of a model to the pages of the checkout that it is in; empty elsewhere."""
+    root = Path(__file__).resolve().parents[1]
+    inside = home.resolve().is_relative_to(root) and (root / "docs" / "questions.md").exists()
+    return os.path.relpath(root / "docs", home.resolve() / "1") if inside else ""
 
 
 def _inline(picture: np.ndarray) -> str:
@@ -90,8 +97,8 @@ def _inline(picture: np.ndarray) -> str:
 
 
 def label(name: str) -> str:
-    """The name of a model or baseline as people read it: ``simple_rnn+ridge`` is simple rnn + ridge."""
-    return name.replace("_", " ").replace("+", " + ")
+    """The name of a model or baseline as people read it: ``simple_rnn+ridge`` is SimpleRNN + ridge."""
+    return " + ".join(LAYERS.get(part, part.replace("_", " ")) for part in name.split("+"))
 
 
 def percent(value: float) -> str:
@@ -178,5 +185,5 @@ def flatten(content: dict) -> dict[str, str]:
             value = f"{len(value)}: {shown}{' …' if len(value) > 12 else ''}" if len(value) > 3 else shown or "none"
         elif isinstance(value, float):
             value = f"{value:.6g}"
-        texts[name.replace("_", " ")] = str(value)
+        texts[name.replace("_", " ")] = str(value) or "none"
     return texts

@@ -10,6 +10,7 @@ import json
 import os
 import platform
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -20,6 +21,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from importlib import metadata
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, TypeVar
@@ -35,6 +37,8 @@ MINIMUM_FREE_BYTES = 300 * 2**20
 # Fields that say where or how to run, not what is computed: a resumed run may change them.
 NOT_IDENTITY = {"output", "resume", "name", "jobs", "litert"}
 RESUME = "to resume, repeat the command with --resume"
+# The command line of this run, where Python called it instead of a shell.
+COMMAND: ContextVar[str] = ContextVar("COMMAND", default="")
 PACKAGES = ("tensorflow", "keras", "numpy", "scikit-learn", "scipy", "matplotlib", "keras_a2")
 
 
@@ -129,7 +133,7 @@ def environment() -> dict:
         "platform": platform.platform(),
         "cpus": machine.cores(),
         "versions": versions,
-        "command": " ".join([Path(sys.executable).name, *sys.argv]),
+        "command": COMMAND.get() or shlex.join([Path(sys.executable).name, *sys.argv]),
         "git_commit": commit,
         "date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }

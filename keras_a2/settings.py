@@ -11,6 +11,7 @@ import difflib
 import math
 import numbers
 import re
+import shlex
 import sys
 import types
 from collections.abc import Iterator
@@ -165,6 +166,20 @@ def configure(config_type: type[Config], values: dict[str, Any]) -> Config:
         if not _allows(known[name], value):
             raise UserError(f"{name} is {value!r}; it must be {' or '.join(_names(known[name]))}")
     return restore(config_type, values)
+
+
+def arguments(values: dict[str, Any]) -> str:
+    """Options given in Python as those of a command line: ``{"image_size": 64, "scratch": False}`` is
+    ``--image-size 64 --no-scratch``.
+    """
+    words: list[str] = []
+    for name, value in values.items():
+        option = name.replace("_", "-")
+        if isinstance(value, bool):
+            words.append(f"--{option}" if value else f"--no-{option}")
+        elif value is not None:
+            words += [f"--{option}", str(value)]
+    return shlex.join(words)
 
 
 def _allows(hint: Any, value: Any) -> bool:

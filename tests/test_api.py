@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -12,18 +13,23 @@ import pandas as pd
 import pytest
 
 import keras_a2
-from keras_a2 import api, experiments, saved_model
+from keras_a2 import api, experiments, saved_model, settings
 from keras_a2.errors import UserError
 from keras_a2.recurrent import sources
+from keras_a2.runs import environment
 
 
 @pytest.fixture
 def runs(monkeypatch):
     """The configurations that the scripts' ``main`` is called with; nothing is trained."""
     configurations: list = []
+
+    def main(config):
+        configurations.append((config, environment()["command"]))
+
     for script in ("transfer", "recurrent"):
         experiment = importlib.import_module(f"keras_a2.experiments.{script}")
-        monkeypatch.setattr(experiment, "main", configurations.append)
+        monkeypatch.setattr(experiment, "main", main)
     monkeypatch.setattr(api, "load", Path)
     return configurations
 
@@ -42,15 +48,22 @@ def test_the_package_is_imported_without_tensorflow_and_pandas():
 def test_a_folder_and_options_reach_the_script(runs, photos, tmp_path):
     model = keras_a2.train_images(photos, image_size=np.int64(64), scratch=False, output=tmp_path / "models")
     assert model == tmp_path / "models" / "transfer-photos"
-    (config,) = runs
+    ((config, command),) = runs
     assert config.data.data == str(photos)
     assert (config.data.image_size, config.control.scratch, config.run.name) == (64, False, "transfer-photos")
+    # The report says how to run it again: not the command line of a notebook's kernel.
+    assert command.startswith(
+        f"python experiments/transfer.py --data {photos} --name transfer-photos --image-size 64 --no-scratch "
+    )
+    assert settings.flat(settings.parse(type(config), shlex.split(command)[2:])) == settings.flat(config)
+    assert environment()["command"] == shlex.join([Path(sys.executable).name, *sys.argv])
 
 
 def test_a_table_reaches_the_script_with_its_times(runs, sales, tmp_path):
     model = keras_a2.train_series(sales, target="sales", cell="lstm", name="shop", output=tmp_path)
     assert model == tmp_path / "shop"
-    (config,) = runs
+    ((config, command),) = runs
+    assert command.endswith(f" --data {config.series.data} --name shop --target sales --cell lstm --output {tmp_path}")
     assert (config.series.target, config.network.cell) == ("sales", "lstm")
     table = sources.find(config.series.data, "sales", None, None)
     pd.testing.assert_index_equal(table.time, sales.index, exact="equiv", check_names=False)

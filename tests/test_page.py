@@ -8,6 +8,7 @@ import re
 import numpy as np
 import pytest
 
+from conftest import ROOT
 from keras_a2 import charts, page, runs
 
 
@@ -47,7 +48,7 @@ def test_nothing_is_minus_nothing():
 def test_names_with_undecodable_bytes_can_be_written(tmp_path):
     name = "caf\udce9.png"  # a latin-1 byte, as Python reads it from a UTF-8 file system
     metrics = {"data": {"name": name}, "config": {}, "environment": {"command": ""}}
-    content = page.Page(name, name, [page.Table(name, [name], [[name]])], [], metrics, name)
+    content = page.Page(name, name, [page.Table(name, [name], [[name]])], [], metrics, name, tmp_path)
     page.write(content, tmp_path / "report.html")
     assert r"caf\udce9.png" in (tmp_path / "report.html").read_text(encoding="utf-8")
     runs.write_json(tmp_path / "metrics.json", {"skipped": [name]})
@@ -78,13 +79,16 @@ def test_the_page_shows_charts_pictures_and_tables_without_outside_parts(tmp_pat
     card = page.Card(np.zeros((4, 4, 3), np.uint8), ["cat <1>", "a.png"], np.ones((4, 4, 3), np.uint8))
     content = page.Page(
         "t", "h", [page.Table("T", ["", "n"], [["a", "1"]])], charts.save(tmp_path / "f", {"c": (drawn("x"), "see")}),
-        {"data": {}, "config": {"rate": 0.1}, "environment": {"command": "run"}}, "use", ["how to"],
+        {"data": {}, "config": {"rate": 0.1}, "environment": {"command": "run"}}, "use",
+        ROOT / "saved_models" / "m", ["how to"],
         [page.Sheet("Examples", "look", [card])],
     )  # fmt: skip
     page.write(content, tmp_path / "report.html")
     text = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert text.count('src="data:image/jpeg;base64,') == 2
-    assert not re.findall(r'(?:src|href)="(?!data:|#)', text)
+    assert not re.findall(r'src="(?!data:)', text)
+    links = re.findall(r'href="([^"#]*)"', text)
+    assert links == ["../../../docs/method.md", "../../../docs/questions.md"]
     assert "cat &lt;1&gt;" in text
     assert "How to read this" in text
     assert "prefers-color-scheme: dark" in text

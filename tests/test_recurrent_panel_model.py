@@ -143,7 +143,7 @@ def test_validation_chooses_and_the_figures_are_the_competitions(networks):
     assert metrics["data"]["series"] == 30
     assert test["share_better_than_naive"] > 0.7
     assert test["verdict"] == "better"
-    assert "gru + ridge on 30 series: OWA" in panel_report.headline(metrics, "gru+ridge")
+    assert "GRU + ridge on 30 series: OWA" in panel_report.headline(metrics, "gru+ridge")
     header, rows = panel_report.result_rows(metrics)
     assert all(len(row) == len(header) for row in rows)
 

@@ -44,7 +44,7 @@ def test_the_headline_claims_no_more_than_its_intervals_and_tests():
     }
     text = report.headline(metrics, "gru+combined")
     assert (
-        "gru + combined, 20 % naive, 80 % network. Mean absolute error 1.00 °C; 25.0 % (20.0 to 40.0) lower than "
+        "GRU + combined, 20 % naive, 80 % network. Mean absolute error 1.00 °C; 25.0 % (20.0 to 40.0) lower than "
         "persistence, the best naive on the test split (1.33); 30.0 % (20.0 to 40.0) lower than the naive chosen on "
         "validation (1.43)"
     ) in text

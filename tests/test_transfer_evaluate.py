@@ -148,7 +148,7 @@ def test_sheets_show_every_class_and_the_most_confident_mistakes(photos):
         return np.zeros((len(pixels), 2, 2))
 
     examples, mistakes = figures.sheets(results, mapper)
-    assert {card.lines[0] for card in examples.cards} == {"left, said right 90.0 %", "right, said left 90.0 %"}
+    assert {card.lines[0] for card in examples.cards} == {"left, said right: 90.0 %", "right, said left: 90.0 %"}
     assert {card.lines[1] for card in mistakes.cards} == {images.source.item_names[i] for i in images.test}
     assert all(card.mapped.shape == card.picture.shape == (16, 16, 3) for card in mistakes.cards)
     np.testing.assert_array_equal(np.sort(asked[1][1]), np.sort(1 - labels))  # the map of the class that is said

@@ -125,7 +125,9 @@ def learning_curves(cell: str, history: History, loss: str) -> Figure:
     figure = charts.figure()
     (axes,) = figure.axes
     validation = [row[f"validation_{loss}"] for row in history.rows]
-    axes.plot([row.get("loss", np.nan) for row in history.rows], "--", color=_colour(cell), label="training")
+    axes.plot(
+        [row.get("loss", np.nan) for row in history.rows], "--", color=_colour(cell), marker=".", ms=3, label="training"
+    )
     axes.plot(validation, color=_colour(cell), marker=".", label="validation")
     axes.plot(history.best_epoch, validation[history.best_epoch], "o", color=_colour(cell), fillstyle="none", ms=9)
     axes.set(xlabel="epoch (0: before training)", ylabel=f"{loss.upper()} (standardised)")

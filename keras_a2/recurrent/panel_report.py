@@ -32,7 +32,7 @@ COMMON_DATES = "All series are split at the same dates: what is tested happened 
 
 GUIDE = (
     "One network learnt from every series; each was forecast over its test rows, which were read once. OWA is the mean "
-    "of sMAPE and MASE relative to Naive2: below 1 is better than a naive that knows the season. " + page.MORE
+    "of sMAPE and MASE relative to Naive2: below 1 is better than a naive that knows the season."
 )
 
 
@@ -173,7 +173,8 @@ def write(
     drawn = {
         "error_by_lead": (
             error_by_lead(task, forecast, cell),
-            "Error by lead over all series: the network should be below every dashed line, most of all far ahead.",
+            "Error by lead over all series: the network should be below every dashed line, most of all far ahead. "
+            "A line that leaves the chart errs more.",
         ),
         "forecasts": (
             examples(task, forecast, interval),
@@ -201,6 +202,7 @@ def write(
         charts=charts.save(folder / "figures", drawn),
         metrics=metrics,
         use=f"{use(home)} --output forecast.csv",
+        home=home,
     )
     page.write(content, folder / "report.html")
 
@@ -247,13 +249,15 @@ def error_by_lead(task: Task, forecast: np.ndarray, cell: str) -> Figure:
     (axes,) = figure.axes
     scale = np.where(task.scale > 0, task.scale, np.nan)[:, np.newaxis]
     colours = COLOURS | {"naive": COLOURS["persistence"], "naive2": COLOUR["purple"]}
+    best = np.inf
     for name, values in {page.label(cell): forecast, **task.simple}.items():
         style = "--" if name in NAIVES else "-"
         colour = colours.get(name, COLOURS[cell])
         error = np.nanmean(np.abs(task.truth - values) / scale, axis=0)
         axes.plot(task.windows.leads, error, style, color=colour, label=page.label(name))
-    axes.set(xlabel="lead (steps)", ylabel="mean absolute scaled error")
-    axes.set_ylim(0, None)
+        best = min(best, error.max())
+    top = 2.5 * best if 0 < best < np.inf else None
+    axes.set(xlabel="lead (steps)", ylabel="mean absolute scaled error", ylim=(0, top))
     axes.grid()
     axes.legend()
     return figure
@@ -278,4 +282,5 @@ def examples(task: Task, forecast: np.ndarray, interval: tuple[np.ndarray, np.nd
         axes.axvline(0, color=COLOUR["dim"], lw=0.8, ls=":")
         axes.set_title(f"{printable(windows.rows.names[task.numbers[i]])}: MASE {errors[i]:.2f}", loc="left")
     figure.axes[0].legend(ncols=3)
+    figure.axes[-1].set_xlabel("steps (0: the last row that was read)")
     return figure

@@ -37,7 +37,7 @@ GUIDE = (
     "Networks, ridge regression and naive forecasts saw the same windows. Every choice was made on validation; the "
     "test split was read once, at the end. The naive is what to beat: persistence repeats the last value, the seasonal "
     "naive the value one season before. Skill is the share of its error that is saved; quote it with its interval, and "
-    'claim nothing where the verdict is "not shown". ' + page.MORE
+    'claim nothing where the verdict is "not shown".'
 )
 
 
@@ -308,6 +308,7 @@ def write(
         charts=figures.draw_all(folder / "figures", windows, published, metrics),
         metrics=metrics,
         use=use(home),
+        home=home,
     )
     page.write(content, folder / "report.html")
 
@@ -349,7 +350,7 @@ def _coursework(metrics: dict) -> page.Table:
         "better than its naive forecast, and it gave no intervals. Here MAE is in standard deviations of the target; "
         "the networks are those without ridge regression."
     )
-    return page.Table("As the coursework reported it", ["", "coursework: MAE", "here", "than the naive"], rows, note)
+    return page.Table("As the coursework reported it", ["", "coursework: MAE", "here: MAE", "verdict"], rows, note)
 
 
 def _tables(windows: Windows, metrics: dict, line: dict) -> list[page.Table]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ ARMS = {"pretrained": "pretrained", "frozen": "pretrained, frozen", "scratch": "
 BASELINES = {"pixels": "logistic regression on pixels", "majority": "majority class"}
 CURVES = {"frozen": ARMS["frozen"], "scratch": ARMS["scratch"], "pixels": BASELINES["pixels"]}
 COLOURS = {"pretrained": COLOUR["blue"], "frozen": COLOUR["sky"], "scratch": COLOUR["orange"]}
-READABLE_CLASSES = 25  # of more, the most confused pairs instead of the matrix
+READABLE_CLASSES = 12  # of more, the most confused pairs instead of the matrix
 SHOWN_CLASSES = 40
 MISTAKES, EXAMPLES = 12, 100  # pictures at most; examples with their maps of few classes only
 MAPPED_CLASSES = 12
@@ -73,12 +74,17 @@ def draw(folder: Path, results: Results, seed: str) -> list[Chart]:
         ),
         "reliability": (
             reliability(labels, reliable),
-            f"Accuracy by stated probability{seed}. On the dotted line 80 % means 80 %; larger dots are more images.",
+            f"Accuracy by stated probability{seed}. On the dotted line 80 % means 80 %. Above it the network is right "
+            "more often than it says, below it less often. A larger dot is more images; a small one says little.",
         ),
     }
     if "learning_curve" in results.metrics:
         curve = accuracy_by_images(results.metrics)
-        drawn["accuracy_by_images"] = curve, "Test accuracy with 95 % intervals by number of training images per class."
+        drawn["accuracy_by_images"] = (
+            curve,
+            "Test accuracy with 95 % intervals by number of training images per class. The gap between the lines is "
+            "what pretraining is worth; a line that still rises says that more photos would help.",
+        )
     return charts.save(folder, drawn)
 
 
@@ -108,15 +114,17 @@ def accuracy_by_images(metrics: dict[str, Any]) -> Figure:
     rows = pd.DataFrame(metrics["learning_curve"])
     figure = charts.figure()
     (axes,) = figure.axes
-    for arm, points in rows.groupby("arm", sort=False):
+    for number, (arm, points) in enumerate(rows.groupby("arm", sort=False)):
         points = points.sort_values("per_class")
         y = 100 * points["accuracy"].to_numpy()
         ends = 100 * np.array(points["interval"].tolist()).T
         colour = COLOURS.get(str(arm), COLOUR["grey"])
         spread = [y - ends[0], ends[1] - y]
-        axes.errorbar(points["per_class"], y, spread, color=colour, marker="o", ms=4, capsize=3, label=CURVES[str(arm)])
+        x = points["per_class"] * (1 + 0.04 * (number - 1))  # intervals side by side, not on top of each other
+        axes.errorbar(x, y, spread, color=colour, marker="o", ms=4, capsize=3, label=CURVES[str(arm)])
     axes.set(xscale="log", xlabel="training images per class", ylabel="test accuracy (%)")
     sizes = sorted(set(rows["per_class"]))
+    sizes = [a for a, b in pairwise([*sizes, np.inf]) if b > 1.5 * a]  # labels that do not touch
     axes.set_xticks(sizes, [f"{size:.0f}" for size in sizes])
     axes.set_xticks([], minor=True)
     axes.legend()
@@ -136,7 +144,7 @@ def learning_curves(arms: Arms) -> Figure:
                 validation = scale * np.array([row[f"validation_{figure_name}"] for row in rows])
                 training = scale * np.array([row.get(figure_name, np.nan) for row in rows])
                 best = phase.history.best_epoch
-                axes.plot(x, training, "--", color=colour, label=label and f"{label}: training")
+                axes.plot(x, training, "--", color=colour, marker=".", ms=3, label=label and f"{label}: training")
                 axes.plot(x, validation, color=colour, marker=".", label=label and f"{label}: validation")
                 axes.plot(x[best], validation[best], "o", color=colour, fillstyle="none", ms=9)
                 start = x[-1]
@@ -157,15 +165,15 @@ def confusion(labels: np.ndarray, predicted: np.ndarray, classes: list[str]) -> 
         return _confused_pairs(evaluate.confused(labels, predicted)[:READABLE_CLASSES], labels, classes)
     counts = confusion_matrix(labels, predicted, labels=np.arange(n))
     share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    figure = charts.figure(1.6 + 0.3 * min(n, 10))
+    figure = charts.figure(1.6 + 0.3 * n)
     (axes,) = figure.axes
-    names, size = [_short(name, 14) for name in classes], 8 if n <= 12 else 6
+    names = [_short(name, 14) for name in classes]
     for i, j in zip(*np.nonzero(counts), strict=True):
         # A rectangle that lets the page's colour through: the count on it is readable on light and dark.
         axes.fill_between([j - 0.5, j + 0.5], i - 0.5, i + 0.5, color=COLOUR["blue"], alpha=0.65 * share[i, j], lw=0)
-        axes.text(j, i, counts[i, j], ha="center", va="center", fontsize=size)
-    axes.set_xticks(range(n), names, rotation=90 if n > 4 else 0, fontsize=size)
-    axes.set_yticks(range(n), names, fontsize=size)
+        axes.text(j, i, counts[i, j], ha="center", va="center", fontsize=9)
+    axes.set_xticks(range(n), names, rotation=90 if n > 4 else 0, fontsize=9)
+    axes.set_yticks(range(n), names, fontsize=9)
     axes.set(xlabel="predicted", ylabel="true", xlim=(-0.5, n - 0.5), ylim=(n - 0.5, -0.5))
     return figure
 
@@ -175,9 +183,9 @@ def _confused_pairs(pairs: list[tuple[int, int, int]], labels: np.ndarray, class
     (axes,) = figure.axes
     axes.barh(range(len(pairs)), [n for *_, n in pairs], color=COLOURS["pretrained"], height=0.7)
     for k, (true, _, n) in enumerate(pairs):
-        axes.text(n, k, f" {n} of {(labels == true).sum()}", va="center", fontsize=8)
+        axes.text(n, k, f" {n} of {(labels == true).sum()}", va="center", fontsize=9)
     names = [f"{_short(classes[true], 18)} → {_short(classes[said], 18)}" for true, said, _ in pairs]
-    axes.set_yticks(range(len(pairs)), names, fontsize=8)
+    axes.set_yticks(range(len(pairs)), names, fontsize=9)
     axes.invert_yaxis()
     axes.margins(x=0.2)
     axes.set_xlabel("test images" if pairs else "no mistakes")
@@ -215,10 +223,10 @@ def reliability(labels: np.ndarray, probabilities: dict[str, np.ndarray]) -> Fig
     for (name, probability), colour in zip(probabilities.items(), (COLOUR["grey"], COLOUR["blue"]), strict=True):
         confidence, accuracy, n = calibrate.reliability(labels, probability).T
         error = calibrate.expected_calibration_error(labels, probability)
-        axes.plot(100 * confidence, 100 * accuracy, color=colour, lw=1, label=f"{name}: error {error:.3f}")
-        axes.scatter(100 * confidence, 100 * accuracy, 10 + 300 * n / n.sum(), color=colour, alpha=0.7)
+        axes.scatter(100 * confidence, 100 * accuracy, 8 + 300 * n / n.sum(), color=colour, alpha=0.7)
+        axes.scatter([], [], 40, color=colour, label=f"{name}: error {error:.3f}")
     axes.set(xlabel="stated probability (%)", ylabel="accuracy (%)")
-    axes.legend()
+    axes.legend(loc="lower left", bbox_to_anchor=(0, 1))
     return figure
 
 
@@ -258,7 +266,7 @@ def _cards(images: Images, positions: np.ndarray, probability: np.ndarray, mappe
     cards = []
     for i, (row, position) in enumerate(zip(rows, positions, strict=True)):
         true, said = (_short(images.classes[label]) for label in (labels[i], predicted[i]))
-        verdict = f"{true}, said {said}" if true != said else true
+        verdict = f"{true}, said {said}:" if true != said else true
         share = page.percent(probability[position, predicted[i]])
         cards.append(Card(pictures[i], [f"{verdict} {share}", _short(images.source.item_names[row], 34)], mapped[i]))
     return cards

@@ -152,6 +152,7 @@ def _page(results: Results, drawn: list[Chart], mapper: Mapper, published: Path)
         charts=drawn,
         metrics=metrics,
         use=use(published),
+        home=published,
         guide=guide(results),
         sheets=[*figures.sheets(results, mapper), *figures.suspects(results.images)],
         texts=_classification_reports(results),
@@ -170,7 +171,7 @@ def guide(results: Results) -> list[str]:
         "The same network is trained twice: from pretrained weights, first with a frozen backbone (phase 1), then "
         "unfrozen (phase 2); and from random initialisation, the control. Every choice was made on validation images; "
         "the test images were read once, at the end. Quote the test accuracy with its interval, and claim a difference "
-        'only where the verdict is "better" or "worse". ' + page.MORE
+        'only where the verdict is "better" or "worse".'
     ]
     if "difference_frozen" in metrics:
         frozen, tuned = (results.probabilities[results.best][name].argmax(axis=1) for name in ("frozen", "pretrained"))
@@ -187,7 +188,7 @@ def guide(results: Results) -> list[str]:
 def _differences(metrics: dict[str, Any], seed: str) -> page.Table:
     arms = {"scratch": metrics.get("difference"), "frozen": metrics.get("difference_frozen")}
     rows = [
-        [f"pretrained{'' if other in arms else seed} less {other}", f"{100 * d['accuracy']:+.1f}",
+        [f"pretrained{'' if other in arms else seed} less {(ARMS | BASELINES)[other]}", f"{100 * d['accuracy']:+.1f}",
          page.interval(d["ci95"], unit=""), page.p_text(d["p_value"]), d["verdict"]]
         for other, d in (arms | metrics["difference_to_baselines"]).items() if d
     ]  # fmt: skip
