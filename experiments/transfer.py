@@ -236,6 +236,7 @@ TRAININGS = {"pretrained": train_pretrained, "scratch": train_scratch}
 
 def train_arm(config: Config, arm: str, seed: int, folder: Path) -> None:
     """One training of ``--jobs``, in a process of its own: it leaves its state in ``folder``, where it is resumed."""
+    machine.import_tensorflow()
     from keras_a2.transfer import train
 
     images, weights, config = train.load(sources.find(config.data.data), config, folder, config.data.drop_suspects)
@@ -248,6 +249,7 @@ def main(config: Config) -> None:
     options, source = config.run, sources.find(config.data.data)
     name = runs.published_name(options, f"transfer-{source.name}")
     with runs.Run(config, name, options.output, options.resume) as run:
+        machine.import_tensorflow()  # without its start-up log
         from keras_a2 import saved_model
         from keras_a2.fast import litert
         from keras_a2.transfer import baselines, describe, evaluate, learning, model, report, train

@@ -65,6 +65,7 @@ def published(tmp_path_factory) -> Path:
         cwd=root,
     ):
         assert answer.returncode == 0, answer.stderr
+        assert "absl::InitializeLog" not in answer.stderr  # TensorFlow's start-up log
     return root
 
 
