@@ -39,6 +39,7 @@ def test_many_series_from_a_file_to_the_forecast_of_each(shops, tmp_path, capsys
     )
     assert run.returncode == 0, run.stderr[-2000:]
     assert "1 series are shorter than 16 rows" in run.stdout
+    assert "1 series ended before a whole test window" in run.stdout
     version = models / "recurrent-shops-gru" / "1"
     metrics = json.loads((version / "metrics.json").read_text())
     assert metrics["data"]["series"] == 30

@@ -293,3 +293,13 @@ def test_a_window_that_holds_a_value_without_a_logarithm_is_not_seen():
     assert not set(range(25, 28)) & set(windows.candidates)
     assert np.isfinite(windows.seen(windows.candidates)).all()
     assert 23 in test  # its truth decides nothing
+
+
+def test_a_series_that_began_in_the_test_keeps_its_digits():
+    table = dated((60, 8), (0, 0))
+    table["y"] = np.where(table["unique_id"] == "S1", 1e9 + table["y"], -table["y"])
+    windows = cut(table, split="0.6,0.2,0.2")
+    test = windows.origins["test"]
+    new = test[windows.series_of(test) == 1]
+    assert not set(windows.series_of(windows.origins["train"])) & {1}
+    assert windows.raw(new)[0, :, 0] == pytest.approx(windows.rows.values[new[0] - 3 : new[0] + 1], abs=1e-3)

@@ -331,7 +331,8 @@ def prepare(
             series = pd.Series(series).ffill(limit=max_gap).to_numpy()
         if positive:
             series = np.log(series, out=np.full(len(series), np.nan), where=series > 0)
-        mean[i], scale[i] = _scaling(series[: max(len(series) - unseen[i], 0)], season)
+        # A series that began in the test is scaled by its first window, which every forecast has seen.
+        mean[i], scale[i] = _scaling(series[: max(len(series) - unseen[i], look_back)], season)
         values[start:end] = (series - mean[i]) / scale[i]
         truth[start:end] = np.where(missing, np.nan, values[start:end])
         inside = np.arange(start + look_back - 1, end - horizon, dtype=np.int32)

@@ -55,6 +55,9 @@ def describe(windows: Panel) -> None:
             f"note: {facts['too_short']} series are shorter than {windows.look_back + windows.horizon} rows: left out "
             "of training, forecast by the seasonal naive"
         )
+    ended = int((windows.behind > (facts["test_windows"] - 1) * windows.horizon).sum())
+    if ended:
+        console.print(f"note: {ended} series ended before a whole test window: learnt from, not scored")
     if facts["missing_values"]:
         console.print(
             f"note: {facts['missing_values']} missing values; gaps of at most {facts['max_gap']} steps were filled "
