@@ -120,7 +120,7 @@ class ForecastOptions:
     levels: str = "80,95"
     """Levels of the intervals, in per cent."""
     classical: bool = False
-    """Compare with the Theta method as well (statsmodels; many series only, about 0.1 s per series)."""
+    """Compare with the Theta method as well (statsmodels; many series only, about 0.1 s per window)."""
     refit: bool = True
     """Publish the recipe trained again on all rows after it was measured; --no-refit: the measured model."""
 
