@@ -30,7 +30,7 @@ class DataOptions:
     """The images and their splits."""
 
     data: str = "elpv"
-    """elpv, elpv4, digits, cifar100, flowers, cats_vs_dogs, or a folder: a folder per class, or train/ test/."""
+    """elpv, elpv4, digits, cifar100, flowers, cats_vs_dogs; a folder with a folder per class; or a labels.csv."""
     image_size: Annotated[int, Range(32, 1024)] = 128
     """Side in pixels of the square that images are resized to; larger is better and slower."""
     train_per_class: Count | None = None

@@ -26,7 +26,8 @@ def train_images(data: str | Path, **options: Any) -> Classifier:
     """Train and publish an image classifier, as ``experiments/transfer.py`` does.
 
     Args:
-        data: a folder of images, one folder per class; or ``elpv``, ``digits`` and so on.
+        data: a folder of images, one folder per class; a table of labels (``photos/labels.csv``); or ``elpv``,
+            ``digits`` and so on.
         options: those of the script, by their names in Python: ``image_size=64``, ``scratch=False``.
 
     Returns:
@@ -35,7 +36,8 @@ def train_images(data: str | Path, **options: Any) -> Classifier:
     Raises:
         UserError: an unknown option, or input that the script would refuse.
     """
-    name = runs.folder_name(f"transfer-{Path(data).resolve().name}")
+    path = Path(data).resolve()
+    name = runs.folder_name(f"transfer-{(path.parent if path.is_file() else path).name}")
     return _train("transfer", {"data": os.fspath(data), "name": name, **options})
 
 

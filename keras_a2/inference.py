@@ -54,7 +54,7 @@ def classify(
     from PIL import Image
 
     from keras_a2.transfer import predict
-    from keras_a2.transfer.sources import LeftOut
+    from keras_a2.transfer.walk import LeftOut
 
     if maps is not None:
         model.check_maps()

@@ -22,7 +22,7 @@ from keras_a2.transfer.calibrate import answer_sets
 from keras_a2.transfer.decode import EXTENSIONS, UnreadableImage, decode, read_bytes
 from keras_a2.transfer.familiar import FILE, Familiarity
 from keras_a2.transfer.maps import overlay
-from keras_a2.transfer.sources import LeftOut, images_below
+from keras_a2.transfer.walk import LeftOut, images_below
 
 BATCH = 32
 MANY = 2000  # files from which converting the model to LiteRT, a few seconds, pays

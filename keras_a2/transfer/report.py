@@ -188,7 +188,7 @@ def guide(results: Results) -> list[str]:
 def _differences(metrics: dict[str, Any], seed: str) -> page.Table:
     arms = {"scratch": metrics.get("difference"), "frozen": metrics.get("difference_frozen")}
     rows = [
-        [f"pretrained{'' if other in arms else seed} less {(ARMS | BASELINES)[other]}", f"{100 * d['accuracy']:+.1f}",
+        [f"pretrained{'' if other in arms else seed} less {BASELINES.get(other, other)}", f"{100 * d['accuracy']:+.1f}",
          page.interval(d["ci95"], unit=""), page.p_text(d["p_value"]), d["verdict"]]
         for other, d in (arms | metrics["difference_to_baselines"]).items() if d
     ]  # fmt: skip

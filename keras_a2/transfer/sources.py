@@ -1,23 +1,25 @@
-"""Where images come from: packages, Keras's cache or download, or a person's folder."""
+"""Where images come from: packages, Keras's cache or download, a person's folder, or a table of labels."""
 
 from __future__ import annotations
 
 import importlib.util
-import os
 import re
 import unicodedata
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 
 from keras_a2.errors import UserError
 from keras_a2.files import download, keras_cache
 from keras_a2.machine import silence
 from keras_a2.transfer.decode import EXTENSIONS
+from keras_a2.transfer.walk import LeftOut, images_below
 
 # As in keras/src/datasets/cifar100.py.
 CIFAR100_ARCHIVE = "cifar-100-python-target_archive"
@@ -62,9 +64,8 @@ SPLIT_FOLDERS = {
 }  # fmt: skip
 # 'train2017' or 'Test_set': nearly one of these names.
 LIKE_A_SPLIT = re.compile(rf"(?<![a-z])({'|'.join(SPLIT_FOLDERS)})(?:[-_ ]?(?:set|data|images))?(?![a-z])")
-SYSTEM_FOLDERS = {"__macosx", "@eadir", "#recycle", "$recycle.bin", "system volume information", "lost+found"}
-SYSTEM_FILES = {"thumbs.db", "desktop.ini"}
-SHOWN = 4  # names of a long list
+TABLES = {".csv", ".tsv"}
+CLASS_COLUMNS = {"class", "label", "category", "target"}  # what decides where several columns could be the class
 
 
 @dataclass
@@ -89,7 +90,7 @@ class Source:
 
 
 def find(data: str) -> Source:
-    """The images called ``data``: ``elpv``, ``elpv4``, ``digits``, ``cifar100``, one of ``ARCHIVES``, or a folder.
+    """The images called ``data``: a known name, a folder, or a table of labels.
 
     Raises:
         UserError: unknown, not installed, not to be downloaded, no folder, or fewer than two classes.
@@ -101,7 +102,15 @@ def find(data: str) -> Source:
         "cifar100": cifar100,
     }
     named |= {name: partial(archive, name) for name in ARCHIVES}
-    return named[data]() if data in named else folder(Path(data).expanduser())
+    if data in named:
+        return named[data]()
+    path = Path(data).expanduser()
+    if path.suffix.lower() in TABLES and path.is_file():
+        return table(path)
+    try:
+        return folder(path)
+    except UserError as error:
+        raise UserError(f"{error}{_table_inside(path)}") from error
 
 
 def elpv(classes: int = 2) -> Source:
@@ -201,11 +210,13 @@ def folder(root: Path, splits: dict[str, Path] | None = None) -> Source:
         UserError: no such folder, fewer than two classes, or folders that look like splits and cannot be.
     """
     if root.is_file():
-        raise UserError(f"{root} is a file; --data takes a folder of images, so unpack an archive first")
+        raise UserError(
+            f"{root} is a file; --data takes a folder of images or a table of labels, so unpack an archive first"
+        )
     if not root.is_dir():
         raise UserError(
-            f"no such folder or data set: {root}; --data takes elpv, elpv4, digits, cifar100, {', '.join(ARCHIVES)} "
-            "or a folder of images"
+            f"no such folder or data set: {root}; --data takes elpv, elpv4, digits, cifar100, {', '.join(ARCHIVES)}, "
+            "a folder of images, or a table of labels (.csv)"
         )
     left_out = LeftOut()
     inside = left_out.folders_of(root)
@@ -248,6 +259,90 @@ def folder(root: Path, splits: dict[str, Path] | None = None) -> Source:
     )
 
 
+def table(path: Path) -> Source:
+    """Images named in a table of labels: a column of files, one of classes, and perhaps one of splits.
+
+    A file has its path from the table's folder, or its name alone where only one below that folder is called so; with
+    or without its suffix.
+
+    Raises:
+        UserError: no table, no such columns, a row without a class, fewer than two classes, or splits without a test.
+    """
+    root, rows = path.parent, _read_table(path)
+    images = {_key(file.relative_to(root).as_posix()): file for file in images_below(root, LeftOut())}
+    called = defaultdict(set)
+    for name, file in images.items():
+        for short in (name.rsplit(".", 1)[0], _key(file.name), _key(file.stem)):
+            called[short].add(file)
+    images = {name: files.pop() for name, files in called.items() if len(files) == 1} | images
+    if any(_key(column) in images for column in rows):
+        raise UserError(f"{path} has no header; write the names of its columns into a first line")
+    named = {column: sum(_key(value) in images for value in rows[column]) for column in rows}
+    of_files = max(named, key=lambda column: named[column])
+    if 2 * named[of_files] < len(rows) or not len(rows):
+        raise UserError(
+            f"no column of {path} names images in {root}; one must give the path of each from there, like cats/1.jpg"
+        )
+    rest = [column for column in rows if column != of_files]
+    of_splits = [column for column in rest if {value.casefold() for value in rows[column]} <= set(SPLIT_FOLDERS)][:1]
+    rest = [column for column in rest if column not in of_splits]
+    of_classes = [column for column in rest if column.casefold() in CLASS_COLUMNS]
+    of_classes = of_classes or [column for column in rest if 2 <= rows[column].nunique() <= len(rows) / 2]
+    if len(of_classes) != 1:
+        raise UserError(
+            f"{path}: one column besides {of_files!r} must be the class, not {len(of_classes)}; call it 'class', or "
+            "leave only the columns of the files, the classes and the splits"
+        )
+    labels = rows[of_classes[0]]
+    if (labels == "").any():
+        raise UserError(f"{path}: {rows[of_files][labels == ''].iloc[0]} has no class; give it one, or remove the row")
+    given = np.array([SPLIT_FOLDERS[value.casefold()] for value in rows[of_splits[0]]]) if of_splits else None
+    missing = {"train", "test"} - set(["train", "test"] if given is None else given)
+    if missing:
+        raise UserError(
+            f"{path}: no row of column {of_splits[0]!r} is {' or '.join(sorted(missing))}; remove the column"
+        )
+    classes, numbers = np.unique(labels, return_inverse=True)
+    if len(classes) < 2:
+        raise UserError(f"{path} has one class only; at least two are needed")
+    items = [images.get(_key(value), root / value) for value in rows[of_files]]  # what is missing is unreadable later
+    others = len(set(images.values()) - set(items))
+    return Source(
+        name=root.resolve().name,
+        classes=classes.tolist(),
+        items=items,
+        labels=numbers,
+        item_names=[str(item.relative_to(root)) for item in items],
+        given=given,
+        left_out=f"{others} image{'s' * (others > 1)} that {path.name} does not name" if others else "",
+    )
+
+
+def _read_table(path: Path) -> pd.DataFrame:
+    """The cells of a CSV file as texts, whichever of tab, semicolon and comma separates them."""
+    try:
+        header = path.open(encoding="utf-8-sig").readline()
+        separator = max("\t;,", key=header.count)
+        rows = pd.read_csv(path, sep=separator, dtype=str, keep_default_na=False, encoding="utf-8-sig")
+    except ValueError as error:  # not UTF-8, or pandas' own
+        raise UserError(f"{path} is no table that can be read ({str(error).splitlines()[0]})") from error
+    return rows.rename(columns=str.strip).apply(lambda column: column.str.strip())
+
+
+def _key(name: str) -> str:
+    """A file's name in one way of writing it: macOS writes 'é' as two characters, Windows a path with backslashes."""
+    return unicodedata.normalize("NFC", name.replace("\\", "/").removeprefix("./"))
+
+
+def _table_inside(root: Path) -> str:
+    """What to do with a folder that was refused and holds a table of labels; empty where there is none."""
+    for path in sorted(root.glob("*.[ct]sv")) if root.is_dir() else []:
+        with suppress(UserError):
+            table(path)
+            return f"; or pass its table of labels: --data {path}"
+    return ""
+
+
 def _split_folders(root: Path, inside: list[Path]) -> dict[str, Path]:
     """Split -> its folder, where the folders inside ``root`` are splits; empty where they are classes."""
     exact = [path for path in inside if path.name.casefold() in SPLIT_FOLDERS]
@@ -286,59 +381,6 @@ def _holds_class_folders(path: Path) -> bool:
     inside = LeftOut()
     folders = inside.folders_of(path)
     return not inside.outside and (len(folders) > 1 or any(map(_holds_class_folders, folders)))
-
-
-class LeftOut:
-    """What a walk over folders passed over, to be named in one line."""
-
-    def __init__(self) -> None:
-        self.suffixes: Counter[str] = Counter()
-        self.folders: set[str] = set()
-        self.names: set[str] = set()  # of folders below the class folders
-        self.empty: list[str] = []  # folders in the place of a class, without an image
-        self.outside = 0  # images beside the class folders
-
-    def folders_of(self, parent: Path) -> list[Path]:
-        """The folders inside ``parent`` that may be classes or splits, sorted."""
-        paths = sorted(parent.iterdir())
-        self.folders |= {f"{path.name}/" for path in paths if path.is_dir() and is_system(path.name)}
-        paths = [path for path in paths if not is_system(path.name)]
-        self.outside += sum(path.suffix.lower() in EXTENSIONS and not path.is_dir() for path in paths)
-        return [path for path in paths if path.is_dir()]
-
-    def __str__(self) -> str:
-        parts = [f"{count} {suffix}" for suffix, count in self.suffixes.most_common()]
-        if self.outside:
-            parts.append(f"{self.outside} image{'s' * (self.outside > 1)} outside the class folders")
-        if self.empty:
-            parts.append(f"without an image: {', '.join(self.empty)}")
-        if self.names:
-            more = ", …" * (len(self.names) > SHOWN)
-            parts.append(f"names of folders below the classes: {', '.join(sorted(self.names)[:SHOWN])}{more}")
-        if self.folders:
-            parts.append(f"folders {', '.join(sorted(self.folders))}")
-        return "; ".join(parts)
-
-
-def is_system(name: str) -> bool:
-    """Whether a file or folder is hidden, or left by an operating system or a program."""
-    return name.startswith(".") or name.casefold() in SYSTEM_FOLDERS | SYSTEM_FILES
-
-
-def images_below(folder: Path, left_out: LeftOut) -> list[Path]:
-    """Image files below ``folder``, sorted; links to folders are not followed, so a loop cannot trap the walk.
-
-    Hidden and system files are passed over; other files and system folders are counted in ``left_out``.
-    """
-    images = []
-    for parent, folders, names in os.walk(folder, followlinks=False):
-        left_out.folders |= {f"{name}/" for name in folders if is_system(name)}
-        folders[:] = [name for name in folders if not is_system(name)]
-        paths = [Path(parent, name) for name in names if not is_system(name)]
-        images += [path for path in paths if path.suffix.lower() in EXTENSIONS]
-        others = [path.suffix.lower() for path in paths if path.suffix.lower() not in EXTENSIONS]
-        left_out.suffixes.update(suffix or "without suffix" for suffix in others)
-    return sorted(images)
 
 
 # The fine labels in alphabetical order, as the data set numbers them.
