@@ -101,7 +101,9 @@ def parse(config_type: type[Config], argv: list[str]) -> Config:
     lines = (sys.modules[config_type.__module__].__doc__ or "").splitlines()
     examples = [line for line in lines if line.startswith("python ")]
     description = "\n\n".join([config_type.__doc__ or "", *examples])
-    return tyro.cli(config_type, args=spelled, description=description, config=(tyro.conf.OmitArgPrefixes,))
+    return tyro.cli(
+        config_type, args=spelled, description=description, config=(tyro.conf.OmitArgPrefixes, tyro.conf.DisallowNone)
+    )
 
 
 def check(config: Any) -> None:
