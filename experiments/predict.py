@@ -1,12 +1,13 @@
 """Use a published model: classes of images, or the forecast of a series.
 
-python experiments/predict.py saved_models/transfer-elpv photo.png folder/ --top 2
+python experiments/predict.py saved_models/transfer-elpv photo.png folder/
 python experiments/predict.py saved_models/transfer-elpv folder/ --maps maps/
-python experiments/predict.py saved_models/recurrent-nyc_weather-gru series.csv --figure forecast.png
-python experiments/predict.py saved_models/recurrent-nyc_weather-gru series.csv --check
-python experiments/predict.py saved_models/recurrent-sales-gru new_rows.csv --update
-python experiments/predict.py saved_models/recurrent-shops-gru shops.csv --output forecast.csv
-python experiments/predict.py saved_models/transfer-elpv --serve
+python experiments/predict.py saved_models/recurrent-sales-gru sales.csv
+python experiments/predict.py MODEL sales.csv --figure forecast.png
+python experiments/predict.py MODEL sales.csv --check
+python experiments/predict.py MODEL new_rows.csv --update
+python experiments/predict.py MODEL shops.csv --output forecast.csv
+python experiments/predict.py MODEL --serve
 python experiments/predict.py --list
 """
 

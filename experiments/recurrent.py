@@ -1,8 +1,8 @@
 """Part 2: SimpleRNN, LSTM and GRU forecasters against the best naive baseline.
 
-python experiments/recurrent.py --cell gru                          the weather of New York, 24 hours ahead
-python experiments/recurrent.py --data sales.csv --target revenue   your own series
-python experiments/recurrent.py --data shops.csv --horizon 14       many series in one file: unique_id, ds, y
+python experiments/recurrent.py --cell gru                         the weather
+python experiments/recurrent.py --data sales.csv --target revenue  a series
+python experiments/recurrent.py --data shops.csv --horizon 14      many series
 """
 
 from __future__ import annotations
@@ -127,7 +127,7 @@ class ForecastOptions:
 
 @dataclass(frozen=True)
 class Config:
-    """Train Sequential recurrent forecasters, compare them with naive baselines, and publish them."""
+    """Train recurrent forecasters, compare them with naive forecasts, publish them."""
 
     series: SeriesOptions = SeriesOptions()
     network: NetworkOptions = NetworkOptions()

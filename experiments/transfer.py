@@ -1,7 +1,8 @@
 """Part 1: a pretrained MobileNetV3Small, frozen then unfrozen, against the same network from random initialisation.
 
-python experiments/transfer.py                      solar cells, defective or functional
-python experiments/transfer.py --data ~/photos      your photos, one folder per class
+python experiments/transfer.py                            solar cells
+python experiments/transfer.py --data ~/photos            a folder per class
+python experiments/transfer.py --data photos/labels.csv   a table of labels
 """
 
 from __future__ import annotations
@@ -117,7 +118,7 @@ class ControlOptions:
 
 @dataclass(frozen=True)
 class Config:
-    """Train a pretrained MobileNetV3Small with a new head, compare it with random initialisation, and publish it."""
+    """Compare a pretrained MobileNetV3Small with random initialisation; publish it."""
 
     data: DataOptions = DataOptions()
     network: NetworkOptions = NetworkOptions()

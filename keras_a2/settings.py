@@ -99,8 +99,8 @@ def parse(config_type: type[Config], argv: list[str]) -> Config:
     spelled = [choices.get(option, {}).get(letters(word), word) for option, word in pairs]
     # The examples of the script's docstring belong to --help too.
     lines = (sys.modules[config_type.__module__].__doc__ or "").splitlines()
-    examples = [line for line in lines if line.startswith("python ")]
-    description = "\n\n".join([config_type.__doc__ or "", *examples])
+    examples = [f" {line}" for line in lines if line.startswith("python ")]  # tyro joins lines that are not indented
+    description = "\n".join([config_type.__doc__ or "", *examples])
     return tyro.cli(
         config_type, args=spelled, description=description, config=(tyro.conf.OmitArgPrefixes, tyro.conf.DisallowNone)
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import os
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -217,9 +218,16 @@ def test_ctrl_c_in_the_middle_of_writing_leaves_no_file(tmp_path):
 @pytest.mark.slow
 def test_help_needs_no_tensorflow(tmp_path):
     scripts = ["transfer", "recurrent", "predict", "pretrain", "benchmark"]
-    for answer in run_scripts(*([script, "--help"] for script in scripts), cwd=tmp_path, timeout=60):
+    narrow = {**os.environ, "COLUMNS": "80"}
+    for script, answer in zip(
+        scripts, run_scripts(*([script, "--help"] for script in scripts), cwd=tmp_path, timeout=60, env=narrow),
+        strict=True,
+    ):  # fmt: skip
         assert answer.returncode == 0
         assert "usage" in answer.stdout
+        if script in ("transfer", "recurrent", "predict"):
+            assert [line for line in answer.stdout.splitlines() if len(line) > 80] == []
+            assert "{None}" not in answer.stdout
     assert list(tmp_path.iterdir()) == []
 
 
