@@ -27,15 +27,25 @@ console = _Console(
 )
 
 
-def print_table(title: str, header: list[str], rows: list[list[str]], on: Console = console) -> None:
+def print_table(
+    title: str,
+    header: list[str],
+    rows: list[list[str]],
+    on: Console = console,
+    *,
+    names: int = NAMES,
+    rest: str = "more columns stand in the report",
+) -> None:
     """Print a table without breaking a number: where the terminal is narrow, its last columns are left out.
 
     Args:
         header: name of each column; the first column holds names, which may be wrapped.
+        names: letters of the first column that are always shown.
+        rest: says where the columns are that were left out.
     """
     cells = [[line for row in rows for line in row[number].splitlines()] for number in range(len(header))]
     widths = [max(map(len, [*name.split(), *column, " "])) for name, column in zip(header, cells, strict=True)]
-    widths[0] = min(widths[0], NAMES)
+    widths[0] = min(widths[0], names)
     columns = len(header)
     while columns > 2 and sum(widths[:columns]) + 3 * columns + 1 > on.width:  # a border and two blanks for each
         columns -= 1
@@ -46,4 +56,4 @@ def print_table(title: str, header: list[str], rows: list[list[str]], on: Consol
         table.add_row(*row[:columns])
     on.print(table)
     if columns < len(header):
-        on.print(f"more columns stand in the report: {', '.join(header[columns:])}")
+        on.print(f"{rest}: {', '.join(header[columns:])}")

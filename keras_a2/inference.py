@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.progress import track
-from rich.table import Table
+from rich.table import Column, Table
 
 from keras_a2 import page, runs, saved_model
 from keras_a2.console import console, print_table
@@ -79,7 +79,11 @@ def classify(
         console.print(f"wrote {sum(not p.error for p in predictions)} maps to {maps}")
     if output is None:
         table = Table(
-            "file", "class", "probability", *(["set"] if sets else []), *(["unfamiliar"] if model.familiarity else [])
+            Column("file", overflow="fold"),
+            "class",
+            Column("probability", no_wrap=True),
+            *(["set"] if sets else []),
+            *(["unfamiliar"] if model.familiarity else []),
         )
         for p in predictions[:SHOWN_ROWS]:
             if p.error:
@@ -129,11 +133,11 @@ def forecast(model: Forecaster, series: Path, time: str | None, output: Path | N
         columns[page.with_unit(target, model.unit)] = page.column(answer[target], places=places.get(target))
         for level, *ends in model.ends(target) if len(model.targets) <= WITH_INTERVALS else []:
             lower, upper = (page.column(answer[end], places=places.get(end)) for end in ends)
-            columns[f"{target} {level:g} %"] = [f"{low} to {high}" for low, high in zip(lower, upper, strict=True)]
-    table = Table(answer.index.name, "lead", *columns)
-    for step, lead, *values in zip(answer.index, answer["lead"], *columns.values(), strict=True):
-        table.add_row(str(step), str(lead), *values)
-    console.print(table)
+            of_several = f"{target} " if len(model.targets) > 1 else ""
+            columns[f"{of_several}{level:g} %"] = [f"{low} to {high}" for low, high in zip(lower, upper, strict=True)]
+    parts = zip(answer.index, answer["lead"], *columns.values(), strict=True)
+    rows = [[str(step), str(lead), *values] for step, lead, *values in parts]
+    print_rows([answer.index.name, "lead", *columns], rows)
     if len(model.targets) > (WITH_INTERVALS if model.levels else SHOWN_TARGETS):
         console.print("every target with its intervals: --output FILE.csv")
 
@@ -149,16 +153,21 @@ def check(model: Forecaster, series: Path, time: str | None, output: Path | None
         _write(checked, output)
         return
     name = "unique_id" if model.many else "target"
-    table = Table(rows.index.name, name, "value", "forecast", "interval")
+    shown = []
     for step, row in rows.head(SHOWN_ROWS).iterrows():
         value, forecast, lower, upper = (
             page.column([row[column]], places=places.get(row[name]))[0]
             for column in ("value", "forecast", "lower", "upper")
         )
-        table.add_row(str(step), row[name], value, forecast, f"{lower} to {upper}")
-    if len(rows) > SHOWN_ROWS:
-        table.add_row("… more: write them with --output")
-    console.print(table)
+        shown.append([str(step), row[name], value, forecast, f"{lower} to {upper}"])
+    print_rows([rows.index.name, name, "value", "forecast", "interval"], shown, len(rows))
+
+
+def print_rows(header: list[str], rows: list[list[str]], count: int = 0) -> None:
+    """Print the first of ``count`` rows; the first column is not wrapped."""
+    print_table("", header, rows, names=max([len(row[0]) for row in rows], default=0), rest="--output also writes")
+    if count > len(rows):
+        console.print(f"{count - len(rows)} more rows: --output writes them")
 
 
 def print_update(facts: dict) -> None:
@@ -205,12 +214,9 @@ def forecast_many(model: Forecaster, series: Path, time: str | None, output: Pat
                 rows.to_json(temporary, orient="records", lines=True, date_format="iso")
         console.print(f"wrote {output}: {rows['unique_id'].nunique()} series, {model.horizon} steps each")
         return
-    table = Table(*rows.columns)
-    for row in rows[:SHOWN_ROWS].itertuples(index=False):
-        table.add_row(*(page.number(value, 4) if isinstance(value, float) else str(value) for value in row))
-    if len(rows) > SHOWN_ROWS:
-        table.add_row("… more: write them with --output", *[""] * (len(rows.columns) - 1))
-    console.print(table)
+    shown = rows[:SHOWN_ROWS].itertuples(index=False)
+    texts = [[page.number(value, 4) if isinstance(value, float) else str(value) for value in row] for row in shown]
+    print_rows(list(rows.columns), texts, len(rows))
 
 
 def export(model: Classifier | Forecaster, kind: str, items: list[Path], time: str | None) -> None:
@@ -235,24 +241,21 @@ def export(model: Classifier | Forecaster, kind: str, items: list[Path], time: s
 
 def print_models(root: Path) -> None:
     """Every published model below ``root``: headline, data, date and size, latest version of each name."""
-    table = Table("model", "version", "headline", "data", "date", "size", title=f"Published models in {root}")
     homes = sorted({path.parent for path in root.glob("*/*") if path.is_dir() and saved_model.is_version(path)})
+    lines = [f"Published models in {root}"]
     for home in homes:
         try:
             version = saved_model.latest_version(home)
             card = saved_model.read_card(version)
         except UserError as error:
-            table.add_row(home.name, "", f"damaged: {error}", "", "", "")
+            lines.append(f"{home.name}\n  damaged: {error}")
             continue
         size = sum(f.stat().st_size for f in version.rglob("*") if f.is_file())
         environment = card.get("environment")
         date = str(environment.get("date", ""))[:10] if isinstance(environment, dict) else ""
-        facts = [card["version"], card.get("headline", ""), card["data"].get("name", ""), date]
-        table.add_row(home.name, *map(str, facts), f"{size / 2**20:.1f} MB")
+        facts = [f"version {card['version']}", card["data"].get("name", ""), date, f"{size / 2**20:.1f} MB"]
+        lines.append(f"{home.name}: {', '.join(str(fact) for fact in facts if fact)}\n  {card.get('headline', '')}")
     if not homes:
         first = " or ".join(f"`{command(name)}`" for name in ("transfer", "recurrent"))
         raise UserError(f"no published model in {root}; run {first} first")
-    for column in table.columns:
-        column.overflow = "fold"
-    table.columns[0].no_wrap = True
-    console.print(table)
+    console.print("\n".join(lines))

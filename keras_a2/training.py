@@ -212,7 +212,9 @@ def _row(stage: str, epoch: int, measured: dict, ceiling: float = math.inf) -> d
 
 
 def _note(row: dict) -> str:
-    short = ((name.replace("validation_", "val. "), value) for name, value in row.items() if name != "epoch")
+    # Of validation first: in a narrow terminal the end of the line is cut off.
+    names = sorted(row.keys() - {"epoch"}, key=lambda name: (not name.startswith("validation"), list(row).index(name)))
+    short = ((name.replace("validation_", "val. "), row[name]) for name in names)
     return "  ".join(f"{name.replace('_', ' ')} {value:.4f}" for name, value in short)
 
 
@@ -231,7 +233,7 @@ def progress(on: Console = console) -> Progress:
     whole, rest = (lambda: Column(no_wrap=True)), Column(no_wrap=True, overflow="ellipsis", ratio=1)
     return Progress(
         TextColumn("{task.description:<10}", table_column=whole()),
-        BarColumn(bar_width=20, table_column=whole()),
+        BarColumn(bar_width=12, table_column=whole()),
         TextColumn("{task.completed:.0f}/{task.total:.0f}", table_column=whole()),
         _Clock(compact=True, table_column=whole()),
         TextColumn("{task.fields[note]}", table_column=rest),

@@ -58,6 +58,15 @@ def test_a_narrow_terminal_loses_columns_and_breaks_no_number():
     assert len(shown) == 6
 
 
+def test_a_time_is_not_wrapped():
+    header = ["time", "lead", "JFK_temperature (°C)", "80 %", "95 %"]
+    rows = [[f"2013-12-30 {hour:02d}:00:00", str(hour), "7.6", "6.0 to 8.8", "-5.7 to 19.6"] for hour in range(24)]
+    narrow = Console(width=80, file=io.StringIO())
+    print_table("", header, rows, narrow, names=19)
+    lines = narrow.file.getvalue().splitlines()
+    assert [row for row in rows if not any(all(cell in line for cell in row) for line in lines)] == []
+
+
 def test_an_error_is_one_printable_line():
     assert str(UserError("no column 'a\x1b]0;x\x07\nb'")) == r"no column 'a\x1b]0;x\x07 b'"
 

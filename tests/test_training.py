@@ -76,15 +76,18 @@ def shown(bars, width: int) -> list[str]:
     return console.file.getvalue().splitlines()
 
 
-@pytest.mark.parametrize("width", [100, 60])
+@pytest.mark.parametrize("width", [100, 80, 60])
 def test_a_narrow_terminal_cuts_only_the_note_of_the_progress(width):
     bars = training.progress(Console(width=width, file=io.StringIO()))
-    row = "loss 0.1235  val. loss 0.1230  val. accuracy 0.9000"
+    row = training._note({"epoch": 3, "loss": 0.12354, "validation_loss": 0.123, "validation_accuracy": 0.9})
+    validation = "val. loss 0.1230  val. accuracy 0.9000"
+    assert row == f"{validation}  loss 0.1235"
     bars.add_task("simple-rnn", total=16, completed=16, note=row, took=3725)
     bars.add_task("fine-tune", total=10, completed=0, note="compiling")
     finished, running = shown(bars, width)
     assert len(finished) == width
-    assert finished.startswith("simple-rnn " + 20 * "━" + " 16/16 took 62:05 loss 0.1")
+    assert finished.startswith("simple-rnn " + 12 * "━" + " 16/16 took 62:05 val. loss 0.1")
+    assert (validation in finished) == (width >= 80)
     assert (row in finished) == (width == 100)
     assert running.startswith("fine-tune ")
     assert "0/10" in running
