@@ -262,7 +262,7 @@ def error_by_lead(task: Task, forecast: np.ndarray, cell: str) -> Figure:
     top = 2.5 * best if 0 < best < np.inf else None
     axes.set(xlabel="lead (steps)", ylabel="mean absolute scaled error", ylim=(0, top))
     axes.grid()
-    axes.legend()
+    axes.legend(ncols=2, loc="lower left", bbox_to_anchor=(0, 1))
     return figure
 
 

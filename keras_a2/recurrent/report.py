@@ -147,7 +147,7 @@ def result_rows(metrics: dict) -> tuple[list[str], list[list[str]]]:
         columns[f"against_{metrics['hardest_naive']}"] = f"against {page.label(metrics['hardest_naive'])}"
     columns["against_ridge"] = "against ridge"
     unit = metrics["data"]["unit"]
-    header = ["", "validation", page.with_unit("MAE", unit), "MASE", "MAE std", "MSE std", *columns.values(), "seconds"]
+    header = ["", "validation", page.with_unit("MAE", unit), *columns.values(), "MASE", "MAE std", "MSE std", "seconds"]
     rows = []
     for name, model in _measured(metrics).items():
         test = model["test"]
@@ -155,12 +155,10 @@ def result_rows(metrics: dict) -> tuple[list[str], list[list[str]]]:
             page.label(name),
             page.number(model["validation"]["mae"], 4) if "validation" in model else "",
             page.number(test["mae"], 4),
-            page.number(test["mase"]),
-            f"{test['mae_standardized']:.4f}",
-            f"{test['mse_standardized']:.4f}",
         ]
         comparisons = [test if key == "skill" else test.get(key, {}) for key in columns]
         row += [f"{_skill(each)}\n{each['verdict']}" if "verdict" in each else "" for each in comparisons]
+        row += [page.number(test["mase"]), f"{test['mae_standardized']:.4f}", f"{test['mse_standardized']:.4f}"]
         rows.append([*row, f"{model['seconds']:.0f}" if "seconds" in model else ""])
     return header, rows
 
