@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from scipy import signal, stats
@@ -205,6 +207,34 @@ def test_a_gain_that_validation_cannot_tell_from_luck_leaves_the_naive():
     weights = combination.choose_weights([naive, worse, better], truth, "mae", 4)
     assert sum(weights) == pytest.approx(1)
     assert weights[2] > 0.95
+    bias = np.full(60, 20.0)  # more than it gains
+    assert combination.choose_weights([naive, worse, better], truth, "mae", 4, 1, bias) == (1, 0, 0)
+
+
+def stopped(*curves):
+    """Networks of as many folds with these validation errors by epoch."""
+    histories = [training.History([{"epoch": n, "validation_mae": e} for n, e in enumerate(c)]) for c in curves]
+    return [SimpleNamespace(history=history) for history in histories]
+
+
+def test_a_fold_does_not_judge_the_epoch_that_it_chose():
+    # The mean of the others is lowest after epochs 2, 1 and 1: errors of 3, 5 and 4 instead of 2, 4 and 3.
+    trained = stopped([4, 2, 3], [6, 5, 4], [5, 4, 3])
+    np.testing.assert_allclose(combination.optimism(trained, "mae"), [1 / 2, 1 / 4, 1 / 3])
+    assert combination.optimism(stopped([4, 2, 3]), "mae") == [0]
+    # A training that ended early stays as it was; one without an error gains nothing.
+    np.testing.assert_allclose(combination.optimism(stopped([2, 4], [0, 0, 0], [3, 2, 1]), "mae"), [1, 0, 2])
+
+
+def test_epochs_chosen_by_chance_gain_nothing_on_average():
+    rng, gains = np.random.default_rng(0), []
+    for _ in range(300):
+        curves = np.hstack([np.ones((3, 1)), 1 + 0.1 * rng.normal(size=(3, 20))])  # epochs that differ by luck alone
+        honest = curves.min(axis=1) * (1 + combination.optimism(stopped(*curves.tolist()), "mae"))
+        gains.append([1 - curves.min(axis=1).mean(), 1 - honest.mean()])
+    flattering, honest = np.mean(gains, axis=0)
+    assert flattering > 0.15
+    assert abs(honest) < 0.01
 
 
 def test_the_window_naive_is_the_best_naive_as_far_as_the_window_reaches(windows):

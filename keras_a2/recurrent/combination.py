@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -78,8 +79,34 @@ def combine(weights: tuple[float, float, float], forecasts: list[np.ndarray]) ->
     return weights[0] * forecasts[0] + weights[1] * forecasts[1] + weights[2] * forecasts[2]
 
 
+def optimism(trained: Sequence[Forecaster], loss: str) -> np.ndarray:
+    """By which share the error of each fold would be higher if the other folds had chosen its epoch ``(folds,)``.
+
+    Early stopping takes the lowest of many errors, which is too low an estimate, even of a random walk's (Cawley &
+    Talbot 2010, JMLR 11, on choosing and judging by the same rows). A single fold cannot tell: 0.
+
+    Args:
+        trained: a network of each fold, with its validation errors by epoch; a training that had ended stays as it was.
+        loss: ``mae`` or ``mse``.
+    """
+    if len(trained) == 1:
+        return np.zeros(1)
+    curves = [[row[f"validation_{loss}"] for row in each.history.rows] for each in trained]
+    longest = max(map(len, curves))
+    errors = np.array([curve + curve[-1:] * (longest - len(curve)) for curve in curves])
+    others = [np.delete(errors, fold, axis=0).mean(axis=0).argmin() for fold in range(len(errors))]
+    best = errors.min(axis=1)
+    chosen = np.take_along_axis(errors, np.array(others)[:, np.newaxis], axis=1)[:, 0]
+    return np.where(best > 0, chosen / np.where(best > 0, best, 1) - 1, 0)
+
+
 def choose_weights(
-    forecasts: list[np.ndarray], truth: np.ndarray, loss: str, ahead: int, day: int = 1
+    forecasts: list[np.ndarray],
+    truth: np.ndarray,
+    loss: str,
+    ahead: int,
+    day: int = 1,
+    bias: np.ndarray | float = 0.0,
 ) -> tuple[float, float, float]:
     """Weights of naive, ridge and network by the validation windows, shrunk towards the naive.
 
@@ -93,15 +120,21 @@ def choose_weights(
         truth: ``(n, horizon, targets)``, on the same scale.
         loss: ``mae`` or ``mse``.
         ahead, day: as ``verdicts.compare``.
+        bias: the ``optimism`` of each window's fold ``(n,)``; the network's part of the loss counts for so much more.
     """
 
     def losses(forecast: np.ndarray) -> np.ndarray:
         error = forecast - truth
         return (np.abs(error) if loss == "mae" else error**2).mean(axis=(1, 2), dtype=np.float64)
 
+    added = bias * losses(forecasts[2])
+
+    def losses_of(weights: tuple[float, float, float]) -> np.ndarray:
+        return losses(combine(weights, forecasts)) + weights[2] * added
+
     candidates = [(0.0, (TENTHS - i) / TENTHS, i / TENTHS) for i in range(TENTHS + 1)]
-    best = min(candidates, key=lambda weights: losses(combine(weights, forecasts)).mean())
-    gain = losses(forecasts[0]) - losses(combine(best, forecasts))
+    best = min(candidates, key=lambda weights: losses_of(weights).mean())
+    gain = losses(forecasts[0]) - losses_of(best)
     count = min(max(independent_stretches(gain, ahead, day), LEAST_STRETCHES), len(gain) - 1)
     if count < LEAST_STRETCHES or gain.mean() <= 0:
         return 1.0, 0.0, 0.0
