@@ -22,9 +22,11 @@ class _Console(Console):
         return super().render_str(printable(text), **options)
 
 
+NOTEBOOK = "ipykernel" in sys.modules  # which does not wrap lines itself: what is longer than its cell is out of sight
 console = _Console(
-    markup=False, emoji=False, highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 140
-)
+    markup=False, emoji=False, highlight=False, soft_wrap=not NOTEBOOK,
+    width=110 if NOTEBOOK else None if sys.stdout.isatty() else 140,
+)  # fmt: skip
 
 
 def print_table(

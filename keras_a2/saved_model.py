@@ -187,7 +187,7 @@ class FreshProcess:
         return {"items": sum(len(e) for e in expected), "max_relative_difference": difference}
 
 
-@dataclass
+@dataclass(repr=False)
 class SavedModel:
     """A published version: TensorFlow's object, its card, and the folder that it came from."""
 
@@ -204,6 +204,9 @@ class SavedModel:
     def report(self) -> Path:
         """The page about its training."""
         return self.folder / "report.html"
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__} of {self.folder}: {self.card.get('headline', '')}"
 
     def _repr_html_(self) -> str:
         """What a notebook shows: the report, in a frame of its own so that neither changes the other's style."""

@@ -7,6 +7,7 @@ python tests/lessons.py transfer    execute one, and keep its outputs in the not
 from __future__ import annotations
 
 import json
+import re
 import sys
 import time
 from pathlib import Path
@@ -117,6 +118,9 @@ def test_three_lines_train_in_a_notebook(photos, series, tmp_path):
     assert any(WIDGET in output.get("data", {}) for output in trained)  # progress bars
     assert not [output for cell in notebook.cells for output in cell.outputs if output.get("name") == "stderr"]
     assert "<iframe srcdoc=" in shown[0].data["text/html"]
+    assert "python experiments/transfer.py --data" in shown[0].data["text/html"]  # not the kernel's command line
+    texts = "".join(output.data["text/plain"] for output in trained if "text/plain" in output.get("data", {}))
+    assert max(len(re.sub(r"\x1b\[[0-9;]*m", "", line)) for line in texts.splitlines()) <= 110  # a cell's width
     assert classes[0].data["text/plain"] == "12"
     assert "lower_80" in forecast[0].data["text/plain"]
     assert "\n".join(refused[0].traceback).startswith("error: ")

@@ -108,7 +108,9 @@ def test_a_table_that_no_file_can_hold_is_refused(runs, tmp_path):
 
 def test_a_notebook_shows_the_report_and_an_error_in_one_line(tmp_path):
     (tmp_path / "report.html").write_text('<p class="x">a & b</p>')
-    shown = saved_model.SavedModel(None, {}, tmp_path)._repr_html_()
+    model = saved_model.SavedModel(None, {"headline": "accuracy 80.6 %"}, tmp_path)
+    assert repr(model) == f"SavedModel of {tmp_path}: accuracy 80.6 %"
+    shown = model._repr_html_()
     assert 'srcdoc="&lt;p class=&quot;x&quot;&gt;a &amp; b&lt;/p&gt;"' in shown
     assert keras_a2.UserError("no such\nfile")._render_traceback_() == ["error: no such file"]
 

@@ -30,7 +30,7 @@ CHUNK = 1024  # windows at once
 ANOMALY = 95  # the interval outside which a row is marked, in percent; the widest where there is none
 
 
-@dataclass
+@dataclass(repr=False)
 class Forecaster(SavedModel):
     """A published forecaster: ``inputs``, ``targets``, ``unit``, ``look_back``, ``horizon``, ``levels``."""
 
