@@ -36,7 +36,7 @@ class SeriesOptions:
     target: str | None = None
     """COLUMN[,COLUMN...] to forecast, or all; needed for a file."""
     horizon: Count = 24
-    """Number of steps that it forecasts, all at once."""
+    """Number of steps to forecast, all at once."""
     time: str | None = None
     """Column with the times; by default detected. none: leave the times out and count rows."""
     freq: str | None = None
@@ -48,11 +48,11 @@ class SeriesOptions:
     holidays: str | None = None
     """Country (US, DE, US-CA) whose public holidays are an input known in advance."""
     series: str | None = None
-    """Column that names the series, of a file with many; by default unique_id. One network learns from all."""
+    """In a file with many series, the column that names them; by default unique_id. One network learns from all."""
     wide: bool = False
     """The file has a row per series: a name, then its values from left to right."""
     origins: Literal["splits", "last"] = "splits"
-    """Test and validation rows: by --split, or, as in the M4 competition, the last ones of each of many series."""
+    """Test and validation rows. splits: by --split; last: the last rows of each series, as in the M4 competition."""
     preset: Literal["none", "chollet"] = "none"
     """chollet: rows, windows and splits of Deep Learning with Python, for --data jena; replaces --look-back etc."""
     look_back: Count = 72
@@ -62,7 +62,7 @@ class SeriesOptions:
     every: Count = 1
     """Rows from one step of a window to the next (6: hourly windows from 10-minute rows)."""
     split: str = "0.6,0.2,0.2"
-    """Train, validation, test in time order: three fractions, or of a single series three row counts."""
+    """Train, validation, test in time order: three fractions or, for a single series, three row counts."""
     max_gap: CountOrZero = 12
     """Fill gaps of at most N steps from the past (0: none); windows that touch longer gaps are dropped."""
     calendar: bool = True
@@ -84,9 +84,9 @@ class NetworkOptions:
     dropout: Share = 0.3
     """Share of the recurrent layer's outputs dropped while training."""
     input_dropout: Share | None = None
-    """Share of inputs dropped, each for a whole window; by default 0.4, of fewer than 8 0.2, with --known 0."""
+    """Share of inputs dropped, each for a whole window; by default 0.4; 0.2 with fewer than 8; 0 with --known."""
     segment: CountOrZero | None = None
-    """Feed the recurrent layer N steps at a time (SegRNN), or 0: one by one; a season if channels are independent."""
+    """Steps fed at a time (SegRNN), or 0: one by one; by default 0, or a season if channels are independent."""
     channel_independent: DisallowNone[bool | None] = None
     """Share one network over the targets, each seeing its own past only (SegRNN); by default with several targets."""
 
@@ -96,7 +96,7 @@ class TrainingOptions:
     """How the network is trained."""
 
     epochs: CountOrZero | None = None
-    """Epochs at most; by default 16; 10 if channels are independent; up to 250 of a short series; 12 of many series."""
+    """Most epochs; by default 16; 10 if channels are independent; up to 250 for a short series; 12 for many."""
     patience: Count | None = None
     """Stop after N epochs without a better validation error; by default a quarter of the epochs, at least 4."""
     batch_size: Count | None = None

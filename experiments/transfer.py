@@ -69,7 +69,7 @@ class NetworkOptions:
     ema: Share = 0.98
     """Decay of the moving average of the weights that phase 2 and the control evaluate and keep; 0 turns it off."""
     coverage: Fraction = 0.9
-    """Probability that the set of classes that the published model gives of an image contains the true one."""
+    """Probability that the set of classes that the published model gives for an image contains the true one."""
     strategy: Literal["none", "mirrored"] = "none"
     """mirrored: distribute every batch over the GPUs of this machine (tf.distribute.MirroredStrategy)."""
 
