@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from keras_a2 import jobs, machine, runs, settings, training
+from keras_a2 import machine, runs, settings, training
 from keras_a2.console import console
 from keras_a2.settings import Count, CountOrZero, FileOr, Form, Fraction, NotNegative, Positive, Range, Share
 from keras_a2.transfer import sources
@@ -20,8 +20,10 @@ from keras_a2.transfer import sources
 if TYPE_CHECKING:  # TensorFlow takes seconds to import: functions import what they need, so that --help is quick
     import keras
 
+    from keras_a2.saved_model import FreshProcess
     from keras_a2.training import Average
     from keras_a2.transfer.data import Images
+    from keras_a2.transfer.evaluate import Results
     from keras_a2.transfer.model import Weights
     from keras_a2.transfer.train import Arm, Epoch
 
@@ -232,16 +234,23 @@ def compile_network(arm: Arm, config: Config, epochs: int, rate: float, decay: f
     return fast.compiled_epoch(network, batches, average), average
 
 
-TRAININGS = {"pretrained": train_pretrained, "scratch": train_scratch}
+def publish(results: Results, config: Config, run: runs.Run, process: FreshProcess) -> None:
+    """Publish SavedModel, model.keras, model.json, metrics.json, report.html, predictions.csv, history.csv."""
+    from keras_a2 import saved_model
+    from keras_a2.fast import litert
+    from keras_a2.transfer import describe, evaluate, model, report, train
 
-
-def train_arm(config: Config, arm: str, seed: int, folder: Path) -> None:
-    """One training of ``--jobs``, in a process of its own: it leaves its state in ``folder``, where it is resumed."""
-    machine.import_tensorflow()
-    from keras_a2.transfer import train
-
-    images, weights, config = train.load(sources.find(config.data.data), config, folder, config.data.drop_suspects)
-    TRAININGS[arm](images, weights, config, seed, folder)
+    arm, size, home = results.published["pretrained"], results.images.store.size, config.run.output / run.name
+    temperature = results.calibrations[results.best]["pretrained"].temperature
+    with run.publishing() as folder:
+        network = model.assemble(arm.backbone, arm.head, size, config.data.fit, temperature)
+        saved_model.export(network, describe.signatures(network, size), folder)
+        compute = train.keras_features if config.run.plain else litert.Parallel
+        results.unfamiliar = describe.publish(folder, network, results.images, compute)
+        report.write(folder, results, describe.mapper(network), home)
+        evaluate.write(folder, results, run.name, network, process, config.run.litert)
+    console.print(f"open {run.version / 'report.html'}; use the model: {report.use(home)}")
+    console.print(report.headline(results.metrics))
 
 
 def main(config: Config) -> None:
@@ -252,41 +261,26 @@ def main(config: Config) -> None:
     with runs.Run(config, name, options.output, options.resume) as run:
         machine.import_tensorflow()  # without its start-up log
         from keras_a2 import saved_model
-        from keras_a2.fast import litert
-        from keras_a2.transfer import baselines, describe, evaluate, learning, model, report, train
+        from keras_a2.transfer import baselines, evaluate, learning, report, train
 
+        strategy = machine.strategy(config.network.strategy, alone=options.jobs == 1 and not options.plain)
         images, weights, config = train.load(source, config, run.work, audited=True)
         run.check_inputs(data=images.summary(), weights=weights.sha256)
-        strategy = machine.strategy(config.network.strategy, alone=options.jobs == 1 and not options.plain)
-        seeds = range(options.seed, options.seed + options.seeds)
-        names = list(TRAININGS) if config.control.scratch else ["pretrained"]
-        tasks = [{"config": config, "arm": name, "seed": seed} for seed in seeds for name in names]
-        jobs.spread(train_arm, tasks, options.jobs, run.work)
+        trainings = {"pretrained": train_pretrained} | ({"scratch": train_scratch} if config.control.scratch else {})
         with strategy.scope():
-            arms = [
-                {name: TRAININGS[name](images, weights, config, seed, run.work) for name in names} for seed in seeds
-            ]
+            arms = train.every_arm(trainings, images, weights, config, run.work)  # for each seed, by name
             controls = learning.train_on_few(images, config, run.work, partial(train_scratch, weights=weights))
 
-        # Fitted on validation images too: a factor on the logits that makes probabilities true, and answer sets.
-        calibrations = evaluate.calibrate_all(images, arms, config.network.coverage)
-        # Every choice is made: the test split is read here, once, to compare the pretrained arm with what phase 1 made
-        # of it, with the control, and with baselines: the largest class, and logistic regression on pixels.
-        results = evaluate.read_test_split(images, arms, calibrations, baselines.predict(images), settings.flat(config))
-        results.metrics |= learning.measure(results, controls, config)  # fewer images, and what more would be worth
-        report.show(results)
-        arm, size = results.published["pretrained"], images.store.size
-        temperature = calibrations[results.best]["pretrained"].temperature
-        # Published: SavedModel and model.keras, model.json, metrics.json, report.html, predictions.csv, history.csv.
-        with saved_model.FreshProcess() as process, run.publishing() as folder:
-            network = model.assemble(arm.backbone, arm.head, size, config.data.fit, temperature)
-            saved_model.export(network, describe.signatures(network, size), folder)
-            compute = train.keras_features if options.plain else litert.Parallel
-            results.unfamiliar = describe.publish(folder, network, images, compute)
-            report.write(folder, results, describe.mapper(network), options.output / run.name)
-            evaluate.write(folder, results, run.name, network, process, options.litert)
-        console.print(f"open {run.version / 'report.html'}; use the model: {report.use(options.output / run.name)}")
-        console.print(report.headline(results.metrics))
+        with saved_model.FreshProcess() as process:  # imports TensorFlow while the test split is read
+            # Fitted on validation images too: a factor on the logits for true probabilities, and answer sets.
+            calibrations = evaluate.calibrate_all(images, arms, config.network.coverage)
+            # Every choice is made: the test split is read here, once, to compare the pretrained arm with what phase 1
+            # made of it, with the control, and with baselines: the largest class, and logistic regression on pixels.
+            compared, recorded = baselines.predict(images), settings.flat(config)
+            results = evaluate.read_test_split(images, arms, calibrations, compared, recorded)
+            results.metrics |= learning.measure(results, controls, config)  # fewer images; what more would be worth
+            report.show(results)
+            publish(results, config, run, process)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +15,11 @@ import numpy as np
 import tensorflow as tf
 from scipy import stats
 
-from keras_a2 import machine, runs, settings, training
+from keras_a2 import jobs, machine, runs, settings, training
 from keras_a2.console import console
 from keras_a2.fast import litert
 from keras_a2.training import Average
-from keras_a2.transfer import audit
+from keras_a2.transfer import audit, sources
 from keras_a2.transfer import model as models
 from keras_a2.transfer.data import Images, batches, boxes, class_shares, load_and_describe, note
 from keras_a2.transfer.sources import Source
@@ -178,6 +178,28 @@ class Arm:
         frozen = self.network.count_params() - trained
         self.phases.append(Phase(stage, history, history.earlier + ended - self._started, trained, frozen, note))
         self._started = ended
+
+
+def every_arm(
+    trainings: dict[str, Callable[..., Arm]], images: Images, weights: models.Weights, config: Any, folder: Path
+) -> list[dict[str, Arm]]:
+    """Train every arm with every seed: of each seed the arms by name.
+
+    Args:
+        trainings: by name, the script's (images, weights, config, seed, folder) -> the arm trained; with ``--jobs``
+            processes of their own call it first and leave its state in ``folder``, where it is resumed.
+        config: the script's, resolved.
+    """
+    seeds = range(config.run.seed, config.run.seed + config.run.seeds)
+    tasks = [{"config": config, "arm": name, "seed": seed} for seed in seeds for name in trainings]
+    jobs.spread(partial(_in_process, trainings), tasks, config.run.jobs, folder)
+    return [{name: train(images, weights, config, seed, folder) for name, train in trainings.items()} for seed in seeds]
+
+
+def _in_process(trainings: dict[str, Callable[..., Arm]], config: Any, arm: str, seed: int, folder: Path) -> None:
+    """One training of ``--jobs``, in a process of its own."""
+    images, weights, config = load(sources.find(config.data.data), config, folder, config.data.drop_suspects)
+    trainings[arm](images, weights, config, seed, folder)
 
 
 @dataclass
