@@ -162,7 +162,7 @@ def test_a_hundred_classes_are_shown_by_their_most_confused_pairs(capsys):
     names = [text for text in texts if "→" in text and "class" in text]
     assert len(names) == figures.READABLE_CLASSES
     assert names[0] == "class 080 → class 081"
-    assert " 4 of 10" in texts
+    assert "4 of 10" in texts
     texts = texts_of(figures.per_class_f1(labels, {"pretrained": predicted}, classes))
     assert sum(text.startswith("class") for text in texts) == figures.SHOWN_CLASSES
     arm = {

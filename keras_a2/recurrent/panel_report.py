@@ -16,7 +16,7 @@ from keras_a2.errors import printable
 from keras_a2.recurrent import scores
 from keras_a2.recurrent.figures import COLOURS, learning_curves
 from keras_a2.recurrent.panel import Panel
-from keras_a2.recurrent.panel_evaluate import LEVEL, NAIVES, PERCENT, Published, Task, output
+from keras_a2.recurrent.panel_evaluate import LEVEL, PERCENT, Published, Task, output
 from keras_a2.recurrent.report import history_of, training_table, use
 from keras_a2.training import History
 
@@ -251,10 +251,10 @@ def error_by_lead(task: Task, forecast: np.ndarray, cell: str) -> Figure:
     figure = charts.figure()
     (axes,) = figure.axes
     scale = np.where(task.scale > 0, task.scale, np.nan)[:, np.newaxis]
-    colours = COLOURS | {"naive": COLOURS["persistence"], "naive2": COLOUR["purple"]}
+    colours = COLOURS | {"naive": COLOURS["persistence"], "naive2": COLOUR["purple"], "theta": COLOUR["green"]}
     best = np.inf
     for name, values in {page.label(cell): forecast, **task.simple}.items():
-        style = "--" if name in NAIVES else "-"
+        style = "--" if name in task.simple else "-"
         colour = colours.get(name, COLOURS[cell])
         error = np.nanmean(np.abs(task.truth - values) / scale, axis=0)
         axes.plot(task.windows.leads, error, style, color=colour, label=page.label(name))

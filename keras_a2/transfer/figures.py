@@ -127,7 +127,7 @@ def accuracy_by_images(metrics: dict[str, Any]) -> Figure:
     sizes = [a for a, b in pairwise([*sizes, np.inf]) if b > 1.5 * a]  # labels that do not touch
     axes.set_xticks(sizes, [f"{size:.0f}" for size in sizes])
     axes.set_xticks([], minor=True)
-    axes.legend()
+    axes.legend(loc="lower left", bbox_to_anchor=(0, 1))
     return figure
 
 
@@ -183,7 +183,8 @@ def _confused_pairs(pairs: list[tuple[int, int, int]], labels: np.ndarray, class
     (axes,) = figure.axes
     axes.barh(range(len(pairs)), [n for *_, n in pairs], color=COLOURS["pretrained"], height=0.7)
     for k, (true, _, n) in enumerate(pairs):
-        axes.text(n, k, f" {n} of {(labels == true).sum()}", va="center", fontsize=9)
+        text = f"{n} of {(labels == true).sum()}"
+        axes.annotate(text, (n, k), (3, 0), textcoords="offset points", va="center", fontsize=9)
     names = [f"{_short(classes[true], 18)} → {_short(classes[said], 18)}" for true, said, _ in pairs]
     axes.set_yticks(range(len(pairs)), names, fontsize=9)
     axes.invert_yaxis()
