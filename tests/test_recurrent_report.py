@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from keras_a2.recurrent import baselines, data, evaluate, figures, report, sources
+from keras_a2.recurrent import baselines, data, evaluate, figures, panel_report, report, sources
 
 
 def test_predictions_have_the_digits_that_their_errors_need(meter):
@@ -171,3 +171,13 @@ def test_the_figures_of_several_seeds_are_reported_as_their_means():
     assert all(len(row) == 6 for row in rows)
     drawn = figures.intervals_by_lead(windows, line["test"])
     assert [text.get_text() for text in drawn.axes[0].get_legend().get_texts()] == ["80 %", "95 %"]
+
+
+def test_each_line_of_many_series_has_a_look_of_its_own():
+    rng = np.random.default_rng(0)
+    simple = {name: rng.normal(size=(9, 24)) for name in ("naive", "seasonal_naive", "naive2", "theta")}
+    windows = SimpleNamespace(leads=np.arange(1, 25))
+    task = SimpleNamespace(scale=np.ones(9), truth=rng.normal(size=(9, 24)), simple=simple, windows=windows)
+    for cell in ("simple_rnn", "lstm", "gru"):
+        (axes,) = panel_report.error_by_lead(task, rng.normal(size=(9, 24)), cell).axes
+        assert len({(line.get_color(), line.get_linestyle()) for line in axes.lines}) == 5
