@@ -70,6 +70,13 @@ def test_a_column_of_splits_is_kept(flat):
     assert source.given.tolist() == ["train", "validation", "test"] * 8
 
 
+def test_a_file_elsewhere_is_named_as_the_table_has_it(flat):
+    table = write(flat, "file,class")
+    elsewhere = "/photos of 2019/left.png"
+    table.write_text(table.read_text() + f"{elsewhere},left\n")
+    assert sources.find(str(table)).item_names[-1] == elsewhere
+
+
 def test_what_the_table_does_not_name_is_said_and_a_missing_file_is_unreadable(flat):
     table = write(flat, "file,class", first=1)
     with table.open("a") as file:

@@ -312,7 +312,7 @@ def table(path: Path) -> Source:
         classes=classes.tolist(),
         items=items,
         labels=numbers,
-        item_names=[str(item.relative_to(root)) for item in items],
+        item_names=[str(item.relative_to(root) if item.is_relative_to(root) else item) for item in items],
         given=given,
         left_out=f"{others} image{'s' * (others > 1)} that {path.name} does not name" if others else "",
     )
@@ -321,7 +321,8 @@ def table(path: Path) -> Source:
 def _read_table(path: Path) -> pd.DataFrame:
     """The cells of a CSV file as texts, whichever of tab, semicolon and comma separates them."""
     try:
-        header = path.open(encoding="utf-8-sig").readline()
+        with path.open(encoding="utf-8-sig") as file:
+            header = file.readline()
         separator = max("\t;,", key=header.count)
         rows = pd.read_csv(path, sep=separator, dtype=str, keep_default_na=False, encoding="utf-8-sig")
     except ValueError as error:  # not UTF-8, or pandas' own
