@@ -61,7 +61,8 @@ def test_data_flow_one_way_through_a_subpackage(subpackage):
     modules = {path.stem: path for path in (PACKAGE / subpackage).glob("*.py") if path.stem != "__init__"}
     position = {name: ORDER.index(PARTS[subpackage].get(name, name)) for name in modules}
     for name, path in modules.items():
-        used = {other for other in modules if f"keras_a2.{subpackage}.{other}" in imports(path)}
+        names = imports(path)
+        used = {other for other in modules if f"keras_a2.{subpackage}.{other}" in names}
         assert all(position[other] <= position[name] for other in used), (name, used)
 
 

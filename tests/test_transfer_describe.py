@@ -81,13 +81,15 @@ def test_hiding_the_hottest_region_lowers_the_logit_more_than_hiding_others(part
     maps = mapper(models.assemble(backbone, head, size))(shown.astype(np.uint8), classes)
     assert maps.shape == (60, 4, 4)
 
+    def logit(features: np.ndarray) -> np.ndarray:
+        return head(features).numpy()[np.arange(60), classes]
+
     def lowered(places: np.ndarray) -> np.ndarray:
         hidden = shown.copy()
         for picture, place in zip(hidden, places, strict=True):
             row, column = (32 * k for k in divmod(int(place), 4))
             picture[row : row + 32, column : column + 32] = shown.mean()
-        logits = [head(backbone.predict(each, verbose=0)).numpy()[np.arange(60), classes] for each in (shown, hidden)]
-        return logits[0] - logits[1]
+        return logit(features[-60:]) - logit(backbone.predict(hidden, verbose=0))
 
     order = np.argsort(maps.reshape(60, -1), axis=1)
     hottest = lowered(order[:, -1])
