@@ -11,15 +11,18 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 
 from keras_a2.errors import UserError
 from keras_a2.files import download, keras_cache
 from keras_a2.machine import silence
 from keras_a2.transfer.decode import EXTENSIONS
 from keras_a2.transfer.walk import LeftOut, images_below
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 # As in keras/src/datasets/cifar100.py.
 CIFAR100_ARCHIVE = "cifar-100-python-target_archive"
@@ -320,6 +323,8 @@ def table(path: Path) -> Source:
 
 def _read_table(path: Path) -> pd.DataFrame:
     """The cells of a CSV file as texts, whichever of tab, semicolon and comma separates them."""
+    import pandas as pd  # a tenth of a second, which --help does not need
+
     try:
         with path.open(encoding="utf-8-sig") as file:
             header = file.readline()
