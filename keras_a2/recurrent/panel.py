@@ -327,8 +327,8 @@ def prepare(
     for i, (start, end) in enumerate(rows.spans):  # series by series: the data are never held twice in float64
         series = rows.values[start:end]
         missing, no_logarithm = np.isnan(series), positive & (series <= 0)  # a test row may have none
-        if max_gap and missing.any():
-            series = pd.Series(series).ffill(limit=max_gap).to_numpy()
+        if missing.any():
+            series = data.fill(pd.Series(series), max_gap).to_numpy()
         if positive:
             series = np.log(series, out=np.full(len(series), np.nan), where=series > 0)
         # A series that began in the test is scaled by its first window, which every forecast has seen.

@@ -10,7 +10,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from keras_a2.errors import UserError, printable
-from keras_a2.recurrent import panel_sources, scores, times
+from keras_a2.recurrent import data, panel_sources, scores, times
 
 if TYPE_CHECKING:
     from keras_a2.recurrent.predict import Forecaster
@@ -135,9 +135,7 @@ def _check_spacing(model: Forecaster, rows: panel_sources.Rows) -> None:
 
 def _filled(model: Forecaster, values: np.ndarray) -> np.ndarray:
     """The values of a series ``(rows,)``, short gaps filled from the past as in training."""
-    if not model.max_gap or not np.isnan(values).any():
-        return values
-    return pd.Series(values).ffill(limit=model.max_gap).to_numpy()
+    return data.fill(pd.Series(values), model.max_gap).to_numpy() if np.isnan(values).any() else values
 
 
 def _visible(model: Forecaster, values: np.ndarray) -> np.ndarray:
