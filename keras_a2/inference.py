@@ -18,6 +18,7 @@ from keras_a2.files import whole
 
 if TYPE_CHECKING:
     import pandas as pd
+    from matplotlib.figure import Figure
 
     from keras_a2.recurrent.predict import Forecaster
     from keras_a2.transfer.predict import Classifier, Prediction
@@ -122,9 +123,7 @@ def forecast(model: Forecaster, series: Path, time: str | None, output: Path | N
     if figure is not None:
         from keras_a2.recurrent.predict import plot
 
-        with whole(figure) as temporary:
-            plot(model, seen, answer).savefig(temporary, dpi=120, format=figure.suffix[1:])
-        console.print(f"wrote {figure}")
+        _save(plot(model, seen, answer), figure)
     if output is not None:
         _write(answer.round(model.decimals(page.FILE_DIGITS)), output)
         return
@@ -177,6 +176,13 @@ def print_update(facts: dict) -> None:
     print_table("", *update_rows(facts))
 
 
+def _save(drawn: Figure, figure: Path) -> None:
+    """A figure as a .png, .pdf or .svg file."""
+    with whole(figure) as temporary:
+        drawn.savefig(temporary, dpi=120, format=figure.suffix[1:])
+    console.print(f"wrote {figure}")
+
+
 def _write(rows: pd.DataFrame, output: Path) -> None:
     """A table with its index as a .csv or .jsonl file."""
     rows = rows.reset_index()
@@ -203,9 +209,7 @@ def forecast_many(model: Forecaster, series: Path, time: str | None, output: Pat
             "forecasts them"
         )
     if figure is not None:
-        with whole(figure) as temporary:
-            panel_predict.plot(model, known, rows).savefig(temporary, dpi=120, format=figure.suffix[1:])
-        console.print(f"wrote {figure}")
+        _save(panel_predict.plot(model, known, rows), figure)
     if output is not None:
         with whole(output) as temporary:
             if output.suffix == ".csv":
