@@ -213,8 +213,8 @@ def _row(stage: str, epoch: int, measured: dict, ceiling: float = math.inf) -> d
 
 def _note(row: dict) -> str:
     # Of validation first: in a narrow terminal the end of the line is cut off.
-    names = sorted(row.keys() - {"epoch"}, key=lambda name: (not name.startswith("validation"), list(row).index(name)))
-    short = ((name.replace("validation_", "val. "), row[name]) for name in names)
+    names = sorted(row, key=lambda name: not name.startswith("validation"))
+    short = ((name.replace("validation_", "val. "), row[name]) for name in names if name != "epoch")
     return "  ".join(f"{name.replace('_', ' ')} {value:.4f}" for name, value in short)
 
 

@@ -97,7 +97,7 @@ def optimism(trained: Sequence[Forecaster], loss: str) -> np.ndarray:
     others = [np.delete(errors, fold, axis=0).mean(axis=0).argmin() for fold in range(len(errors))]
     best = errors.min(axis=1)
     chosen = np.take_along_axis(errors, np.array(others)[:, np.newaxis], axis=1)[:, 0]
-    return np.where(best > 0, chosen / np.where(best > 0, best, 1) - 1, 0)
+    return np.divide(chosen, best, out=np.ones(len(best)), where=best > 0) - 1
 
 
 def choose_weights(
