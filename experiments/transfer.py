@@ -8,7 +8,6 @@ python experiments/transfer.py --data photos/labels.csv   a table of labels
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -220,13 +219,13 @@ def train_scratch(images: Images, weights: Weights, config: Config, seed: int, f
 def compile_network(arm: Arm, config: Config, epochs: int, rate: float, decay: float = 1.0) -> tuple[Epoch, Average]:
     """For training on augmented images: AdamW, a rate that warms up and decays, a moving average of the weights."""
     from keras_a2.fast import images as fast
-    from keras_a2.transfer import train
+    from keras_a2.transfer import optimizer, train
 
     options, network = config.network, arm.network
     schedule = training.warm_up_and_decay(rate, epochs, train.steps_per_epoch(arm.images, options.batch_size))
-    rates = train.rate_multipliers(network, decay)
-    optimizer = train.LayerwiseAdamW(rates, options.weight_decay, learning_rate=schedule)
-    network.compile(optimizer, train.cross_entropy(options.label_smoothing, arm.class_weights), metrics=["accuracy"])
+    rates = optimizer.rate_multipliers(network, decay)
+    adamw = optimizer.LayerwiseAdamW(rates, options.weight_decay, learning_rate=schedule)
+    network.compile(adamw, train.cross_entropy(options.label_smoothing, arm.class_weights), metrics=["accuracy"])
     average = train.average(arm, network, options.ema, options.batch_size)
     batches = train.augmented(arm.images, options.augment, options.batch_size, arm.seed)
     if config.run.plain:
@@ -263,13 +262,14 @@ def main(config: Config) -> None:
         from keras_a2 import saved_model
         from keras_a2.transfer import baselines, evaluate, learning, report, train
 
-        strategy = machine.strategy(config.network.strategy, alone=options.jobs == 1 and not options.plain)
+        strategy = machine.strategy(config.network.strategy, alone=options.jobs in ("auto", 1) and not options.plain)
         images, weights, config = train.load(source, config, run.work, audited=True)
         run.check_inputs(data=images.summary(), weights=weights.sha256)
         trainings = {"pretrained": train_pretrained} | ({"scratch": train_scratch} if config.control.scratch else {})
         with strategy.scope():
-            arms = train.every_arm(trainings, images, weights, config, run.work)  # for each seed, by name
-            controls = learning.train_on_few(images, config, run.work, partial(train_scratch, weights=weights))
+            # Of each seed the arms by name; and the control again on few images, for the learning curve.
+            few = learning.sizes(images, config)
+            arms, controls = train.every_arm(trainings, images, weights, config, run.work, few)
 
         with saved_model.FreshProcess() as process:  # imports TensorFlow while the test split is read
             # Fitted on validation images too: a factor on the logits for true probabilities, and answer sets.

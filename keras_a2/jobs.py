@@ -17,25 +17,28 @@ import traceback
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from multiprocessing.connection import wait
+from contextlib import suppress
+from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
+from keras_a2 import training
 from keras_a2.console import console
 from keras_a2.errors import UserError
 from keras_a2.files import whole
 from keras_a2.machine import cores
 
 Task = dict[str, Any]
+POLL_SECONDS = 0.1
 RETRIES = 3  # of a Ray task whose node was lost
 
 
 def spread(function: Callable[..., None], tasks: list[Task], jobs: int | str, folder: Path) -> None:
     """Run every task in a process of its own; their files are in ``folder`` afterwards.
 
-    With one job there is nothing to do: the run itself will train everything. A finished task also leaves a file
-    ``<its name>.done``, and is not run again. A task whose process was killed, for lack of memory perhaps, is run once
-    more when the others have ended.
+    With one job, or one task, there is nothing to do: the run itself will train everything. A finished task also leaves
+    a file ``<its name>.done``, and is not run again. A task whose process was killed, for lack of memory perhaps, is
+    run once more when the others have ended.
 
     Args:
         function: called with a task's arguments and ``folder``. It stands at the top of a module or of the script, and
@@ -47,7 +50,7 @@ def spread(function: Callable[..., None], tasks: list[Task], jobs: int | str, fo
         Diverged: a training diverged.
         UserError: a task failed (the first failure is named) or was killed twice, or Ray is not installed.
     """
-    if jobs == 1:
+    if jobs == 1 or (jobs != "ray" and len(tasks) == 1):
         return
     unfinished = [task for task in tasks if not _marker(task, folder).exists()]
     if len(unfinished) < len(tasks):
@@ -58,7 +61,7 @@ def spread(function: Callable[..., None], tasks: list[Task], jobs: int | str, fo
     if jobs == "ray":
         _on_ray(function, unfinished, folder)
         return
-    killed = _in_processes(function, unfinished, int(jobs), folder)
+    killed = _in_processes(function, unfinished, min(int(jobs), len(unfinished)), folder)
     if killed:
         names = ", ".join(map(_name, killed))
         console.print(f"note: killed, perhaps for lack of memory: {names}; each is trained again by itself")
@@ -76,12 +79,21 @@ def _in_processes(function: Callable[..., None], tasks: list[Task], jobs: int, f
             os.sched_setaffinity(0, group)  # of this thread and of every process that it starts
 
     def train(task: Task) -> None:
-        with ProcessPoolExecutor(1, context, _start_worker, (environment,)) as process:
-            process.submit(_train, function, task, folder).result()
+        here, there = context.Pipe(duplex=False)
+        line = lines.add_task(_name(task), total=1, note="starting")
+        with ProcessPoolExecutor(1, context, _start_worker, (environment, there)) as process:
+            ended = process.submit(_train, function, task, folder)
+            there.close()  # the process has an end of its own, which is gone when it is killed
+            with suppress(EOFError):
+                while not ended.done():
+                    if here.poll(POLL_SECONDS):
+                        lines.update(line, **here.recv())
+            lines.remove_task(line)
+            ended.result()
 
     killed: list[Task] = []
     trained = 0
-    with ThreadPoolExecutor(jobs, initializer=take_cores) as threads:
+    with training.progress(transient=True) as lines, ThreadPoolExecutor(jobs, initializer=take_cores) as threads:
         futures = {threads.submit(train, task): task for task in tasks}
         try:
             for future in as_completed(futures):
@@ -102,8 +114,9 @@ def _in_processes(function: Callable[..., None], tasks: list[Task], jobs: int, f
     return killed
 
 
-def _start_worker(environment: dict[str, str]) -> None:
-    """In the process of a task: be quiet, and end with the run that started it."""
+def _start_worker(environment: dict[str, str], run: Connection) -> None:
+    """In the process of a task: tell the run how far it is, be quiet, and end with it."""
+    training.LISTENERS.append(run.send)
     parent = multiprocessing.parent_process()
     assert parent is not None
     threading.Thread(target=lambda: (wait([parent.sentinel]), os._exit(1)), daemon=True).start()

@@ -50,8 +50,9 @@ class Options:
     """Seed of everything random."""
     seeds: settings.Count = 1
     """Number of seeds: repeat the training with the same split, report the mean and every value."""
-    jobs: settings.Count | Literal["ray"] = 1
-    """Number of simultaneous trainings, each on its own cores; ray: on the cluster of RAY_ADDRESS ([cluster])."""
+    jobs: settings.Count | Literal["auto", "ray"] = "auto"
+    """Number of simultaneous trainings, each on its own cores; auto: several where they are long enough; ray: on the
+    cluster of RAY_ADDRESS ([cluster])."""
     plain: bool = False
     """Use Keras's own layers, fit and predict only: the same experiment, slower."""
     deterministic: bool = False

@@ -23,6 +23,8 @@ from keras_a2.console import console
 from keras_a2.errors import Diverged
 from keras_a2.files import whole
 
+# What wants to know how far a training is: called with ``completed`` and ``total`` epochs and a ``note``.
+LISTENERS: list[Callable[[dict[str, Any]], None]] = []
 SAVED_EVERY = 2.0  # seconds: an epoch of a short training takes less time than writing its state
 
 
@@ -94,8 +96,15 @@ def fit(
         return history.epochs >= epochs or exhausted
 
     with progress() as bar:
+        task = bar.add_task(stage.replace("_", "-"), total=epochs, note="")
+
+        def show(completed: float, note: str) -> None:
+            bar.update(task, completed=completed, note=note)
+            for listen in LISTENERS:
+                listen({"completed": completed, "total": epochs, "note": f"{stage}  {note}"})
+
         # The first pass through a compiled function traces and compiles it, which takes longer than some epochs.
-        task = bar.add_task(stage.replace("_", "-"), total=epochs, completed=max(history.epochs, 0), note="compiling")
+        show(max(history.epochs, 0), "compiling")
         if not history.rows:
             history.rows.append(_row(stage, 0, validate()))
             best = [np.array(w) for w in weights]
@@ -104,7 +113,7 @@ def fit(
             note = _note(history.rows[-1]) if epoch > 1 else ""
 
             def report(part: float, trained: int = history.epochs, note: str = note) -> None:
-                bar.update(task, completed=trained + part, note=note)
+                show(trained + part, note)
 
             trained = train_epoch(epoch, report)
             figures = trained if isinstance(trained, dict) else {"loss": trained}
@@ -113,7 +122,7 @@ def fit(
             history.seconds.append(time.perf_counter() - started)
             if score(row) > score(history.best):
                 history.best_epoch, best = epoch, [np.array(w) for w in weights]
-            bar.update(task, completed=epoch, note=_note(row))
+            show(epoch, _note(row))
             if on_epoch:
                 on_epoch(row)
             if path is not None and (has_ended() or time.perf_counter() - saved >= SAVED_EVERY):
@@ -228,8 +237,12 @@ class _Clock(TimeRemainingColumn):
         return Text(f"took {minutes}:{seconds:02d}")
 
 
-def progress(on: Console = console) -> Progress:
-    """The progress lines of training: where they are too long for the terminal, only the note is cut."""
+def progress(on: Console = console, transient: bool = False) -> Progress:
+    """The progress lines of training: where they are too long for the terminal, only the note is cut.
+
+    Args:
+        transient: they disappear in the end.
+    """
     whole, rest = (lambda: Column(no_wrap=True)), Column(no_wrap=True, overflow="ellipsis", ratio=1)
     return Progress(
         TextColumn("{task.description:<10}", table_column=whole()),
@@ -239,6 +252,7 @@ def progress(on: Console = console) -> Progress:
         TextColumn("{task.fields[note]}", table_column=rest),
         console=on,
         expand=True,
+        transient=transient,
     )
 
 

@@ -81,7 +81,7 @@ def test_a_file_keeps_the_name_that_the_script_gives_it(runs, series, tmp_path):
         ({"image_size": "64"}, "image_size is '64'; it must be int"),
         ({"fit": "pads"}, "fit is 'pads'; it must be 'squash' or 'pad' or 'crop'"),
         ({"scratch": 1}, "scratch is 1; it must be bool"),
-        ({"jobs": 1.5}, "jobs is 1.5; it must be int or 'ray'"),
+        ({"jobs": 1.5}, "jobs is 1.5; it must be int or 'auto' or 'ray'"),
         ({"learning_rate": True}, "learning_rate is True; it must be float or None"),
     ],
 )

@@ -58,7 +58,7 @@ def published(tmp_path_factory) -> Path:
     transfer = ["transfer", "--data", root / "photos", "--weights", "bundled", *TRANSFER]
     recurrent = ["recurrent", "--data", root / "series.csv", "--cell", "gru", *RECURRENT]
     for answer in run_scripts(  # relative outputs, as the default is
-        [*transfer, "--output", "models"],
+        [*transfer, "--output", "models", "--jobs", 2],
         [*recurrent, "--output", "models"],
         [*transfer, "--plain", "--output", "plain"],
         [*recurrent, "--plain", "--output", "plain"],

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from keras_a2 import jobs, machine
+from keras_a2 import jobs, machine, training
 from keras_a2.errors import Diverged, UserError
 
 
@@ -77,7 +77,7 @@ def test_a_task_killed_twice_is_an_error_that_leaves_what_others_trained(tmp_pat
 
 @pytest.mark.slow
 def test_finished_tasks_are_not_run_again(tmp_path, capsys):
-    jobs.spread(touch, [{"number": 1}], 2, tmp_path)
+    jobs.spread(touch, [{"number": k} for k in (1, 2)], 2, tmp_path)
     (tmp_path / "1.npz").write_text("finished")
     jobs.spread(touch, [{"number": k} for k in range(2)], 2, tmp_path)
     assert (tmp_path / "0.npz").exists()
@@ -86,15 +86,38 @@ def test_finished_tasks_are_not_run_again(tmp_path, capsys):
     jobs.spread(fail, [{"number": k} for k in range(2)], "ray", tmp_path)  # nothing to do
 
 
-def test_one_job_starts_no_process(tmp_path):
-    jobs.spread(fail, [{"number": 0}], 1, tmp_path)
+@pytest.mark.parametrize(("tasks", "number"), [(2, 1), (1, 2)])
+def test_one_job_or_one_task_starts_no_process(tasks, number, tmp_path):
+    jobs.spread(fail, [{"number": k} for k in range(tasks)], number, tmp_path)
     assert not list(tmp_path.iterdir())
+
+
+def report(number: int, folder: Path) -> None:
+    """A task that says how far it is, and dies if its number is 1 and it has not died before."""
+    for listen in training.LISTENERS:
+        listen({"completed": number, "total": 7, "note": "half way"})
+    die(1 - number, folder, 1)
+
+
+@pytest.mark.slow
+def test_a_run_shows_how_far_its_tasks_are(tmp_path, monkeypatch):
+    shown, progress = [], training.progress
+
+    def watched(**options):
+        lines = progress(**options)
+        monkeypatch.setattr(lines, "update", lambda line, **fields: shown.append(fields))
+        return lines
+
+    monkeypatch.setattr(training, "progress", watched)
+    jobs.spread(report, [{"number": k} for k in range(2)], 2, tmp_path)
+    assert {fields["completed"] for fields in shown} == {0, 1}
+    assert all((fields["total"], fields["note"]) == (7, "half way") for fields in shown)
 
 
 @pytest.mark.slow
 def test_divergence_in_a_process_is_told_from_other_failures(tmp_path):
     with pytest.raises(Diverged, match="no number"):
-        jobs.spread(diverge, [{"number": 0}], 2, tmp_path)
+        jobs.spread(diverge, [{"number": k} for k in range(2)], 2, tmp_path)
 
 
 def diverge(number: int, folder: Path) -> None:

@@ -16,7 +16,7 @@ LINES = 450
 # Data flow from left to right, and a part of a module has its place.
 ORDER = ("sources", "data", "model", "baselines", "train", "evaluate", "report", "predict")
 PARTS = {
-    "transfer": {"duplicates": "data", "learning": "evaluate", "figures": "report"}
+    "transfer": {"duplicates": "data", "learning": "evaluate", "figures": "report", "optimizer": "train"}
     | dict.fromkeys(["decode", "walk"], "sources")
     | dict.fromkeys(["audit", "calibrate", "familiar", "describe", "maps"], "model"),
     "recurrent": {"stamps": "sources", "times": "sources", "splits": "data", "figures": "report"}

@@ -22,12 +22,12 @@ def images_of(labels: np.ndarray, train: int) -> data.Images:
 def test_draws_are_nested_proportional_and_hold_every_class():
     labels = np.array([0] * 600 + [1] * 300 + [2] * 3 + [0, 1, 2] * 40)
     images = images_of(np.concatenate([labels[:903], labels[903:]]), 903)
-    few, more = (learning.draw(images, size, 0) for size in (20, 100))
+    few, more = (data.draw(images, size, 0) for size in (20, 100))
     assert (len(few), len(more)) == (60, 300)
     assert set(few) <= set(more) <= set(images.train)
     assert set(labels[few]) == {0, 1, 2}
     assert (labels[more] == 0).mean() == pytest.approx(2 / 3, abs=0.06)
-    assert not np.array_equal(few, learning.draw(images, 20, 1))
+    assert not np.array_equal(few, data.draw(images, 20, 1))
 
 
 def test_the_control_is_trained_anew_where_that_costs_less_than_a_quarter():
@@ -38,6 +38,14 @@ def test_the_control_is_trained_anew_where_that_costs_less_than_a_quarter():
     assert learning.affordable(images, 32, 10, 12) == [10, 100]
     assert learning.affordable(images, 32, 100, 12) == [10, 30, 100, 300]
     assert learning.affordable(images_of(np.arange(200) % 2, 60), 32, 200, 12) == [10]
+
+
+def test_a_control_on_as_many_images_as_there_are_is_not_trained_twice():
+    config = settings.parse(load_script("transfer").Config, ["--learning-curve", "10,30,100"])
+    images = images_of(np.arange(200) % 2, 60)
+    assert learning.sizes(images, config) == [10]
+    alone = replace(config, control=replace(config.control, scratch=False))
+    assert learning.sizes(images, alone) == []
 
 
 @pytest.mark.parametrize(("text", "sizes"), [("auto", None), ("none", []), ("100,10,30", [10, 30, 100])])
@@ -101,5 +109,5 @@ def test_thumbnails_on_all_images_are_the_baseline(photos):
     curve = learning.thumbnails(images, [2.0, whole], 0)
     np.testing.assert_array_equal(curve[whole][0], baselines.predict(images)["pixels"] == truth)
     assert curve[2.0].shape == (learning.DRAWS, len(truth))
-    few = replace(images, train=learning.draw(images, 2, 0))
+    few = data.with_few(images, 2, 0)
     assert len(few.train) == 4

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextvars
 import json
 from dataclasses import replace
 
@@ -14,12 +15,13 @@ from sklearn.linear_model import LogisticRegression
 from threadpoolctl import threadpool_limits
 
 from conftest import load_script
-from keras_a2 import settings, training
+from keras_a2 import runs, settings, training
 from keras_a2.errors import UserError
 from keras_a2.fast import litert
 from keras_a2.fast.convolutions import Joined, joined
 from keras_a2.training import Average
 from keras_a2.transfer import data, evaluate, model, sources, train
+from keras_a2.transfer.optimizer import LayerwiseAdamW
 
 transfer = load_script("transfer")
 FEATURES = [0.1395, -0.0956, -0.0444, -0.2721, -0.1471, -0.1430]  # of the bundled backbone on the fixed image
@@ -305,7 +307,7 @@ def test_options_that_a_joined_convolution_does_not_honour_stay_kerass():
 
 def test_layerwise_rates_move_later_blocks_more():
     model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1, use_bias=False), keras.layers.Dense(1)])
-    optimizer = train.LayerwiseAdamW([0.1, 1.0, 1.0], learning_rate=0.01, weight_decay=0.0)
+    optimizer = LayerwiseAdamW([0.1, 1.0, 1.0], learning_rate=0.01, weight_decay=0.0)
     optimizer.build(model.trainable_variables)
     before = [np.array(v) for v in model.trainable_variables]
     optimizer.apply([np.ones_like(b) for b in before], model.trainable_variables)
@@ -315,7 +317,7 @@ def test_layerwise_rates_move_later_blocks_more():
 
 def test_weight_decay_follows_the_layers_rates():
     model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1, use_bias=False), keras.layers.Dense(1)])
-    optimizer = train.LayerwiseAdamW([0.1, 1.0, 1.0], learning_rate=0.01, weight_decay=0.5)
+    optimizer = LayerwiseAdamW([0.1, 1.0, 1.0], learning_rate=0.01, weight_decay=0.5)
     optimizer.build(model.trainable_variables)
     model.layers[1].bias.assign([1.0])
     before = model.get_weights()
@@ -336,7 +338,7 @@ def test_rates_of_one_are_kerass_adamw():
             optimizer.apply(gradients, network.trainable_variables)
         return network.get_weights()
 
-    ours = trained(lambda: train.LayerwiseAdamW([1.0, 1.0], learning_rate=0.01, weight_decay=0.1))
+    ours = trained(lambda: LayerwiseAdamW([1.0, 1.0], learning_rate=0.01, weight_decay=0.1))
     for a, b in zip(ours, trained(lambda: keras.optimizers.AdamW(learning_rate=0.01, weight_decay=0.1)), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7)
 
@@ -452,3 +454,22 @@ def test_the_bundled_features_of_a_fixed_image_have_not_changed():
     assert features.shape == (576,)
     np.testing.assert_allclose(features[:6], FEATURES, atol=2e-3)
     assert float(np.abs(features).mean()) == pytest.approx(MEAN_FEATURE, abs=1e-3)
+
+
+def test_long_trainings_run_side_by_side_unless_something_speaks_against_it(monkeypatch):
+    def jobs(count: int, size: int, *more: object) -> int:
+        source = sources.Source("s", ["a", "b"], [], np.arange(count) % 2, [])
+        parts = np.arange(count), np.arange(0), np.arange(0)
+        images = data.Images(source, data.PixelStore(0, size), *parts, sha256="")
+        return train.resolve(settings.parse(transfer.Config, [*map(str, more)]), images, RANDOM).run.jobs
+
+    monkeypatch.setattr(train.machine, "cores", lambda: 4)
+    assert jobs(1673, 128) == 4  # 24 epochs of 1,673 images
+    assert jobs(1673, 32) == 1  # a sixteenth of that
+    assert jobs(100, 128) == 1
+    assert jobs(100, 128, "--seeds", 5) == 4
+    assert jobs(1673, 128, "--jobs", 1) == 1
+    assert jobs(1673, 128, "--strategy", "mirrored") == 1
+    context = contextvars.copy_context()  # a run from Python: its script would run again in each process
+    context.run(runs.COMMAND.set, "transfer.py")
+    assert context.run(jobs, 1673, 128) == 1

@@ -70,6 +70,7 @@ def resolve(config: Any, windows: Windows | Panel) -> Any:
         patience=max(epochs // 4, 4),
         batch_size=batch_size,
         learning_rate=1e-3,
+        jobs=1,
     )
 
 
@@ -88,6 +89,7 @@ def _of_many(config: Any, windows: Panel) -> Any:
         patience=epochs + 1,  # the best epoch counts, but the last training, without validation, goes through all
         batch_size=128,
         learning_rate=3e-3,
+        jobs=1,
     )
 
 

@@ -8,7 +8,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -421,3 +421,19 @@ def batches(
     options.autotune.enabled = False  # its thread may sleep on at the end, and an epoch waits for it
     batched = dataset.batch(batch_size, drop_remainder=whole).map(read, num_parallel_calls=2)
     return batched.prefetch(2).with_options(options)
+
+
+def draw(images: Images, per_class: float, seed: int) -> np.ndarray:
+    """Indices of ``per_class`` training images per class on average, in the proportions of the training split.
+
+    Of one seed the smaller draws are part of the larger; every class is in each.
+    """
+    order = np.random.default_rng([seed, 7]).permutation(images.train)
+    first = np.unique(images.labels[order], return_index=True)[1]
+    order = np.concatenate([order[first], np.delete(order, first)])
+    return np.sort(order[: max(round(per_class * len(images.classes)), len(first))])
+
+
+def with_few(images: Images, per_class: float, seed: int) -> Images:
+    """The images, with ``draw`` of them to train on."""
+    return replace(images, train=draw(images, per_class, seed))

@@ -6,9 +6,6 @@ the images costs next to nothing. The control is trained anew for each size.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,7 +13,7 @@ from sklearn.isotonic import isotonic_regression
 
 from keras_a2.fast import litert
 from keras_a2.transfer import baselines, model
-from keras_a2.transfer.data import Images
+from keras_a2.transfer.data import Images, draw
 from keras_a2.transfer.evaluate import Results
 from keras_a2.transfer.train import Arm, Features, fit_head, keras_features, passes
 
@@ -35,6 +32,21 @@ def parse(sizes: str) -> list[int] | None:
     return None if sizes == "auto" else sorted({int(size) for size in sizes.split(",") if size != "none"})
 
 
+def sizes(images: Images, config: Any) -> list[int]:
+    """The numbers of images per class on which the control is trained as well.
+
+    Args:
+        config: the script's, resolved.
+    """
+    asked = parse(config.control.learning_curve)
+    if not config.control.scratch:
+        return []
+    if asked is None:
+        epochs = config.fine_tune.fine_tune_epochs, config.control.scratch_epochs
+        return affordable(images, config.network.batch_size, *epochs)
+    return [size for size in asked if size * len(images.classes) < len(images.train)]
+
+
 def affordable(images: Images, batch_size: int, tuned_epochs: int, scratch_epochs: int) -> list[int]:
     """The sizes whose controls cost less than a quarter of the run, a training step as much as three predictions."""
     n, classes, validation = len(images.train), len(images.classes), len(images.validation)
@@ -47,26 +59,6 @@ def affordable(images: Images, batch_size: int, tuned_epochs: int, scratch_epoch
             budget -= cost
             sizes.append(size)
     return sorted(sizes)
-
-
-def train_on_few(images: Images, config: Any, folder: Path, train: Callable[..., Arm]) -> dict[int, Arm]:
-    """The control again on parts of the training images, by images per class.
-
-    Args:
-        config: the script's.
-        train: the script's training of the control.
-    """
-    sizes = parse(config.control.learning_curve)
-    if sizes is None:
-        epochs = config.fine_tune.fine_tune_epochs, config.control.scratch_epochs
-        sizes = affordable(images, config.network.batch_size, *epochs)
-    arms = {}
-    for size in sizes if config.control.scratch else []:
-        part, seed = folder / f"per_class_{size}", config.run.seed
-        part.mkdir(exist_ok=True)
-        few = replace(images, train=draw(images, size, seed))
-        arms[size] = train(images=few, config=config, seed=seed, folder=part)
-    return arms
 
 
 def measure(results: Results, controls: dict[int, Arm], config: Any) -> dict[str, Any]:
@@ -96,17 +88,6 @@ def measure(results: Results, controls: dict[int, Arm], config: Any) -> dict[str
             "pixels": thumbnails(images, small, seed) | {full: results.baselines["pixels"][np.newaxis] == labels},
         }
     return summarise({name: points for name, points in correct.items() if points}, full)
-
-
-def draw(images: Images, per_class: float, seed: int) -> np.ndarray:
-    """Indices of ``per_class`` training images per class on average, in the proportions of the training split.
-
-    Of one seed the smaller draws are part of the larger; every class is in each.
-    """
-    order = np.random.default_rng([seed, 7]).permutation(images.train)
-    first = np.unique(images.labels[order], return_index=True)[1]
-    order = np.concatenate([order[first], np.delete(order, first)])
-    return np.sort(order[: max(round(per_class * len(images.classes)), len(first))])
 
 
 def draws(images: Images, per_class: float, seed: int) -> list[np.ndarray]:

@@ -21,7 +21,7 @@ from keras_a2.fast import litert
 from keras_a2.training import Average
 from keras_a2.transfer import audit, sources
 from keras_a2.transfer import model as models
-from keras_a2.transfer.data import Images, batches, boxes, class_shares, load_and_describe, note
+from keras_a2.transfer.data import Images, batches, boxes, class_shares, load_and_describe, note, with_few
 from keras_a2.transfer.sources import Source
 
 HEAD_BATCH = 256
@@ -29,6 +29,7 @@ LEAST_STEPS = 8  # of an epoch of the network; 30 to 60 in all were best for 20 
 FEATURE_BATCH = 64
 SMALL = 4000  # training images; below, an epoch has too few steps of 64
 IMAGENET_BLOCKS = 9  # of ImageNet's weights; the four before them cost most and need least change
+LONG = 10_000 * 128**2  # pixels of a run, a minute on a core: above, processes for its trainings are worth their start
 
 Report = Callable[[float], None]
 Batches = Callable[[int], tf.data.Dataset]  # of an epoch
@@ -63,7 +64,19 @@ def resolve(config: Any, images: Images, weights: models.Weights) -> Any:
         # The bundled weights have seen 64 and 96 pixels only, so their first blocks have something to learn too.
         unfreeze=models.BLOCKS if bundled or weights.path is None else IMAGENET_BLOCKS,
         scratch_epochs=config.head.head_epochs + config.fine_tune.fine_tune_epochs,
+        jobs=simultaneous(config, images),
     )
+
+
+def simultaneous(config: Any, images: Images) -> int:
+    """How many trainings run at once by default: one per core, where they take much longer than a process to start.
+
+    One on a GPU, and of a run from Python, whose own script the processes would run again.
+    """
+    epochs = 2 * (config.head.head_epochs + config.fine_tune.fine_tune_epochs) * config.run.seeds
+    pixels = epochs * len(images.train) * images.store.size**2
+    alone = tf.config.list_logical_devices("GPU") or config.network.strategy != "none" or runs.COMMAND.get()
+    return 1 if alone or pixels < LONG else machine.cores()
 
 
 @dataclass
@@ -123,8 +136,8 @@ class Arm:
         self.network.set_weights(tuned)
 
     def state(self, stage: str) -> Path:
-        """The file of a phase's state."""
-        return runs.state_file(self.folder, f"seed{self.seed}-{stage}")
+        """The file of a phase's state; the control on few images has one of its own."""
+        return runs.state_file(self.folder, f"seed{self.seed}-{stage}-{len(self.images.train)}")
 
     def fit(
         self,
@@ -181,25 +194,40 @@ class Arm:
 
 
 def every_arm(
-    trainings: dict[str, Callable[..., Arm]], images: Images, weights: models.Weights, config: Any, folder: Path
-) -> list[dict[str, Arm]]:
-    """Train every arm with every seed: of each seed the arms by name.
+    trainings: dict[str, Callable[..., Arm]],
+    images: Images,
+    weights: models.Weights,
+    config: Any,
+    folder: Path,
+    few: Sequence[int] = (),
+) -> tuple[list[dict[str, Arm]], dict[int, Arm]]:
+    """Train every arm with every seed: of each seed the arms by name; and the controls on few images, by their number.
 
     Args:
         trainings: by name, the script's (images, weights, config, seed, folder) -> the arm trained; with ``--jobs``
             processes of their own call it first and leave its state in ``folder``, where it is resumed.
         config: the script's, resolved.
+        few: numbers of training images per class on which the control is trained as well, with the first seed.
     """
-    seeds = range(config.run.seed, config.run.seed + config.run.seeds)
-    tasks = [{"config": config, "arm": name, "seed": seed} for seed in seeds for name in trainings]
+    first, every = config.run.seed, range(config.run.seed, config.run.seed + config.run.seeds)
+    tasks = [{"config": config, "arm": name, "seed": seed} for seed in every for name in trainings]
+    tasks += [{"config": config, "arm": "scratch", "seed": first, "per_class": size} for size in sorted(few)[::-1]]
     jobs.spread(partial(_in_process, trainings), tasks, config.run.jobs, folder)
-    return [{name: train(images, weights, config, seed, folder) for name, train in trainings.items()} for seed in seeds]
+
+    def train(name: str, seed: int, part: Images = images) -> Arm:
+        return trainings[name](part, weights, config, seed, folder)
+
+    arms = [{name: train(name, seed) for name in trainings} for seed in every]
+    return arms, {size: train("scratch", first, with_few(images, size, first)) for size in few}
 
 
-def _in_process(trainings: dict[str, Callable[..., Arm]], config: Any, arm: str, seed: int, folder: Path) -> None:
+def _in_process(
+    trainings: dict[str, Callable[..., Arm]], config: Any, arm: str, seed: int, folder: Path, per_class: int = 0
+) -> None:
     """One training of ``--jobs``, in a process of its own."""
     images, weights, config = load(sources.find(config.data.data), config, folder, config.data.drop_suspects)
-    trainings[arm](images, weights, config, seed, folder)
+    part = with_few(images, per_class, seed) if per_class else images
+    trainings[arm](part, weights, config, seed, folder)
 
 
 @dataclass
@@ -336,52 +364,6 @@ def cross_entropy(label_smoothing: float, class_weights: np.ndarray | None = Non
         return losses if class_weights is None else losses * tf.gather(tf.constant(class_weights, tf.float32), labels)
 
     return loss
-
-
-class LayerwiseAdamW(keras.optimizers.Optimizer):
-    """AdamW (Loshchilov & Hutter 2019) with one rate multiplier per variable, in the order it is built with.
-
-    The multiplier is part of the variable's rate, so it holds for the weight decay too; biases and batch norm's
-    scales and shifts do not decay. TensorFlow's own operation makes the step in one pass over a variable.
-    """
-
-    def __init__(self, multipliers: Sequence[float], weight_decay: float, learning_rate: Any):
-        super().__init__(learning_rate)  # Keras's own decay knows one rate only
-        self.multipliers, self.kernel_decay = multipliers, weight_decay
-        self.slots: dict = {}
-
-    def build(self, variables: list[keras.Variable]) -> None:
-        """Give each variable its moments, its multiplier and its decay."""
-        super().build(variables)
-        devices = tf.distribute.get_strategy().experimental_local_results  # a variable's copy on each device
-        for variable, multiplier in zip(variables, self.multipliers, strict=True):
-            decay = 0.0 if variable.name in ("bias", "gamma", "beta") else self.kernel_decay
-            moments = [self.add_variable_from_reference(variable, name) for name in ("momentum", "velocity")]
-            parts = [devices(part.value) for part in (variable, *moments)]
-            self.slots |= {part.ref(): (m, v, multiplier, decay) for part, m, v in zip(*parts, strict=True)}
-
-    def update_step(self, gradient: tf.Tensor, variable: tf.Variable, learning_rate: tf.Tensor) -> None:
-        """One step of one variable, with the constants of Kingma & Ba 2015."""
-        m, v, multiplier, decay = self.slots[variable.ref()]
-        rate, step = learning_rate * multiplier, tf.cast(self.iterations + 1, tf.float32)
-        if decay:
-            variable.assign_sub(variable * (decay * rate))
-        tf.raw_ops.ResourceApplyAdam(
-            var=variable.handle, m=m.handle, v=v.handle, beta1_power=0.9**step, beta2_power=0.999**step, lr=rate,
-            beta1=0.9, beta2=0.999, epsilon=1e-7, grad=gradient,
-        )  # fmt: skip
-
-
-def rate_multipliers(network: keras.Model, decay: float) -> list[float]:
-    """``decay ** (blocks from the head)`` of each trainable variable (Howard & Ruder 2018).
-
-    Args:
-        network: the backbone, then the head.
-    """
-    backbone, head = network.layers
-    of_layer = {v.path: layer for layer in backbone.layers for v in layer.trainable_variables}
-    depths = [models.BLOCKS - models.block_number(of_layer[v.path]) for v in backbone.trainable_variables]
-    return [decay**depth for depth in depths] + [1.0] * len(head.trainable_variables)
 
 
 def keras_epoch(network: keras.Model, batches: Batches, average: Average | None = None) -> Epoch:
