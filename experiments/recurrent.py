@@ -16,6 +16,7 @@ from tyro.conf import DisallowNone
 
 from keras_a2 import machine, runs, settings, training
 from keras_a2.console import console
+from keras_a2.recurrent import splits
 from keras_a2.settings import Count, CountOrZero, Positive, Share
 
 if TYPE_CHECKING:  # TensorFlow takes seconds to import: functions import what they need, so that --help is quick
@@ -25,50 +26,6 @@ if TYPE_CHECKING:  # TensorFlow takes seconds to import: functions import what t
     from keras_a2.recurrent.panel import Panel
     from keras_a2.recurrent.train import Forecaster
     from keras_a2.saved_model import FreshProcess
-
-
-@dataclass(frozen=True)
-class SeriesOptions:
-    """The series, and the windows cut from it."""
-
-    data: str = "nyc_weather"
-    """nyc_weather, jena, or a .csv or .parquet file with one row per time step."""
-    target: str | None = None
-    """COLUMN[,COLUMN...] to forecast, or all; needed for a file."""
-    horizon: Count = 24
-    """Number of steps to forecast, all at once."""
-    time: str | None = None
-    """Column with the times; by default detected. none: leave the times out and count rows."""
-    freq: str | None = None
-    """Spacing of the rows by pandas' name (15min, h, D, B, W, MS, ME, QS, YS); by default inferred from the times."""
-    inputs: str | None = None
-    """COLUMN[,COLUMN...] to learn from in addition to the targets; by default every column."""
-    known: str | None = None
-    """COLUMN[,COLUMN...] known in advance, such as price,promotion: also seen at the steps that are forecast."""
-    holidays: str | None = None
-    """Country (US, DE, US-CA) whose public holidays are an input known in advance."""
-    series: str | None = None
-    """In a file with many series, the column that names them; by default unique_id. One network learns from all."""
-    wide: bool = False
-    """The file has a row per series: a name, then its values from left to right."""
-    origins: Literal["splits", "last"] = "splits"
-    """Test and validation rows. splits: by --split; last: the last rows of each series, as in the M4 competition."""
-    preset: Literal["none", "chollet"] = "none"
-    """chollet: rows, windows and splits of Deep Learning with Python, for --data jena; replaces --look-back etc."""
-    look_back: Count = 72
-    """Number of past steps that the forecaster sees."""
-    first_lead: Count = 1
-    """The first step ahead that is forecast."""
-    every: Count = 1
-    """Rows from one step of a window to the next (6: hourly windows from 10-minute rows)."""
-    split: str = "0.6,0.2,0.2"
-    """Train, validation, test in time order: three fractions or, for a single series, three row counts."""
-    max_gap: CountOrZero = 12
-    """Fill gaps of at most N steps from the past (0: none); windows that touch longer gaps are dropped."""
-    calendar: bool = True
-    """Add the calendar's cycles that fit the spacing: hour, day of the week, day of the year, month."""
-    season: Count | None = None
-    """Steps per season of the seasonal naive; by default from the autocorrelation of the training rows."""
 
 
 @dataclass(frozen=True)
@@ -129,7 +86,7 @@ class ForecastOptions:
 class Config:
     """Train recurrent forecasters, compare them with naive forecasts, publish them."""
 
-    series: SeriesOptions = SeriesOptions()
+    series: splits.Options = field(default_factory=splits.Options)
     network: NetworkOptions = NetworkOptions()
     training: TrainingOptions = TrainingOptions()
     forecast: ForecastOptions = ForecastOptions()
@@ -242,7 +199,7 @@ def publish(
 def main(config: Config, update: dict[str, Any] | None = None) -> None:
     """The experiment; ``update`` is what ``predict.py --update`` measured, for ``metrics.json`` and the report."""
     settings.check(config)
-    from keras_a2.recurrent import panel, splits
+    from keras_a2.recurrent import panel
 
     config = replace(config, series=splits.with_preset(config.series))
     windows = panel.load(config)  # of one series, or of many in a file

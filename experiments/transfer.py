@@ -28,26 +28,6 @@ if TYPE_CHECKING:  # TensorFlow takes seconds to import: functions import what t
 
 
 @dataclass(frozen=True)
-class DataOptions:
-    """The images and their splits."""
-
-    data: str = "elpv"
-    """elpv, elpv4, digits, cifar100, flowers, cats_vs_dogs; a folder with a folder per class; or a labels.csv."""
-    image_size: Annotated[int, Range(32, 1024)] = 128
-    """Side in pixels of the square that images are resized to; larger is better and slower."""
-    train_per_class: Count | None = None
-    """Use at most N training images per class."""
-    test_fraction: Fraction = 0.25
-    """Share of the images for the final test, if the data have no test split."""
-    validation_fraction: Fraction = 0.15
-    """Share of the training images on which every choice is made, if the data have no validation split."""
-    fit: Literal["squash", "pad", "crop"] = "squash"
-    """How an image becomes a square: squashed, padded with grey, or cropped to its middle."""
-    drop_suspects: bool = False
-    """Train without the images that the audit suspects; it always lists them in the report and in audit.csv."""
-
-
-@dataclass(frozen=True)
 class NetworkOptions:
     """The network, and options of both phases."""
 
@@ -121,7 +101,7 @@ class ControlOptions:
 class Config:
     """Compare a pretrained MobileNetV3Small with random initialisation; publish it."""
 
-    data: DataOptions = DataOptions()
+    data: sources.Options = field(default_factory=sources.Options)
     network: NetworkOptions = NetworkOptions()
     head: HeadOptions = HeadOptions()
     fine_tune: FineTuneOptions = FineTuneOptions()

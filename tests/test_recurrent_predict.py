@@ -160,7 +160,7 @@ def test_new_rows_are_measured_and_the_recipe_is_that_of_the_card(tmp_path):
     whole[18:].to_csv(tmp_path / "new.csv")  # two rows were known
     whole.to_csv(tmp_path / "whole.csv")
     config = recurrent.Config(
-        recurrent.SeriesOptions(data=str(tmp_path / "old.csv"), target="co2", look_back=3, horizon=4, split="10,5,5"),
+        recurrent.splits.Options(data=str(tmp_path / "old.csv"), target="co2", look_back=3, horizon=4, split="10,5,5"),
         recurrent.NetworkOptions(cell="all", input_dropout=0.25),
     )
     recorded = json.loads(json.dumps(settings.flat(config), default=str)) | {"an_option_of_long_ago": 1}

@@ -13,7 +13,7 @@ import hashlib
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import pandas as pd
@@ -22,7 +22,7 @@ from pandas.tseries.offsets import BaseOffset
 from keras_a2.errors import UserError
 from keras_a2.recurrent import sources, times
 from keras_a2.recurrent.sources import Table
-from keras_a2.recurrent.splits import BOOK, SPLITS, split_bounds
+from keras_a2.recurrent.splits import BOOK, SPLITS, Options, split_bounds
 from keras_a2.recurrent.times import calendar_column, calendar_names
 
 Series = TypeVar("Series", pd.Series, pd.DataFrame)
@@ -285,7 +285,7 @@ class Windows:
         }
 
 
-def load(options: Any) -> Windows:
+def load(options: Options) -> Windows:
     """The windows that the options of a series ask for: ``sources.find``, then ``prepare``.
 
     Raises:

@@ -20,7 +20,7 @@ from keras_a2.errors import UserError
 from keras_a2.recurrent import data
 from keras_a2.recurrent.panel_sources import Rows, filled, holds_many, read
 from keras_a2.recurrent.seasons import season_of
-from keras_a2.recurrent.splits import shares
+from keras_a2.recurrent.splits import Options, shares
 
 LEAST_SPREAD = 0.02  # of the standard deviation
 TINY = 1e-12  # relative to a series' level: less is rounding, not a spread
@@ -220,7 +220,7 @@ def load(config: Any) -> data.Windows | Panel:
     return data.load(config.series)
 
 
-def load_many(options: Any, folds: int = 1) -> Panel:
+def load_many(options: Options, folds: int = 1) -> Panel:
     """The windows that the options of many series ask for.
 
     Raises:

@@ -1,23 +1,75 @@
-"""The rows of each split, and the options of a protocol that was published."""
+"""The options of a series, those of a protocol that was published, and the rows of each split."""
 
 from __future__ import annotations
 
 import dataclasses
 import itertools
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from keras_a2.errors import UserError
+from keras_a2.settings import Count, CountOrZero
 
 SPLITS = ("train", "validation", "test")
 BOOK = "chollet"  # cut as *Deep Learning with Python* does
 # The temperature forecast of Deep Learning with Python (Chollet, 2nd ed., section 10.2): hourly steps, five days seen,
 # one day ahead. The book counts rows, not times, and cuts them in its own way.
-CHOLLET = {"look_back": 120, "horizon": 1, "first_lead": 24, "every": 6, "split": BOOK, "calendar": False}
+CHOLLET: dict[str, Any] = {
+    "look_back": 120,
+    "horizon": 1,
+    "first_lead": 24,
+    "every": 6,
+    "split": BOOK,
+    "calendar": False,
+}
 
 
-def with_preset(options: Any) -> Any:
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """The series, and the windows cut from it."""
+
+    data: str = "nyc_weather"
+    """nyc_weather, jena, or a .csv or .parquet file with one row per time step."""
+    target: str | None = None
+    """COLUMN[,COLUMN...] to forecast, or all; needed for a file."""
+    horizon: Count = 24
+    """Number of steps to forecast, all at once."""
+    time: str | None = None
+    """Column with the times; by default detected. none: leave the times out and count rows."""
+    freq: str | None = None
+    """Spacing of the rows by pandas' name (15min, h, D, B, W, MS, ME, QS, YS); by default inferred from the times."""
+    inputs: str | None = None
+    """COLUMN[,COLUMN...] to learn from in addition to the targets; by default every column."""
+    known: str | None = None
+    """COLUMN[,COLUMN...] known in advance, such as price,promotion: also seen at the steps that are forecast."""
+    holidays: str | None = None
+    """Country (US, DE, US-CA) whose public holidays are an input known in advance."""
+    series: str | None = None
+    """In a file with many series, the column that names them; by default unique_id. One network learns from all."""
+    wide: bool = False
+    """The file has a row per series: a name, then its values from left to right."""
+    origins: Literal["splits", "last"] = "splits"
+    """Test and validation rows. splits: by --split; last: the last rows of each series, as in the M4 competition."""
+    preset: Literal["none", "chollet"] = "none"
+    """chollet: rows, windows and splits of Deep Learning with Python, for --data jena; replaces --look-back etc."""
+    look_back: Count = 72
+    """Number of past steps that the forecaster sees."""
+    first_lead: Count = 1
+    """The first step ahead that is forecast."""
+    every: Count = 1
+    """Rows from one step of a window to the next (6: hourly windows from 10-minute rows)."""
+    split: str = "0.6,0.2,0.2"
+    """Train, validation, test in time order: three fractions or, for a single series, three row counts."""
+    max_gap: CountOrZero = 12
+    """Fill gaps of at most N steps from the past (0: none); windows that touch longer gaps are dropped."""
+    calendar: bool = True
+    """Add the calendar's cycles that fit the spacing: hour, day of the week, day of the year, month."""
+    season: Count | None = None
+    """Steps per season of the seasonal naive; by default from the autocorrelation of the training rows."""
+
+
+def with_preset(options: Options) -> Options:
     """The options of a series with the preset's values for its own, so that a run records what it used.
 
     Raises:

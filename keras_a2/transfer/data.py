@@ -10,7 +10,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -22,7 +22,7 @@ from keras_a2.errors import UserError, printable
 from keras_a2.machine import cores
 from keras_a2.transfer import duplicates
 from keras_a2.transfer.decode import UnreadableImage, decode, encoding, read_bytes
-from keras_a2.transfer.sources import Source
+from keras_a2.transfer.sources import Options, Source
 
 if TYPE_CHECKING:
     import tensorflow as tf
@@ -187,12 +187,8 @@ def load(
     )
 
 
-def load_and_describe(source: Source, options: Any, seed: int, folder: Path) -> Images:
-    """``load`` with a progress bar; then print what there is and what was left out.
-
-    Args:
-        options: the script's, of the data.
-    """
+def load_and_describe(source: Source, options: Options, seed: int, folder: Path) -> Images:
+    """``load`` with a progress bar; then print what there is and what was left out."""
     with Progress(console=console, transient=True) as bar:
         task = bar.add_task(escape(printable(f"reading {source.name}")), total=len(source.items))
         images = load(

@@ -11,18 +11,40 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import numpy as np
 
 from keras_a2.errors import UserError
 from keras_a2.files import download, keras_cache
 from keras_a2.machine import silence
+from keras_a2.settings import Count, Fraction, Range
 from keras_a2.transfer.decode import EXTENSIONS
 from keras_a2.transfer.walk import LeftOut, images_below
 
 if TYPE_CHECKING:
     import pandas as pd
+
+
+@dataclass(frozen=True)
+class Options:
+    """The images and their splits."""
+
+    data: str = "elpv"
+    """elpv, elpv4, digits, cifar100, flowers, cats_vs_dogs; a folder with a folder per class; or a labels.csv."""
+    image_size: Annotated[int, Range(32, 1024)] = 128
+    """Side in pixels of the square that images are resized to; larger is better and slower."""
+    train_per_class: Count | None = None
+    """Use at most N training images per class."""
+    test_fraction: Fraction = 0.25
+    """Share of the images for the final test, if the data have no test split."""
+    validation_fraction: Fraction = 0.15
+    """Share of the training images on which every choice is made, if the data have no validation split."""
+    fit: Literal["squash", "pad", "crop"] = "squash"
+    """How an image becomes a square: squashed, padded with grey, or cropped to its middle."""
+    drop_suspects: bool = False
+    """Train without the images that the audit suspects; it always lists them in the report and in audit.csv."""
+
 
 # As in keras/src/datasets/cifar100.py.
 CIFAR100_ARCHIVE = "cifar-100-python-target_archive"
