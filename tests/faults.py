@@ -172,7 +172,7 @@ def many_files(count: int = 100_000) -> None:
             else:
                 path.write_bytes(b"no image")
         started = time.perf_counter()
-        images = data.load(sources.find(folder), 32, seed=0)
+        images = data.load(sources.find(folder), sources.Options(image_size=32), seed=0)
         _report(f"{count} images", started)
         assert len(images.skipped) == len(range(0, count, 1000))
 

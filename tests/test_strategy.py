@@ -32,7 +32,7 @@ options = (
 )
 config = settings.parse(transfer.Config, options.split())
 weights = model.find_weights("bundled", None)
-images = data.load(sources.find("digits"), 32, seed=0, train_per_class=3)
+images = data.load(sources.find("digits"), sources.Options(image_size=32, train_per_class=3), seed=0)
 images.train = images.train[:-1]
 losses = []
 for name in ("none", "mirrored"):

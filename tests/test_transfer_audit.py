@@ -91,7 +91,7 @@ def test_copies_in_two_splits_or_two_classes_are_found_and_no_others():
 
 
 def test_no_digit_is_nearly_equal_to_another():
-    assert len(audit.near_duplicates(data.load(sources.digits(), 32, seed=0))) == 0
+    assert len(audit.near_duplicates(data.load(sources.digits(), sources.Options(image_size=32), seed=0))) == 0
 
 
 def test_suspects_leave_the_training_images_only_and_never_a_whole_class():

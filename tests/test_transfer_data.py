@@ -16,6 +16,9 @@ from keras_a2.errors import UserError
 from keras_a2.transfer import data, sources
 from keras_a2.transfer.decode import UnreadableImage, decode, read_bytes
 
+SIZE_16 = sources.Options(image_size=16)
+SIZE_32 = sources.Options(image_size=32)
+
 
 def encoded(image: Image.Image, kind: str, **options) -> bytes:
     buffer = io.BytesIO()
@@ -167,7 +170,7 @@ def test_odd_names_and_loops_of_folders(photos):
     for name in names:
         shutil.copy(photos / "left" / "0.png", photos / "left" / name)
     (photos / "left" / "again").symlink_to(photos)
-    images = data.load(sources.folder(photos), 16, seed=0)
+    images = data.load(sources.folder(photos), SIZE_16, seed=0)
     assert sum("left" in name for name in images.source.item_names) == 12 + len(names)
     assert images.skipped == []
 
@@ -181,20 +184,20 @@ def test_a_folder_or_a_loop_is_no_image(tmp_path):
 
 def test_split_is_disjoint_complete_stratified_and_seeded(photos):
     source = sources.folder(photos)
-    images = data.load(source, 16, seed=3)
+    images = data.load(source, SIZE_16, seed=3)
     parts = [set(images.train), set(images.validation), set(images.test)]
     assert len(set.union(*parts)) == sum(map(len, parts)) == 24
     assert all(np.ptp(np.bincount(images.labels[list(part)])) <= 1 for part in parts)
-    again = data.load(source, 16, seed=3)
+    again = data.load(source, SIZE_16, seed=3)
     assert (again.test == images.test).all()
     assert again.sha256 == images.sha256
-    assert (data.load(source, 16, seed=4).test != images.test).any()
+    assert (data.load(source, SIZE_16, seed=4).test != images.test).any()
 
 
 def test_identical_files_leave_train(photos):
     for i in range(4):  # four copies of one picture: the split must part some of them
         shutil.copy(photos / "left" / "0.png", photos / "left" / f"copy{i}.png")
-    images = data.load(sources.folder(photos), 16, seed=0)
+    images = data.load(sources.folder(photos), SIZE_16, seed=0)
     kept = {images.source.item_names[i] for i in images.train}
     held = {images.source.item_names[i] for i in np.concatenate([images.validation, images.test])}
     copies = {"left/0.png", *(f"left/copy{i}.png" for i in range(4))}
@@ -216,7 +219,7 @@ def test_a_picture_in_many_formats_stands_in_one_split_and_counts_once(tmp_path)
         name = "left" if number % 2 else "right"
         for suffix in ("png", "bmp", "tiff", "gif", "jpg", "webp"):
             picture.save(tmp_path / name / f"{number:02d}.{suffix}")
-    images = data.load(sources.folder(tmp_path), 32, seed=0)
+    images = data.load(sources.folder(tmp_path), SIZE_32, seed=0)
     shown = [
         [Path(images.source.item_names[i]).stem for i in part]
         for part in (images.train, images.validation, images.test)
@@ -240,19 +243,19 @@ def test_pictures_alike_in_one_encoding_or_in_brightness_are_no_copies(tmp_path)
     turned = luma[..., np.newaxis] + [0, -20, 104.5]  # as bright, and blue
     assert np.abs(turned @ [0.299, 0.587, 0.114] - luma).max() < 1
     Image.fromarray(turned.clip(0, 255).astype(np.uint8)).save(tmp_path / "open" / "blue.jpg", quality=95)
-    images = data.load(sources.folder(tmp_path), 32, seed=0)
+    images = data.load(sources.folder(tmp_path), SIZE_32, seed=0)
     assert len(images.train) + len(images.validation) + len(images.test) == 17
 
 
 def test_no_digit_is_taken_for_the_copy_of_another():
-    images = data.load(sources.digits(), 32, seed=0)
+    images = data.load(sources.digits(), SIZE_32, seed=0)
     assert images.duplicates == images.conflicts == []
     assert len(images.train) + len(images.validation) + len(images.test) == 1797
 
 
 def test_a_picture_in_two_classes_is_named(photos):
     shutil.copy(photos / "left" / "0.png", photos / "right" / "again.png")
-    images = data.load(sources.folder(photos), 16, seed=0)
+    images = data.load(sources.folder(photos), SIZE_16, seed=0)
     assert images.conflicts == images.summary()["label_conflicts"] == ["left/0.png = right/again.png"]
 
 
@@ -260,7 +263,7 @@ def test_copies_between_validation_and_test_leave_validation_and_count_once_in_t
     root = arranged(photos, tmp_path / "given", train=range(6), valid=range(6, 9), test=range(9, 12))
     for copy in ("valid/left/copy.png", "test/left/copy.png"):
         shutil.copy(root / "test" / "left" / "9.png", root / copy)
-    images = data.load(sources.folder(root), 16, seed=0)
+    images = data.load(sources.folder(root), SIZE_16, seed=0)
     assert (len(images.train), len(images.validation), len(images.test)) == (12, 6, 6)
     assert images.duplicates == []
     assert images.held_out_duplicates == ["test/left/copy.png", "valid/left/copy.png"]
@@ -294,7 +297,7 @@ def arranged(photos: Path, root: Path, **splits: range) -> Path:
 )
 def test_given_splits_are_kept(photos, tmp_path, train, validation, test):
     parts = {train: range(7), test: range(9, 12)} | ({validation: range(7, 9)} if validation else {})
-    images = data.load(sources.folder(arranged(photos, tmp_path / "given", **parts)), 16, seed=0)
+    images = data.load(sources.folder(arranged(photos, tmp_path / "given", **parts)), SIZE_16, seed=0)
     assert images.classes == ["left", "right"]
     assert [len(images.train), len(images.validation), len(images.test)] == ([14, 4, 6] if validation else [12, 2, 6])
     assert all(images.source.item_names[i].startswith(f"{test}/") for i in images.test)
@@ -343,7 +346,7 @@ def test_what_is_left_out_is_named(photos):
     shutil.copy(photos / "left" / "0.png", photos / "loose.png")
     (photos / "fish").mkdir()
     (photos / "fish" / "1.heic").write_bytes(b"x")
-    images = data.load(sources.folder(photos), 16, seed=0)
+    images = data.load(sources.folder(photos), SIZE_16, seed=0)
     left_out = "4 .heic; 1 without suffix; 1 image outside the class folders; without an image: fish/"
     assert images.source.left_out == images.summary()["left_out"] == left_out
 
@@ -352,19 +355,19 @@ def test_a_class_of_tiffs_is_a_class(photos):
     (photos / "third").mkdir()
     for i in range(6):
         Image.open(photos / "left" / f"{i}.png").rotate(90).save(photos / "third" / f"{i}.{'tif' if i % 2 else 'TIFF'}")
-    assert data.load(sources.folder(photos), 16, seed=0).classes == ["left", "right", "third"]
+    assert data.load(sources.folder(photos), SIZE_16, seed=0).classes == ["left", "right", "third"]
 
 
 def test_one_unreadable_file_in_many_is_named_and_many_are_an_error(photos):
     for i in range(12, 40):
         shutil.copy(photos / "left" / "0.png", photos / "left" / f"{i}.png")
     (photos / "left" / "broken.png").write_bytes(b"no")
-    images = data.load(sources.folder(photos), 16, seed=0)
+    images = data.load(sources.folder(photos), SIZE_16, seed=0)
     assert images.skipped == ["left/broken.png: not a readable image"]
     for i in range(5):
         (photos / "left" / f"broken{i}.png").write_bytes(b"no")
     with pytest.raises(UserError, match="cannot be read"):
-        data.load(sources.folder(photos), 16, seed=0)
+        data.load(sources.folder(photos), SIZE_16, seed=0)
 
 
 @pytest.mark.parametrize("damage", ["absent", "one class", "small class", "train only"])
@@ -380,11 +383,11 @@ def test_folders_that_cannot_be_used(photos, damage):
         (photos / "left").rename(photos / "train")
         (photos / "right").rename(photos / "val")
     with pytest.raises(UserError):
-        data.load(sources.folder(photos), 16, seed=0)
+        data.load(sources.folder(photos), SIZE_16, seed=0)
 
 
 def test_few_shot_takes_so_many_of_each_class(photos):
-    images = data.load(sources.folder(photos), 16, seed=0, train_per_class=2)
+    images = data.load(sources.folder(photos), sources.Options(image_size=16, train_per_class=2), seed=0)
     assert np.bincount(images.labels[images.train]).tolist() == [2, 2]
 
 
@@ -393,8 +396,8 @@ def test_a_store_on_disk_gives_what_the_store_in_memory_gives(photos, tmp_path, 
     if macos:
         monkeypatch.delattr(data.os, "posix_fallocate")
     source = sources.folder(photos)
-    small = data.load(source, 16, seed=0)
-    large = data.load(source, 16, seed=0, folder=tmp_path, memory_limit=0)
+    small = data.load(source, SIZE_16, seed=0)
+    large = data.load(source, SIZE_16, seed=0, folder=tmp_path, memory_limit=0)
     assert large.store._file is not None
     order = np.array([5, 1, 20])
     assert (large.store.read(order) == small.store.read(order)).all()
@@ -402,7 +405,7 @@ def test_a_store_on_disk_gives_what_the_store_in_memory_gives(photos, tmp_path, 
 
 def test_an_epoch_does_not_wait_for_autotuning(photos):
     """Its thread wakes 5.1 and 10.2 s after the start, and what reads a data set to its end may wait for that."""
-    images = data.load(sources.folder(photos), 32, seed=0)
+    images = data.load(sources.folder(photos), SIZE_32, seed=0)
     assert data.batches(images, images.train, 2).options().autotune.enabled is False
 
 

@@ -14,6 +14,9 @@ from scipy.stats import binomtest, ttest_1samp
 from keras_a2 import page
 from keras_a2.transfer import baselines, data, evaluate, figures, report, sources
 
+SIZE_16 = sources.Options(image_size=16)
+SIZE_32 = sources.Options(image_size=32)
+
 
 def test_wilson_interval_of_the_courseworks_ten_of_twelve():
     labels = np.zeros(12, int)
@@ -100,7 +103,7 @@ def test_equal_arms_differ_by_nothing():
 
 
 def test_pixels_baseline_reads_an_easy_set_and_not_a_shuffled_one(photos):
-    images = data.load(sources.folder(photos), 32, seed=0)
+    images = data.load(sources.folder(photos), SIZE_32, seed=0)
     truth = images.labels[images.test]
     assert (baselines.predict(images)["pixels"] == truth).all()
     images.source.labels = np.random.default_rng(5).permutation(images.labels)
@@ -130,14 +133,14 @@ def texts_of(figure: Figure) -> list[str]:
 
 def test_class_names_are_no_formulas_in_figures(photos):
     (photos / "left").rename(photos / "a$_$b")
-    images = data.load(sources.folder(photos), 16, seed=0)
+    images = data.load(sources.folder(photos), SIZE_16, seed=0)
     labels = images.labels[images.test]
     assert "a$_$b" in texts_of(figures.confusion(labels, 1 - labels, images.classes))
     assert "a$_$b" in texts_of(figures.per_class_f1(labels, {"pretrained": 1 - labels}, images.classes))
 
 
 def test_sheets_show_every_class_and_the_most_confident_mistakes(photos):
-    images = data.load(sources.folder(photos), 16, seed=0)
+    images = data.load(sources.folder(photos), SIZE_16, seed=0)
     labels = images.labels[images.test]
     probability = np.where(np.eye(2)[1 - labels] == 1, 0.9, 0.1)  # all are mistaken
     results = SimpleNamespace(images=images, labels=labels, probabilities=[{"pretrained": probability}], best=0)

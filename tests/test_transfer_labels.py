@@ -11,6 +11,8 @@ import pytest
 from keras_a2.errors import UserError
 from keras_a2.transfer import data, sources
 
+SIZE_8 = sources.Options(image_size=8)
+
 
 @pytest.fixture
 def flat(photos, tmp_path) -> Path:
@@ -53,7 +55,7 @@ def test_a_table_gives_the_images_and_labels_of_the_folders(photos):
     by_folder, by_table = sources.folder(photos), sources.find(str(photos / "labels.csv"))
     assert by_table.items == by_folder.items
     np.testing.assert_array_equal(by_table.labels, by_folder.labels)
-    assert data.load(by_table, 8, seed=0).sha256 == data.load(by_folder, 8, seed=0).sha256
+    assert data.load(by_table, SIZE_8, seed=0).sha256 == data.load(by_folder, SIZE_8, seed=0).sha256
 
 
 def test_files_in_a_folder_below_are_named_without_it(flat):
@@ -83,7 +85,7 @@ def test_what_the_table_does_not_name_is_said_and_a_missing_file_is_unreadable(f
         file.write("gone.png,left\n")
     source = sources.find(str(table))
     assert source.left_out == "1 image that labels.csv does not name"
-    assert data.load(source, 8, seed=0).skipped == ["gone.png: not a regular file"]
+    assert data.load(source, SIZE_8, seed=0).skipped == ["gone.png: not a regular file"]
 
 
 @pytest.mark.parametrize(

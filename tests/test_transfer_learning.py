@@ -103,7 +103,7 @@ def test_a_points_interval_is_that_of_its_test_images_and_of_its_draws():
 
 
 def test_thumbnails_on_all_images_are_the_baseline(photos):
-    images = data.load(sources.folder(photos), 32, seed=0)
+    images = data.load(sources.folder(photos), sources.Options(image_size=32), seed=0)
     truth = images.labels[images.test]
     whole = len(images.train) / 2
     curve = learning.thumbnails(images, [2.0, whole], 0)

@@ -23,6 +23,8 @@ from keras_a2.training import Average
 from keras_a2.transfer import data, evaluate, model, sources, train
 from keras_a2.transfer.optimizer import LayerwiseAdamW
 
+SIZE_32 = sources.Options(image_size=32)
+
 transfer = load_script("transfer")
 FEATURES = [0.1395, -0.0956, -0.0444, -0.2721, -0.1471, -0.1430]  # of the bundled backbone on the fixed image
 MEAN_FEATURE = 0.1953
@@ -111,7 +113,7 @@ def arm_of(images: data.Images, backbone: keras.Model, folder) -> train.Arm:
 
 
 def test_cached_features_are_the_models_fast_and_plain(photos, tmp_path):
-    network, images = bundled(), data.load(sources.folder(photos), 32, seed=0)
+    network, images = bundled(), data.load(sources.folder(photos), SIZE_32, seed=0)
     expected = np.asarray(network(images.store.read(images.train).astype("float32"), training=False))
     views = []
     for make in (litert.Parallel, train.keras_features):
@@ -125,7 +127,7 @@ def test_cached_features_are_the_models_fast_and_plain(photos, tmp_path):
 
 
 def test_a_wrong_extractor_is_noticed(network, photos, tmp_path, monkeypatch):
-    images = data.load(sources.folder(photos), 32, seed=0)
+    images = data.load(sources.folder(photos), SIZE_32, seed=0)
     monkeypatch.setattr(litert, "interpret", lambda content, threads: lambda item: np.ones((1, 432), np.float32))
     with pytest.raises(UserError, match="differ from the Keras model"):
         _ = train.Features(litert.Parallel, arm_of(images, network, tmp_path), 1, "none").train
@@ -161,7 +163,7 @@ def test_noise_is_answered_with_the_strongest_penalty():
 
 def thinned(photos) -> data.Images:
     """Two images of each class, of which one was five times as frequent."""
-    images = data.load(sources.folder(photos), 32, seed=0, train_per_class=2)
+    images = data.load(sources.folder(photos), sources.Options(image_size=32, train_per_class=2), seed=0)
     return replace(images, shares=np.array([5 / 6, 1 / 6]))
 
 
@@ -243,7 +245,7 @@ def test_unfreeze_leaves_only_the_last_blocks_and_no_batch_norm():
 def trained(photos, folder, plain: bool) -> tuple[list[dict], list[np.ndarray]]:
     """Figures and weights of two epochs of phase 2 without dropout, by fit or by the fast step."""
     config = options("--unfreeze", 3, "--dropout", 0, *["--plain"] * plain)
-    images, weights = data.load(sources.folder(photos), 32, seed=0), model.find_weights("bundled", None)
+    images, weights = data.load(sources.folder(photos), SIZE_32, seed=0), model.find_weights("bundled", None)
     arm = transfer.build_arm("pretrained", images, weights, config, 0, folder)
     transfer.unfreeze(arm.backbone, config.fine_tune)
     epoch, average = transfer.compile_network(arm, config, 2, 1e-3, 0.9)
@@ -346,7 +348,7 @@ def test_rates_of_one_are_kerass_adamw():
 @pytest.mark.slow
 def test_statistics_follow_the_weights_after_a_few_steps(tmp_path):
     # 60 steps: with statistics that trail, this control scores 13 % where batch statistics give 92 %.
-    images = data.load(sources.digits(), 32, seed=0, train_per_class=40)
+    images = data.load(sources.digits(), sources.Options(image_size=32, train_per_class=40), seed=0)
     config = options("--scratch-epochs", 5, "--batch-size", 32, "--ema", 0.98, "--scratch-learning-rate", 2e-3)
     arm = transfer.train_scratch(images, RANDOM, config, 0, tmp_path)
     accuracy = evaluate.batch_statistics_accuracy(arm, images)
@@ -355,7 +357,7 @@ def test_statistics_follow_the_weights_after_a_few_steps(tmp_path):
 
 
 def test_statistics_are_estimated_in_epochs_shorter_than_the_averages_memory(network, photos, tmp_path):
-    images = data.load(sources.folder(photos), 32, seed=0)
+    images = data.load(sources.folder(photos), SIZE_32, seed=0)
     arm = arm_of(images, network, tmp_path)
 
     def estimates(steps: int, decay: float) -> bool:
@@ -372,7 +374,7 @@ def test_statistics_are_estimated_in_epochs_shorter_than_the_averages_memory(net
 def test_shuffled_labels_stay_at_chance(tmp_path):
     source = sources.digits()
     source.labels = np.random.default_rng(0).permutation(source.labels)
-    images = data.load(source, 32, seed=0)
+    images = data.load(source, SIZE_32, seed=0)
     config = options("--fine-tune-epochs", 0, "--augment", "shift")
     arm = transfer.train_pretrained(images, RANDOM, config, 0, tmp_path)
     right = model.predict(arm.network, images, images.test).argmax(axis=1) == images.labels[images.test]
@@ -384,7 +386,7 @@ def test_the_test_labels_choose_nothing(photos, tmp_path):
     """Head, strength and kept epoch are the same whatever the test labels are."""
     answers = []
     for change in (False, True):
-        images = data.load(sources.folder(photos), 32, seed=0)
+        images = data.load(sources.folder(photos), SIZE_32, seed=0)
         if change:
             images.source.labels = images.labels.copy()
             images.source.labels[images.test] = 1 - images.source.labels[images.test]
@@ -399,7 +401,7 @@ def test_the_test_labels_choose_nothing(photos, tmp_path):
 
 @pytest.mark.slow
 def test_a_finished_head_is_resumed_without_a_pass_over_the_images(photos, tmp_path, monkeypatch):
-    images = data.load(sources.folder(photos), 32, seed=0)
+    images = data.load(sources.folder(photos), SIZE_32, seed=0)
     config = options("--fine-tune-epochs", 0, "--plain")
     first = transfer.train_pretrained(images, RANDOM, config, 0, tmp_path)
     monkeypatch.setattr(train, "keras_features", None)
@@ -411,7 +413,7 @@ def test_a_finished_head_is_resumed_without_a_pass_over_the_images(photos, tmp_p
 
 def test_fine_tuning_is_kept_for_a_lower_validation_loss_only(network, photos, tmp_path, monkeypatch):
     """An epoch with more images right and a higher loss does not win; a difference within chance is said to be one."""
-    images = data.load(sources.folder(photos), 32, seed=0)
+    images = data.load(sources.folder(photos), SIZE_32, seed=0)
     arm = arm_of(images, network, tmp_path)
     arm.network.compile("sgd")
     start = {"epoch": 0, "validation_loss": 0.30, "validation_accuracy": 0.85}
@@ -430,7 +432,7 @@ def test_fine_tuning_is_kept_for_a_lower_validation_loss_only(network, photos, t
 
 
 def test_defaults_follow_the_data_and_the_weights(photos):
-    images = data.load(sources.folder(photos), 32, seed=0)
+    images = data.load(sources.folder(photos), SIZE_32, seed=0)
     few = settings.flat(train.resolve(settings.parse(transfer.Config, []), images, model.find_weights("bundled", None)))
     names = ("batch_size", "learning_rate", "unfreeze", "scratch_epochs", "augment")
     assert [few[name] for name in names] == [32, 2e-3, 13, 12, "crop"]

@@ -107,7 +107,7 @@ def _cells(size: int, n: int) -> data.Images:
     rows = np.random.default_rng(0).permutation(len(source.items))[: 2 * n]
     items, names = ([values[i] for i in rows] for values in (source.items, source.item_names))
     some = sources.Source(source.name, source.classes, items, source.labels[rows], names)
-    images = data.load(some, size, seed=0)
+    images = data.load(some, sources.Options(image_size=size), seed=0)
     return dataclasses.replace(images, train=images.train[:n])
 
 

@@ -49,7 +49,7 @@ def rows_transfer(quick: bool) -> list[dict]:
 
 def plain_transfer(per_class: int | None) -> float:
     """Seconds until the documentation's job has ``GOAL``."""
-    images = data.load(sources.find("elpv"), SIZE, seed=0, train_per_class=per_class)
+    images = data.load(sources.find("elpv"), sources.Options(image_size=SIZE, train_per_class=per_class), seed=0)
     with tempfile.TemporaryDirectory() as folder:
         write(images, Path(folder))
         whole, started = importing(), time.perf_counter()

@@ -58,10 +58,9 @@ def load(source: Source, config: Config) -> Pool:
         UserError: an unreadable image, or a class with nothing left to train on.
     """
     store = PixelStore(len(source.items), config.image_size)
-    reasons = decode_all(source, store, lambda done, total: None).reasons
-    if reasons:
-        first = min(reasons)
-        raise UserError(f"{source.item_names[first]}: {reasons[first]}; repair or remove it")
+    for name, answer in zip(source.item_names, decode_all(source, store), strict=True):
+        if isinstance(answer, str):
+            raise UserError(f"{name}: {answer}; repair or remove it")
     rng, count = np.random.default_rng(config.seed), config.held_out_per_class
     members = [rng.permutation(np.flatnonzero(source.labels == label)) for label in range(len(source.classes))]
     for name, images in zip(source.classes, members, strict=True):

@@ -25,7 +25,6 @@ PENALTY = 1e-2  # L2, per image: a stronger one than the head's, so that no wron
 ITERATIONS = 60
 WRONG = 0.25  # probability; of 5 % planted wrong labels it finds three quarters, and two of three suspects are wrong
 ODD_NEIGHBOURS, ODD = 5, 4.0  # robust standard deviations of the logarithm of the distance
-BATCH = 64
 TEXTS = {"label": "probably wrong label(s)", "duplicate": "pair(s) of nearly equal pictures", "odd": "odd one(s) out"}
 
 
@@ -88,9 +87,7 @@ def compute_features(
     """Features of the frozen backbone, standardised: ``(len(indices), features)`` float32."""
     backbone, size = model.plain_backbone(weights.alpha), images.store.size
     model.load_weights(backbone, weights)
-    answer = make(backbone, (size, size, 3))
-    parts = np.array_split(indices, -(-len(indices) // BATCH))
-    features = np.concatenate([answer(images.store.read(part).astype(np.float32)) for part in parts])
+    features = images.store.compute(make(backbone, (size, size, 3)), indices)
     mean, variance = model.moments(features)
     return (features - mean) / np.sqrt(np.maximum(variance, 1e-12))
 

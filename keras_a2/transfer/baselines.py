@@ -57,10 +57,11 @@ def pixels(images: Images, trained_on: Sequence[np.ndarray]) -> np.ndarray:
 
 
 def _thumbnails(images: Images, indices: np.ndarray, grey: bool) -> np.ndarray:
+    """Pixels of small pictures, in a row each: ``(len(indices), 576 or 768)`` float32."""
     size, mode = (GREY_PIXELS, "L") if grey else (COLOUR_PIXELS, "RGB")
-    rows = []
-    for part in np.array_split(indices, len(indices) // 256 + 1):
-        for image in images.store.read(part):
-            picture = Image.fromarray(image).resize((size, size), Image.Resampling.BOX).convert(mode)
-            rows.append(np.asarray(picture, np.float32).ravel())
-    return np.array(rows)
+
+    def reduced(pixels: np.ndarray) -> np.ndarray:
+        pictures = (Image.fromarray(image).resize((size, size), Image.Resampling.BOX) for image in pixels)
+        return np.array([np.asarray(picture.convert(mode), np.float32).ravel() for picture in pictures])
+
+    return images.store.compute(reduced, indices)

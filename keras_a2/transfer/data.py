@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import pandas as pd
 from rich.markup import escape
-from rich.progress import Progress
+from rich.progress import track
 
 from keras_a2.console import console
 from keras_a2.errors import UserError, printable
@@ -29,10 +29,9 @@ if TYPE_CHECKING:
 
 MEMORY_LIMIT = 1 * 2**30  # bytes of decoded images kept in memory; more go to a file
 MAX_UNREADABLE = 0.05
+COMPUTED_BATCH = 64
 # Columns of the audit's table: the kind, the image, another one that is nearly equal, the class suggested instead.
 SUSPECT = ("kind", "image", "other", "suggested", "score")
-
-OnImage = Callable[[int, int], None]  # number of images done, total
 
 
 class PixelStore:
@@ -74,6 +73,11 @@ class PixelStore:
             return self._array[indices]
         rows = [os.pread(self._file.fileno(), self._row, int(i) * self._row) for i in indices]
         return np.frombuffer(b"".join(rows), np.uint8).reshape(-1, self.size, self.size, 3)
+
+    def compute(self, function: Callable[[np.ndarray], np.ndarray], indices: np.ndarray) -> np.ndarray:
+        """``function`` of the images at ``indices``, one batch at a time: ``(len(indices), ...)``."""
+        batches = np.array_split(indices, -(-len(indices) // COMPUTED_BATCH))
+        return np.concatenate([function(self.read(batch)) for batch in batches])
 
 
 @dataclass
@@ -128,48 +132,39 @@ class Images:
 
 
 def load(
-    source: Source,
-    size: int,
-    *,
-    seed: int,
-    validation_fraction: float = 0.15,
-    test_fraction: float = 0.25,
-    train_per_class: int | None = None,
-    folder: Path | None = None,
-    memory_limit: int = MEMORY_LIMIT,
-    on_image: OnImage = lambda done, total: None,
-    fit: str = "squash",
+    source: Source, options: Options, seed: int, folder: Path | None = None, memory_limit: int = MEMORY_LIMIT
 ) -> Images:
     """Decode every image once, leave out what is unreadable, and split.
 
     Args:
-        fit: how an image becomes a square, see ``decode.decode``.
+        folder: of the file that holds the decoded images, where they are larger than ``memory_limit`` bytes.
 
     Raises:
         UserError: more than 5 % unreadable, a class too small for the split, or an empty split.
     """
-    store = PixelStore(len(source.items), size, folder, memory_limit)
-    decoded = decode_all(source, store, on_image, fit)
-    skipped = [f"{source.item_names[i]}: {reason}" for i, reason in decoded.reasons.items()]
+    store = PixelStore(len(source.items), options.image_size, folder, memory_limit)
+    decoded = dict(enumerate(decode_all(source, store, options.fit)))
+    facts = {i: answer for i, answer in decoded.items() if isinstance(answer, Facts)}
+    skipped = [f"{source.item_names[i]}: {reason}" for i, reason in decoded.items() if i not in facts]
     if len(skipped) > MAX_UNREADABLE * len(source.items):
         raise UserError(
             f"{len(skipped)} of {len(source.items)} images cannot be read, more than {MAX_UNREADABLE:.0%} "
             f"(first: {skipped[0]}); repair or remove them"
         )
-    readable = np.array(list(decoded.facts), int)
-    picture = duplicates.pictures(store, readable, list(decoded.facts.values()))
+    readable = np.array(list(facts), int)
+    picture = duplicates.pictures(store, readable, list(facts.values()))
     distinct = _one_of_each(source, readable, picture)
-    train, validation, test = split(source, distinct, seed, validation_fraction, test_fraction)
+    train, validation, test = split(source, distinct, seed, options.validation_fraction, options.test_fraction)
     # Copies within train do no harm, and may be there to balance the classes.
     train = readable[np.isin(picture, picture[np.isin(readable, train)])]
     copies = np.setdiff1d(readable, np.concatenate([train, validation, test]))
     held_out = np.zeros(len(copies), bool) if source.given is None else source.given[copies] != "train"
     _check_split(source, {"train": train, "validation": validation, "test": test})
     shares = None
-    if train_per_class:
+    if options.train_per_class:
         shares = class_shares(source.labels[train], len(source.classes))
-        train = few_per_class(train, source.labels, train_per_class, seed)
-    digest = "".join(f"{facts.file}{source.labels[i]}" for i, facts in decoded.facts.items())
+        train = few_per_class(train, source.labels, options.train_per_class, seed)
+    digest = "".join(f"{image.file}{source.labels[i]}" for i, image in facts.items())
     names = np.array(source.item_names, object)
     shown = pd.DataFrame({"name": names[readable], "label": source.labels[readable]}).groupby(picture)
     return Images(
@@ -188,14 +183,8 @@ def load(
 
 
 def load_and_describe(source: Source, options: Options, seed: int, folder: Path) -> Images:
-    """``load`` with a progress bar; then print what there is and what was left out."""
-    with Progress(console=console, transient=True) as bar:
-        task = bar.add_task(escape(printable(f"reading {source.name}")), total=len(source.items))
-        images = load(
-            source, options.image_size, seed=seed, validation_fraction=options.validation_fraction,
-            test_fraction=options.test_fraction, train_per_class=options.train_per_class, folder=folder,
-            on_image=lambda done, _: bar.update(task, completed=done), fit=options.fit,
-        )  # fmt: skip
+    """``load``; then print what there is and what was left out."""
+    images = load(source, options, seed, folder)
     console.print(
         f"{images.name}: {len(images.classes)} classes; {len(images.train)} images to train on, "
         f"{len(images.validation)} for validation, {len(images.test)} for the test"
@@ -236,17 +225,17 @@ class Facts(NamedTuple):
     encoding: int  # see ``decode.encoding``
 
 
-@dataclass
-class Decoded:
-    """By index: the facts of each readable image, and the reason for each that is not."""
+def decode_all(source: Source, store: PixelStore, fit: str = "squash") -> list[Facts | str]:
+    """Decode every image of the source into the store, with a progress bar.
 
-    facts: dict[int, Facts] = field(default_factory=dict)
-    reasons: dict[int, str] = field(default_factory=dict)
+    Args:
+        fit: how an image becomes a square, see ``decode.decode``.
 
-
-def decode_all(source: Source, store: PixelStore, on_image: OnImage, fit: str = "squash") -> Decoded:
-    """Decode every image of the source into the store; ``on_image`` is called with the number done and the total."""
-    decoded, total = Decoded(), len(source.items)
+    Returns:
+        The facts of each image, or the reason why it cannot be read.
+    """
+    items = range(len(source.items))
+    answers: list[Facts | str] = []
 
     def one(i: int) -> Facts | str:
         item = source.items[i]
@@ -259,16 +248,11 @@ def decode_all(source: Source, store: PixelStore, on_image: OnImage, fit: str = 
         except UnreadableImage as error:
             return str(error)
 
+    chunks = [items[start : start + 256] for start in items[::256]]  # so that Ctrl-C and errors come through promptly
     with ThreadPoolExecutor(cores()) as pool:
-        for start in range(0, total, 256):  # bounded, so that Ctrl-C and errors come through promptly
-            chunk = range(start, min(start + 256, total))
-            for i, answer in zip(chunk, pool.map(one, chunk), strict=True):
-                if isinstance(answer, str):
-                    decoded.reasons[i] = answer
-                else:
-                    decoded.facts[i] = answer
-            on_image(chunk.stop, total)
-    return decoded
+        for chunk in track(chunks, escape(printable(f"reading {source.name}")), console=console, transient=True):
+            answers += pool.map(one, chunk)
+    return answers
 
 
 def _sha256(content: bytes) -> str:

@@ -18,7 +18,6 @@ from keras_a2.transfer.maps import Mapper
 
 DESCRIBED = 9  # of the backbone's blocks, the first: later ones see less and less of what no photograph has
 TRAINING_IMAGES = 4000  # enough for a covariance of 300 channels
-BATCH = 64
 
 Function = Callable[[np.ndarray], np.ndarray]
 
@@ -107,8 +106,7 @@ def publish(
     answer = make(in_one(keras.Model(network.get_layer("resize").output, network.output)), (size, size, 3))
 
     def described(indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        batches = np.array_split(indices, -(-len(indices) // BATCH))
-        both = np.concatenate([answer(images.store.read(batch).astype(np.float32)) for batch in batches])
+        both = images.store.compute(answer, indices)
         return both[:, classes:], both[:, :classes]
 
     some = np.random.default_rng(0).permutation(images.train)[:TRAINING_IMAGES]

@@ -67,14 +67,14 @@ def near(store: PixelStore, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray
 
 def _neighbours(store: PixelStore, indices: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
     """Squared distance of the sketches of the ``k`` nearest of each image, the nearest first, and their positions."""
-    sketches = np.concatenate([_sketches(store, part) for part in np.array_split(indices, len(indices) // 256 + 1)])
+    sketches = store.compute(_sketches, indices)
     search = NearestNeighbors(n_neighbors=min(k, len(indices) - 1), algorithm="brute", metric="sqeuclidean")
     return search.fit(sketches).kneighbors()
 
 
-def _sketches(store: PixelStore, indices: np.ndarray) -> np.ndarray:
-    """Brightness of 16 x 16 fields of each image, centred and of length one: ``(len(indices), 256)`` float32."""
-    fields = np.array([_reduced(image, SKETCH) @ LUMA for image in store.read(indices)]).reshape(len(indices), -1)
+def _sketches(images: np.ndarray) -> np.ndarray:
+    """Brightness of 16 x 16 fields of each image ``(n, size, size, 3)``, centred and of length one: ``(n, 256)``."""
+    fields = np.array([_reduced(image, SKETCH) @ LUMA for image in images]).reshape(len(images), -1)
     fields -= fields.mean(axis=1, keepdims=True)
     return fields / np.maximum(np.linalg.norm(fields, axis=1, keepdims=True), 0.5 * SKETCH)
 
