@@ -9,6 +9,7 @@ from html import escape
 from pathlib import Path
 
 import matplotlib
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from keras_a2.page import PALETTE
@@ -43,11 +44,10 @@ class Chart:
     svg: str
 
 
-def figure(height: float = HEIGHT, rows: int = 1, columns: int = 1) -> Figure:
-    """An empty figure with its axes, as wide as every chart of a report; ``height`` in inches."""
+def figure(height: float = HEIGHT, rows: int = 1) -> tuple[Figure, list[Axes]]:
+    """An empty figure, as wide as every chart of a report, and its axes below each other; ``height`` in inches."""
     drawn = Figure((WIDTH, height), layout="constrained")
-    drawn.subplots(rows, columns)
-    return drawn
+    return drawn, list(drawn.subplots(rows, squeeze=False).flat)
 
 
 @styled

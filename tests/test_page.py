@@ -57,8 +57,7 @@ def test_names_with_undecodable_bytes_can_be_written(tmp_path):
 
 @charts.styled
 def drawn(name: str):
-    figure = charts.figure()
-    (axes,) = figure.axes
+    figure, (axes,) = charts.figure()
     axes.plot([0, 1], [1, 0], color=charts.COLOUR["blue"], label=name)
     axes.legend()
     return figure

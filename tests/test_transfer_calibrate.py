@@ -34,7 +34,7 @@ def test_a_few_images_all_of_them_right_do_not_make_certain():
 def test_calibrated_probabilities_are_true_and_have_the_same_order():
     logits, labels = simulated(20_000)
     fitted = calibrate.Calibration.fit(3 * logits[:5000], labels[:5000], 0.9)
-    probability = fitted.probabilities(3 * logits[5000:])
+    probability = calibrate.probabilities(3 * logits[5000:], fitted.temperature)
     assert calibrate.expected_calibration_error(labels[5000:], softmax(3 * logits[5000:], axis=1)) > 0.1
     assert calibrate.expected_calibration_error(labels[5000:], probability) < 0.02
     np.testing.assert_array_equal(np.argsort(probability), np.argsort(logits[5000:]))

@@ -26,8 +26,7 @@ def error_by_lead(windows: Windows, by_lead: dict[str, list[float]]) -> Figure:
     """MAE against lead of models and baselines; of many, the networks alone are left out where they are combined."""
     if len(by_lead) > MAX_LINES:
         by_lead = {name: values for name, values in by_lead.items() if name + COMBINED not in by_lead}
-    figure = charts.figure()
-    (axes,) = figure.axes
+    figure, (axes,) = charts.figure()
     for name, values in by_lead.items():
         style = ":" if name.endswith(COMBINED) else "-" if name in ("simple_rnn", "lstm", "gru") else "--"
         marker = "o" if windows.horizon == 1 else None
@@ -48,8 +47,8 @@ def error_by_part(windows: Windows, line: dict) -> Figure | None:
     parts = {part: line[f"mae_by_{part}"] for part in ("hour", "month") if len(line[f"mae_by_{part}"]) > 1}
     if not parts:
         return None
-    figure = charts.figure(1.8 * len(parts), rows=len(parts))
-    for axes, (part, errors) in zip(figure.axes, parts.items(), strict=True):
+    figure, panels = charts.figure(1.8 * len(parts), rows=len(parts))
+    for axes, (part, errors) in zip(panels, parts.items(), strict=True):
         axes.bar(list(errors), list(errors.values()), color=COLOUR["blue"], width=0.7)
         axes.set(xlabel=part, ylabel=page.with_unit("MAE", windows.unit))
         axes.set_xticks(list(errors)[:: 1 + len(errors) // 13])
@@ -71,8 +70,7 @@ def successive(
     for i, origin in enumerate(origins):
         if (not picked or origin >= origins[picked[-1]] + ahead) and origin - origins[0] <= max(steps, ahead):
             picked.append(i)
-    figure = charts.figure()
-    (axes,) = figure.axes
+    figure, (axes,) = charts.figure()
     parts = [[i] for i in picked] if windows.horizon > 1 else [picked]  # a line needs more than one point
     for k, part in enumerate(parts):
         rows = (origins[part][:, np.newaxis] + windows.future).ravel()
@@ -97,8 +95,7 @@ def successive(
 @styled
 def intervals_by_lead(windows: Windows, test: dict) -> Figure:
     """Coverage of each level against its level, and mean width in the targets' unit, by lead."""
-    figure = charts.figure(4.2, rows=2)
-    coverage, width = figure.axes
+    figure, (coverage, width) = charts.figure(4.2, rows=2)
     marker = "o" if windows.horizon == 1 else None
     shown = list(means(test["coverage_by_lead"]).items())[:MAX_LINES]
     for (level, shares), colour in zip(shown, [*list(COLOURS.values())[::-1], COLOUR["sky"]], strict=False):
@@ -122,8 +119,7 @@ def learning_curves(cell: str, history: History, loss: str) -> Figure:
     Args:
         loss: what training minimises, ``mae`` or ``mse``.
     """
-    figure = charts.figure()
-    (axes,) = figure.axes
+    figure, (axes,) = charts.figure()
     validation = [row[f"validation_{loss}"] for row in history.rows]
     axes.plot(
         [row.get("loss", np.nan) for row in history.rows], "--", color=_colour(cell), marker=".", ms=3, label="training"

@@ -248,8 +248,7 @@ def _example(windows: Panel) -> pd.DataFrame:
 @styled
 def error_by_lead(task: Task, forecast: np.ndarray, cell: str) -> Figure:
     """Mean scaled error against lead, of what is published and of the naives."""
-    figure = charts.figure()
-    (axes,) = figure.axes
+    figure, (axes,) = charts.figure()
     scale = np.where(task.scale > 0, task.scale, np.nan)[:, np.newaxis]
     colours = COLOURS | {"naive": COLOURS["persistence"], "naive2": COLOUR["purple"], "theta": COLOUR["green"]}
     best = np.inf
@@ -272,8 +271,8 @@ def examples(task: Task, forecast: np.ndarray, interval: tuple[np.ndarray, np.nd
     windows, errors = task.windows, scores.mase(task.truth, forecast, task.scale)
     order = np.argsort(np.nan_to_num(errors, nan=np.inf))
     order = order[np.isfinite(errors[order])]
-    figure = charts.figure(5.2, rows=3)
-    for axes, share in zip(figure.axes, (0.05, 0.5, 0.95), strict=True):
+    figure, panels = charts.figure(5.2, rows=3)
+    for axes, share in zip(panels, (0.05, 0.5, 0.95), strict=True):
         i = order[int(share * (len(order) - 1))] if len(order) else 0
         known = windows.filled(windows.rows.ends[task.numbers[i]], task.origins[i] + 1)[-4 * windows.horizon :]
         axes.plot(np.arange(1 - len(known), 1), known, color=COLOUR["ink"], lw=0.8)
@@ -284,6 +283,6 @@ def examples(task: Task, forecast: np.ndarray, interval: tuple[np.ndarray, np.nd
         )
         axes.axvline(0, color=COLOUR["dim"], lw=0.8, ls=":")
         axes.set_title(f"{printable(windows.rows.names[task.numbers[i]])}: MASE {errors[i]:.2f}", loc="left")
-    figure.axes[0].legend(ncols=3)
-    figure.axes[-1].set_xlabel("steps (0: the last row that was read)")
+    panels[0].legend(ncols=3)
+    panels[-1].set_xlabel("steps (0: the last row that was read)")
     return figure

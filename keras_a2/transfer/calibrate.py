@@ -32,15 +32,12 @@ class Calibration:
     def fit(cls, logits: np.ndarray, labels: np.ndarray, level: float) -> Calibration:
         """Logits ``(n, classes)`` and labels ``(n,)`` of images that were not trained on."""
         factor = temperature(logits, labels)
-        return cls(factor, level, set_threshold(_softmax(logits / factor), labels, level))
-
-    def probabilities(self, logits: np.ndarray) -> np.ndarray:
-        """Of ``(n, classes)``, float64."""
-        return _softmax(logits / self.temperature)
+        return cls(factor, level, set_threshold(probabilities(logits, factor), labels, level))
 
 
-def _softmax(logits: np.ndarray) -> np.ndarray:
-    return softmax(logits.astype(np.float64), axis=1)
+def probabilities(logits: np.ndarray, temperature: float = 1.0) -> np.ndarray:
+    """Softmax of logits ``(n, classes)`` divided by the temperature, float64."""
+    return softmax((logits / temperature).astype(np.float64), axis=1)
 
 
 def temperature(logits: np.ndarray, labels: np.ndarray) -> float:
@@ -69,11 +66,8 @@ def reliability(labels: np.ndarray, probability: np.ndarray, bins: int = BINS) -
     """
     confidence, correct = probability.max(axis=1), probability.argmax(axis=1) == labels
     index = np.minimum((confidence * bins).astype(int), bins - 1)
-    return np.array([[confidence[rows].mean(), correct[rows].mean(), rows.sum()] for rows in _rows_of_each(index)])
-
-
-def _rows_of_each(index: np.ndarray) -> list[np.ndarray]:
-    return [index == value for value in np.unique(index)]
+    members = [index == value for value in np.unique(index)]
+    return np.array([[confidence[rows].mean(), correct[rows].mean(), rows.sum()] for rows in members])
 
 
 def expected_calibration_error(labels: np.ndarray, probability: np.ndarray, bins: int = BINS) -> float:

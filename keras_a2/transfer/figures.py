@@ -49,7 +49,7 @@ def draw(folder: Path, results: Results, seed: str) -> list[Chart]:
     images, labels = results.images, results.labels
     probabilities = results.probabilities[results.best]
     predicted = {name: probabilities[name].argmax(axis=1) for name in results.published}
-    raw = calibrate.Calibration(1.0, 0.0, 0.0).probabilities(results.logits[results.best]["pretrained"])
+    raw = calibrate.probabilities(results.logits[results.best]["pretrained"])
     reliable = {"before calibration": raw, "calibrated": probabilities["pretrained"]}
     confused = (
         f"Confusion matrix of the pretrained network{seed}: a row is a true class, the diagonal is right."
@@ -93,8 +93,7 @@ def comparison(metrics: dict[str, Any]) -> Figure:
     """Test accuracy of the networks with its interval, and of the baselines."""
     tests = {name: arm["test"] for name, arm in metrics["arms"].items()}
     tests |= {name: baseline["test"] for name, baseline in metrics["baselines"].items()}
-    figure = charts.figure(0.4 * len(tests) + 0.9)
-    (axes,) = figure.axes
+    figure, (axes,) = charts.figure(0.4 * len(tests) + 0.9)
     for row, (name, test) in enumerate(tests.items()):
         value = 100 * test["accuracy"]
         ends = [100 * end for end in test.get("accuracy_ci95", [])]
@@ -112,8 +111,7 @@ def comparison(metrics: dict[str, Any]) -> Figure:
 def accuracy_by_images(metrics: dict[str, Any]) -> Figure:
     """Test accuracy of each arm by images per class, with its interval."""
     rows = pd.DataFrame(metrics["learning_curve"])
-    figure = charts.figure()
-    (axes,) = figure.axes
+    figure, (axes,) = charts.figure()
     for number, (arm, points) in enumerate(rows.groupby("arm", sort=False)):
         points = points.sort_values("per_class")
         y = 100 * points["accuracy"].to_numpy()
@@ -134,8 +132,8 @@ def accuracy_by_images(metrics: dict[str, Any]) -> Figure:
 @styled
 def learning_curves(arms: Arms) -> Figure:
     """Loss and accuracy by epoch, in training and in validation, the phase boundary marked."""
-    figure = charts.figure(4.4, rows=2)
-    for axes, figure_name, scale in zip(figure.axes, ("loss", "accuracy"), (1, 100), strict=True):
+    figure, (losses, accuracies) = charts.figure(4.4, rows=2)
+    for axes, figure_name, scale in ((losses, "loss", 1), (accuracies, "accuracy", 100)):
         for name, arm in arms.items():
             start = 0
             for number, phase in enumerate(arm.phases):
@@ -152,8 +150,8 @@ def learning_curves(arms: Arms) -> Figure:
                     axes.axvline(start, color=COLOUR["dim"], lw=0.8, ls=":")
         axes.set_ylabel(figure_name if scale == 1 else f"{figure_name} (%)")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    figure.axes[0].legend(ncols=2, loc="lower left", bbox_to_anchor=(0, 1))
-    figure.axes[1].set_xlabel("epoch (0: before training)")
+    losses.legend(ncols=2, loc="lower left", bbox_to_anchor=(0, 1))
+    accuracies.set_xlabel("epoch (0: before training)")
     return figure
 
 
@@ -165,8 +163,7 @@ def confusion(labels: np.ndarray, predicted: np.ndarray, classes: list[str]) -> 
         return _confused_pairs(evaluate.confused(labels, predicted)[:READABLE_CLASSES], labels, classes)
     counts = confusion_matrix(labels, predicted, labels=np.arange(n))
     share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    figure = charts.figure(1.6 + 0.3 * n)
-    (axes,) = figure.axes
+    figure, (axes,) = charts.figure(1.6 + 0.3 * n)
     names = [_short(name, 14) for name in classes]
     for i, j in zip(*np.nonzero(counts), strict=True):
         # A rectangle that lets the page's colour through: the count on it is readable on light and dark.
@@ -179,8 +176,7 @@ def confusion(labels: np.ndarray, predicted: np.ndarray, classes: list[str]) -> 
 
 
 def _confused_pairs(pairs: list[tuple[int, int, int]], labels: np.ndarray, classes: list[str]) -> Figure:
-    figure = charts.figure(0.2 * len(pairs) + 0.9)
-    (axes,) = figure.axes
+    figure, (axes,) = charts.figure(0.2 * len(pairs) + 0.9)
     axes.barh(range(len(pairs)), [n for *_, n in pairs], color=COLOURS["pretrained"], height=0.7)
     for k, (true, _, n) in enumerate(pairs):
         text = f"{n} of {(labels == true).sum()}"
@@ -202,8 +198,7 @@ def per_class_f1(labels: np.ndarray, predictions: dict[str, np.ndarray], classes
         index=[_short(classes[i]) for i in present],
     )
     shown = scores.sort_values(scores.columns[0], kind="stable")[:SHOWN_CLASSES]
-    figure = charts.figure(0.17 * len(shown) + 1.1)
-    (axes,) = figure.axes
+    figure, (axes,) = charts.figure(0.17 * len(shown) + 1.1)
     for name in shown:
         axes.plot(shown[name], range(len(shown)), "o", color=COLOURS[name], label=name, ms=5)
     axes.set_yticks(range(len(shown)), shown.index)
@@ -218,8 +213,7 @@ def per_class_f1(labels: np.ndarray, predictions: dict[str, np.ndarray], classes
 @styled
 def reliability(labels: np.ndarray, probabilities: dict[str, np.ndarray]) -> Figure:
     """Accuracy by confidence, and how many images have it."""
-    figure = charts.figure(3.6)
-    (axes,) = figure.axes
+    figure, (axes,) = charts.figure(3.6)
     axes.plot([0, 100], [0, 100], color=COLOUR["dim"], lw=0.8, ls=":")
     for (name, probability), colour in zip(probabilities.items(), (COLOUR["grey"], COLOUR["blue"]), strict=True):
         confidence, accuracy, n = calibrate.reliability(labels, probability).T

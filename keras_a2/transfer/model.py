@@ -160,9 +160,8 @@ def momentum_for(steps_per_epoch: int) -> float:
 
 def set_momentum(backbone: keras.Model, momentum: float) -> None:
     """Give batch norm's moving statistics another momentum."""
-    for layer in backbone.layers:
-        if isinstance(layer, keras.layers.BatchNormalization):
-            layer.momentum = momentum
+    for layer in batch_norm(backbone):
+        layer.momentum = momentum
 
 
 def block_number(layer: keras.Layer) -> int:
