@@ -190,8 +190,7 @@ def publish(
         verified = model.export(process, combination, windows, choices.spread, winner.quantiles, folder)
         own = evaluate.of_winner(metrics, winner, config.forecast.refit, config.forecast.folds, blocks)
         litert = deployment.export_litert(folder, model.example(windows)) if config.run.litert else None
-        histories = dict(enumerate(winner.histories, config.run.seed))
-        pages.write(folder, windows, winner, histories, own | {"saved_model_check": verified}, home, litert)
+        report.write(pages, folder, windows, winner, own | {"saved_model_check": verified}, home, litert)
     console.print(f"open {run.version / 'report.html'}; use the model: {report.use(home)}")
     console.print(pages.headline(metrics, winner.name))
 

@@ -146,7 +146,7 @@ def test_forecasts_return_to_their_units():
     test = windows.origins["test"]
     assert windows.raw(test)[1, :, 0] == pytest.approx([206, 207, 208, 209], rel=1e-6)
     assert windows.in_unit(test, windows.actual(test)[..., 0])[2] == pytest.approx([305, 306], rel=1e-6)
-    assert windows.filled(20, 30).tolist() == [*range(200, 210)]
+    assert windows.rows.history(1, 30).tolist() == [*range(200, 210)]
 
 
 def test_a_value_that_is_not_positive_keeps_all_series_off_the_logarithm():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from types import SimpleNamespace
 
 import keras
 import numpy as np
@@ -135,7 +136,7 @@ def test_validation_chooses_and_the_figures_are_the_competitions(networks):
     assert choices.weight["gru"] >= 0.8  # the networks were never trained
     metrics, [winner] = panel_evaluate.on_test({"seed": 0}, windows, [], ridges[-1], trained, choices)
     test, task = metrics["models"]["gru+ridge"]["test"], winner.task
-    forecast = task.in_unit(winner.answer)
+    forecast = winner.forecast
     assert test["smape"] == pytest.approx(scores.smape(task.truth, forecast).mean())
     assert {"smape", "mase", "owa", "msis", "coverage", "share_better_than_naive"} <= set(test)
     assert metrics["baselines"]["naive2"]["test"]["owa"] == 1
@@ -151,7 +152,8 @@ def test_validation_chooses_and_the_figures_are_the_competitions(networks):
 def test_predictions_hold_every_series_with_its_scores(windows, ridge):
     task = last_rows(windows)
     forecast = task.simple["seasonal_naive"]
-    table = panel_report.predictions(task, forecast, (forecast * 0.9, forecast * 1.1), "seasonal_naive")
+    published = SimpleNamespace(task=task, forecast=forecast, interval=(forecast * 0.9, forecast * 1.1))
+    table = panel_report.predictions(windows, published, {"best_naive": "seasonal_naive"})
     assert table["unique_id"].tolist() == windows.rows.names
     assert table["mase"].to_numpy() == pytest.approx(table["seasonal_naive_mase"].to_numpy())
     assert table["truth_4"].to_numpy() == pytest.approx(task.truth[:, 3], rel=1e-3)
@@ -258,7 +260,7 @@ def test_the_figure_shows_the_first_series_and_their_forecasts():
 
 
 def test_the_common_season_is_that_of_most_series(windows):
-    assert seasons.season_of(windows.filled(0, 60), None) == SEASON
+    assert seasons.season_of(windows.rows.history(0, 60), None) == SEASON
     unseen = np.full(30, 2 * HORIZON)
     assert panel.common_season(windows.rows, LOOK_BACK, unseen) == SEASON
     assert panel.common_season(windows.rows, 6, unseen) == 1
@@ -285,8 +287,7 @@ def test_the_scores_of_a_series_are_means_over_its_windows(networks):
     errors = scores.mase(task.truth, task.simple["naive"], task.scale).reshape(test, 3).mean(axis=0)
     assert task.by_series(scores.mase(task.truth, task.simple["naive"], task.scale)) == pytest.approx(errors)
     assert metrics["baselines"]["naive"]["test"]["mase"] == pytest.approx(errors.mean())
-    forecast = task.in_unit(winner.answer)
-    table = panel_report.predictions(task, forecast, (forecast, forecast), "naive")
+    table = panel_report.predictions(windows, winner, {"best_naive": "naive"})
     assert table["cutoff"].tolist() == [80 - HORIZON * k for k in (4, 4, 4, 3, 3, 3, 2, 2, 2, 1, 1, 1)]
 
 

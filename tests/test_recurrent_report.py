@@ -17,8 +17,8 @@ def test_predictions_have_the_digits_that_their_errors_need(meter):
     windows = data.prepare(meter, look_back=24, horizon=6, calendar=False)
     test = windows.origins["test"]
     forecast = baselines.Persistence().forecast(windows, test)
-    ends = np.stack([forecast - 1, forecast + 2])
-    rows = pd.read_csv(io.StringIO(report.predictions(windows, forecast, ends, [80.0]).to_csv(index=False)))
+    published = SimpleNamespace(forecast=forecast, ends=np.stack([forecast - 1, forecast + 2]))
+    rows = pd.read_csv(io.StringIO(report.predictions(windows, published, {"levels": [80.0]}).to_csv(index=False)))
     readings = meter.frame["reading"].to_numpy()
     persistence = np.abs(readings[test[:, None] + np.arange(1, 7)] - readings[test][:, None]).mean()  # about 3.5
     error = (rows.filter(like="truth_").to_numpy() - rows.filter(like="forecast_").to_numpy()).ravel()

@@ -22,7 +22,7 @@ from pandas.tseries.offsets import BaseOffset
 from keras_a2.errors import UserError
 from keras_a2.recurrent import sources, times
 from keras_a2.recurrent.sources import Table
-from keras_a2.recurrent.splits import BOOK, SPLITS, Options, split_bounds
+from keras_a2.recurrent.splits import BOOK, SPLITS, Cut, Options, split_bounds
 from keras_a2.recurrent.times import calendar_column, calendar_names
 
 Series = TypeVar("Series", pd.Series, pd.DataFrame)
@@ -33,7 +33,7 @@ FARTHEST = 1e9  # standard deviations of the training rows: squares of more over
 
 
 @dataclass
-class Windows:
+class Windows(Cut):
     """A series ready for training: one array of rows, and the rows at which each split's windows begin to forecast.
 
     A window with origin ``t`` sees the rows ``t + past`` and forecasts the rows ``t + future``: without ``every`` and
@@ -131,21 +131,6 @@ class Windows:
         return f"column {name!r} has {gap} in a row: raise --max-gap to {gap}, or leave the column out with --inputs"
 
     @property
-    def past(self) -> np.ndarray:
-        """Rows that a window sees, relative to its origin ``(look_back,)``."""
-        return self.every * np.arange(1 - self.look_back, 1)
-
-    @property
-    def leads(self) -> np.ndarray:
-        """Steps ahead that are forecast ``(horizon,)``."""
-        return self.first_lead + np.arange(self.horizon)
-
-    @property
-    def future(self) -> np.ndarray:
-        """Rows that are forecast, relative to the origin ``(horizon,)``."""
-        return self.every * self.leads
-
-    @property
     def ahead(self) -> dict[str, tuple[str, int]]:
         """Inputs that hold a known column some rows ahead: their name, the column's, and the rows."""
         return columns_ahead(self.known, self.future, self.every * self.look_back)
@@ -178,14 +163,6 @@ class Windows:
     @property
     def target_mean(self) -> np.ndarray:
         return self.mean[self.target_columns]
-
-    def seen(self, origins: np.ndarray) -> np.ndarray:
-        """Standardised inputs ``(n, look_back, inputs)``."""
-        return self.values[origins[:, np.newaxis] + self.past]
-
-    def actual(self, origins: np.ndarray) -> np.ndarray:
-        """Standardised targets ``(n, horizon, targets)``."""
-        return self.truth[origins[:, np.newaxis] + self.future]
 
     def raw(self, origins: np.ndarray) -> np.ndarray:
         """Inputs in their own units ``(n, look_back, inputs)``: what the exported model takes."""

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from keras_a2 import charts, page
-from keras_a2.charts import COLOUR, MAX_LINES, Chart, styled
+from keras_a2.charts import COLOUR, MAX_LINES, styled
 from keras_a2.recurrent.data import Windows
 from keras_a2.recurrent.evaluate import COMBINED, Published
 from keras_a2.training import History, means
@@ -145,8 +143,8 @@ def _steps(windows: Windows, rows: int = 1) -> str:
     return f"{step[2:]}s" if step.startswith("1 ") else f"steps of {step}"
 
 
-def draw_all(folder: Path, windows: Windows, published: Published, metrics: dict) -> list[Chart]:
-    """Draw every chart, with PNG files of them in ``folder``."""
+def draw(windows: Windows, published: Published, metrics: dict) -> dict[str, tuple[Figure, str]]:
+    """Every chart: name of its file -> figure and caption."""
     by_lead = {name: line["test"]["mae_by_lead"] for name, line in (metrics["baselines"] | metrics["models"]).items()}
     name, forecast, levels = published.name, published.forecast, metrics["levels"]
     line, history, loss = metrics["models"][name], published.forecaster.history, metrics["config"]["loss"]
@@ -175,4 +173,4 @@ def draw_all(folder: Path, windows: Windows, published: Published, metrics: dict
     by_part = error_by_part(windows, line)
     if by_part is not None:
         drawn["error_by_part"] = by_part, "Error by hour and month of the forecast time: when not to trust it."
-    return charts.save(folder, drawn)
+    return drawn

@@ -18,9 +18,9 @@ import pandas as pd
 from keras_a2 import settings
 from keras_a2.errors import UserError
 from keras_a2.recurrent import data
-from keras_a2.recurrent.panel_sources import Rows, filled, holds_many, read
+from keras_a2.recurrent.panel_sources import Rows, holds_many, read
 from keras_a2.recurrent.seasons import season_of
-from keras_a2.recurrent.splits import Options, shares
+from keras_a2.recurrent.splits import Cut, Options, shares
 
 LEAST_SPREAD = 0.02  # of the standard deviation
 TINY = 1e-12  # relative to a series' level: less is rounding, not a spread
@@ -33,7 +33,7 @@ ONE_SERIES = (
 
 
 @dataclass
-class Panel:
+class Panel(Cut):
     """The windows of many series; what a window with origin ``t`` sees and forecasts is as in ``data.Windows``.
 
     ``values`` and ``truth`` are relative to each series' own mean and spread, and of logarithms where ``positive``.
@@ -57,13 +57,10 @@ class Panel:
 
     @property
     def inputs(self) -> list[str]:
-        """The target's own past."""
+        """The target's own past; ``targets`` the column that is forecast."""
         return [self.rows.target]
 
-    @property
-    def targets(self) -> list[str]:
-        """The column that is forecast."""
-        return [self.rows.target]
+    targets = inputs
 
     @property
     def target_columns(self) -> np.ndarray:
@@ -79,26 +76,6 @@ class Panel:
     def features(self) -> int:
         """The features of a step of a window, as ``model.frame`` makes them."""
         return 2
-
-    @property
-    def past(self) -> np.ndarray:
-        """Rows that a window sees, relative to its origin ``(look_back,)``."""
-        return np.arange(1 - self.look_back, 1)
-
-    @property
-    def leads(self) -> np.ndarray:
-        """Steps ahead that are forecast ``(horizon,)``."""
-        return np.arange(1, self.horizon + 1)
-
-    future = leads
-
-    def seen(self, origins: np.ndarray) -> np.ndarray:
-        """Standardised windows ``(n, look_back, 1)``."""
-        return self.values[origins[:, np.newaxis] + self.past]
-
-    def actual(self, origins: np.ndarray) -> np.ndarray:
-        """Standardised targets ``(n, horizon, 1)``."""
-        return self.truth[origins[:, np.newaxis] + self.leads]
 
     def series_of(self, origins: np.ndarray) -> np.ndarray:
         """The number of the series that each row belongs to ``(n,)``."""
@@ -128,10 +105,6 @@ class Panel:
             probability = (probability + self.own_scale[numbers] / self.own_scale[numbers].sum()) / 2
         drawn = generator.choice(numbers, count, p=probability)
         return origins[bounds[drawn] + (generator.random(count) * np.diff(bounds)[drawn]).astype(int)]
-
-    def filled(self, start: int, end: int) -> np.ndarray:
-        """The measured rows of a stretch of one series and, within, gaps filled from the past; empty without any."""
-        return filled(self.rows.values[start:end])
 
     def folds(self, count: int) -> list[Panel]:
         """Rolling origins: so many trainings, each validated on the windows that follow, and the one to be tested.
@@ -358,6 +331,8 @@ def prepare(
             f"has {rows.lengths.max()}; shorten --look-back or --horizon"
             + ("" if split is None else ", or take --origins last")
         )
+    digest = hashlib.sha256(rows.ends.tobytes())
+    digest.update(np.ascontiguousarray(rows.values).data)
     return Panel(
         name=name,
         look_back=look_back,
@@ -377,7 +352,7 @@ def prepare(
             "validation_windows": parts[0],
             "test_windows": parts[1],
             "common_dates": split is not None and rows.behind is not None,
-            "sha256": _digest(rows),
+            "sha256": digest.hexdigest(),
             "season": season,
             "logarithms": positive,
             "shortest": int(rows.lengths.min()),
@@ -400,9 +375,3 @@ def _scaling(values: np.ndarray, season: int) -> tuple[float, float]:
     spread = max(changes.mean() if len(changes) else 0.0, LEAST_SPREAD * values.std())
     mean = float(values.mean())
     return mean, float(spread) if spread > TINY * max(abs(mean), 1) else 1.0
-
-
-def _digest(rows: Rows) -> str:
-    digest = hashlib.sha256(rows.ends.tobytes())
-    digest.update(np.ascontiguousarray(rows.values).data)
-    return digest.hexdigest()

@@ -104,14 +104,10 @@ class Published:
     seed: int  # the first
     combination: Combination
     task: Task
-    answer: np.ndarray  # of the test windows, standardised (seen, horizon)
-    ends: np.ndarray  # of its interval, in units of a window's spread (2, horizon)
+    forecast: np.ndarray  # of the test windows, in the target's unit (n, horizon)
+    interval: tuple[np.ndarray, np.ndarray]  # its ends (n, horizon)
+    quantiles: np.ndarray  # the same as ``model.assemble`` takes them (2, horizon, 1)
     histories: list[training.History]  # of the last fold that validates, one per seed
-
-    @property
-    def quantiles(self) -> np.ndarray:
-        """The ends as ``model.assemble`` takes them ``(2, horizon, 1)``."""
-        return self.ends[..., np.newaxis]
 
     def refit(self, windows: Panel, train_network: Callable[..., train.Forecaster]) -> Combination:
         """The combination with ridge regression and networks trained again on every row.
@@ -139,7 +135,7 @@ def cut(windows: Panel, measured: Sequence[Sequence[int]], baselines: Sequence[B
         parts.append((np.full(len(i), k), i, rows.ends[i + 1] - 1 - after[i]))
     fold, numbers, origins = map(np.concatenate, zip(*parts, strict=True))
     truth = rows.values[origins[:, np.newaxis] + 1 + np.arange(horizon)]
-    known = [windows.filled(rows.ends[i], origin + 1) for i, origin in zip(numbers, origins, strict=True)]
+    known = [rows.history(i, origin + 1) for i, origin in zip(numbers, origins, strict=True)]
     whole = np.isfinite(truth).all(axis=1) & np.array([len(history) > 0 for history in known], bool)
     fold, numbers, origins, truth = fold[whole], numbers[whole], origins[whole], truth[whole]
     known = [history for history, there in zip(known, whole, strict=True) if there]
@@ -218,9 +214,11 @@ def on_test(
         answers[cell + WITH_RIDGE] = _mean(answers[cell], answers[RIDGE], weight)
         name = cell + WITH_RIDGE if weight else cell
         combination = Combination((0.0, weight, round(1 - weight, 1)), None, ridge, train.mean_of(last))
-        ends, first = choices.ends[name], config["seed"]
-        histories = [by_fold[-2].history for by_fold in seeds]
-        published.append(Published(cell, name, first, combination, task, answers[name], ends, histories))
+        forecast, interval = output(task, name, answers[name], choices.ends[name])
+        quantiles, histories = choices.ends[name][..., np.newaxis], [by_fold[-2].history for by_fold in seeds]
+        published.append(
+            Published(cell, name, config["seed"], combination, task, forecast, interval, quantiles, histories)
+        )
     lines: dict[str, dict[str, Any]] = {
         name: {
             "validation": choices.metrics[name],

@@ -40,7 +40,7 @@ def forecast(model: Forecaster, rows: panel_sources.Rows) -> tuple[pd.DataFrame,
         if whole[i]:
             windows[i] = last
             continue
-        known = panel_sources.filled(rows.values[start:end])
+        known = rows.history(i)
         if len(known) == 0:
             raise UserError(f"series {rows.names[i]!r} has no values; remove it")
         answer[0, i] = scores.seasonal_naive(known, season, horizon)

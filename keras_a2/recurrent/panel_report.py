@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from keras_a2 import charts, page, runs
+from keras_a2 import charts, page
 from keras_a2.charts import COLOUR, styled
 from keras_a2.console import console, print_table
 from keras_a2.errors import printable
 from keras_a2.recurrent import scores
 from keras_a2.recurrent.figures import COLOURS, learning_curves
 from keras_a2.recurrent.panel import Panel
-from keras_a2.recurrent.panel_evaluate import LEVEL, PERCENT, Published, Task, output
-from keras_a2.recurrent.report import history_of, training_table, use
-from keras_a2.training import History
+from keras_a2.recurrent.panel_evaluate import LEVEL, PERCENT, Published, Task
 
 NOTE = (
     "Over all series, the test rows of each, read once: sMAPE, MASE, OWA (1 is as good as Naive2) and MSIS of "
@@ -34,6 +31,7 @@ GUIDE = (
     "One network learnt from every series; each was forecast over its test rows, which were read once. OWA is the mean "
     "of sMAPE and MASE relative to Naive2: below 1 is better than a naive that knows the season."
 )
+TO_FILE = " --output forecast.csv"  # further options in the command that uses the model
 
 
 def describe(windows: Panel) -> None:
@@ -104,119 +102,70 @@ def headline(metrics: dict, name: str) -> str:
     return f"{text}; {shown}a smaller error than {naive} on {page.percent(share)} of the series (95 %: {ends})."
 
 
+introduction = headline
+
+
 def show(metrics: dict) -> None:
     """Print the comparison."""
     header, rows = result_rows(metrics)
     print_table(f"{metrics['data']['name']}: the test rows of every series, read once", header, rows)
 
 
-def card(windows: Panel, cell: str, metrics: dict, name: str) -> dict[str, Any]:
-    """The content of ``model.json``: what a user of the model needs to know."""
-    step = windows.rows.step
+def card(windows: Panel, published: Published, metrics: dict) -> dict[str, Any]:
+    """What ``model.json`` says of many series and their model."""
+    config, step = metrics["config"], windows.rows.step
     return {
-        "experiment": "recurrent",
         "task": "forecasting many series",
-        "name": name,
-        "cell": cell,
-        "forecaster": metrics["published"][cell],
-        "inputs": windows.inputs,
-        "targets": windows.targets,
-        "unit": "",
-        "look_back": windows.look_back,
-        "horizon": windows.horizon,
-        "every": 1,
-        "first_lead": 1,
-        "max_gap": windows.facts["max_gap"],
-        "levels": [100 * LEVEL],
         "many_series": {
             "season": windows.season,
             "logarithms": windows.positive,
-            "column": metrics["config"]["series"],
-            "wide": metrics["config"]["wide"],
-            "freq": metrics["config"]["freq"],
+            "column": config["series"],
+            "wide": config["wide"],
+            "freq": config["freq"],
             "step_seconds": step.total_seconds() if isinstance(step, pd.Timedelta) else None,
             "spacing": windows.rows.spacing or None,
         },
         "input": "float64 windows in the target's unit (batch, look_back, 1), oldest row first",
         "output": "serve: forecasts (batch, horizon); serve_intervals: lower and upper ends (batch, horizon, 2)",
-        "data": {"name": windows.name, "sha256": windows.facts["sha256"], "citation": ""},
-        "weights": {"origin": "random"},
-        "headline": headline(metrics, metrics["published"][cell]),
-        "saved_model_check": metrics["saved_model_check"],
-        "environment": metrics["environment"],
+        "headline": headline(metrics, published.name),
     }
 
 
-def write(
-    folder: Path,
-    windows: Panel,
-    published: Published,
-    histories: dict[int, History],
-    metrics: dict,
-    home: Path,
-    litert: dict | None = None,
-) -> None:
-    """Write figures, card, predictions, an example, the history, pictures and the page into a version's folder.
+def tables(metrics: dict, name: str) -> list[page.Table]:
+    """The page's tables but that of the training; the same for every published model ``name``."""
+    note = NOTE + (COMMON_DATES if metrics["data"]["common_dates"] else OVERLAP)
+    return [page.Table("Result on the test rows of every series", *result_rows(metrics), note)]
 
-    Args:
-        histories: seed -> its history.
-        metrics: ``saved_model_check`` included.
-        home: the folder of the model's versions.
-        litert: what ``deployment.export_litert`` measured.
-    """
-    task, cell = published.task, published.cell
-    runs.write_json(folder / "metrics.json", metrics)
-    facts = card(windows, cell, metrics, home.name) | ({} if litert is None else {"litert": litert})
-    runs.write_json(folder / "model.json", facts)
-    forecast, interval = output(task, published.name, published.answer, published.ends)
-    predictions(task, forecast, interval, metrics["best_naive"]).to_csv(folder / "predictions.csv", index=False)
-    _example(windows).to_csv(folder / "example.csv", index=False)
-    history_of(cell, histories).to_csv(folder / "history.csv", index=False)
-    curve = learning_curves(cell, next(iter(histories.values())), metrics["config"]["loss"])
-    drawn = {
+
+def draw(windows: Panel, published: Published, metrics: dict) -> dict[str, tuple[Figure, str]]:
+    """Every chart: name of its file -> figure and caption."""
+    task, cell, forecast = published.task, published.cell, published.forecast
+    return {
         "error_by_lead": (
             error_by_lead(task, forecast, cell),
             "Error by lead over all series: the network should be below every dashed line, most of all far ahead. "
             "A line that leaves the chart errs more.",
         ),
         "forecasts": (
-            examples(task, forecast, interval),
+            examples(task, forecast, published.interval),
             "A test window that is forecast better than 95 % of all, a median one, and one of the worst 5 %: the truth "
             "should stay inside the band.",
         ),
         "learning_curves": (
-            curve,
+            learning_curves(cell, published.histories[0], metrics["config"]["loss"]),
             "Training (with dropout) against validation, before the validation rows were added to the training; "
             "circle: the best epoch.",
         ),
     }
-    content = page.Page(
-        title=f"{page.label(metrics['published'][cell])} on {task.windows.name}",
-        headline=headline(metrics, published.name),
-        guide=[GUIDE],
-        tables=[
-            page.Table(
-                "Result on the test rows of every series",
-                *result_rows(metrics),
-                NOTE + (COMMON_DATES if metrics["data"]["common_dates"] else OVERLAP),
-            ),
-            training_table(cell, metrics, histories),
-        ],
-        charts=charts.save(folder / "figures", drawn),
-        metrics=metrics,
-        use=f"{use(home)} --output forecast.csv",
-        home=home,
-    )
-    page.write(content, folder / "report.html")
 
 
-def predictions(
-    task: Task, forecast: np.ndarray, interval: tuple[np.ndarray, np.ndarray], best_naive: str
-) -> pd.DataFrame:
+def predictions(windows: Panel, published: Published, metrics: dict) -> pd.DataFrame:
     """One row per series and test window, ``cutoff`` the last known time or row: its scores, then of each lead truth,
     forecast and ends of the interval, in the unit.
     """
-    rows = task.windows.rows
+    task, forecast, interval = published.task, published.forecast, published.interval
+    best_naive = metrics["best_naive"]
+    rows = windows.rows
     after = rows.ends[task.numbers + 1] - 1 - task.origins
     columns: dict[str, Any] = {
         "unique_id": [rows.names[i] for i in task.numbers],
@@ -233,15 +182,15 @@ def predictions(
     }  # fmt: skip
     for kind, values in kinds.items():
         rounded = np.round(values * power) / power
-        columns |= {f"{kind}_{lead}": column for lead, column in zip(task.windows.leads, rounded.T, strict=True)}
+        columns |= {f"{kind}_{lead}": column for lead, column in zip(windows.leads, rounded.T, strict=True)}
     return pd.DataFrame(columns)
 
 
-def _example(windows: Panel) -> pd.DataFrame:
+def example(windows: Panel) -> pd.DataFrame:
     """The first series that the network sees, up to its test rows: an input to try the published model on."""
     origin = int(windows.origins["test"][0])
     i = int(windows.series_of(np.array([origin]))[0])
-    values = windows.filled(windows.rows.ends[i], origin + 1)
+    values = windows.rows.history(i, origin + 1)
     return pd.DataFrame({"unique_id": windows.rows.names[i], "ds": np.arange(1, len(values) + 1), "y": values})
 
 
@@ -274,7 +223,7 @@ def examples(task: Task, forecast: np.ndarray, interval: tuple[np.ndarray, np.nd
     figure, panels = charts.figure(5.2, rows=3)
     for axes, share in zip(panels, (0.05, 0.5, 0.95), strict=True):
         i = order[int(share * (len(order) - 1))] if len(order) else 0
-        known = windows.filled(windows.rows.ends[task.numbers[i]], task.origins[i] + 1)[-4 * windows.horizon :]
+        known = windows.rows.history(task.numbers[i], task.origins[i] + 1)[-4 * windows.horizon :]
         axes.plot(np.arange(1 - len(known), 1), known, color=COLOUR["ink"], lw=0.8)
         axes.plot(windows.leads, task.truth[i], color=COLOUR["ink"], lw=1.4, label="truth")
         axes.plot(windows.leads, forecast[i], color=COLOURS["gru"], label="forecast")

@@ -46,6 +46,14 @@ class Rows:
         """First row of each series, and one past its last."""
         return list(itertools.pairwise(self.ends.tolist()))
 
+    def history(self, i: int, end: int | None = None) -> np.ndarray:
+        """Series ``i`` from its first measured row to before row ``end``, gaps filled from the past; may be empty."""
+        values = self.values[self.ends[i] : self.ends[i + 1] if end is None else end]
+        measured = np.flatnonzero(np.isfinite(values))
+        if len(measured) in (0, len(values)):
+            return values[: len(measured)]
+        return pd.Series(values[measured[0] :]).ffill().to_numpy()
+
     def times_after(self, i: int, leads: np.ndarray) -> Any:
         """The times ``leads`` steps after the last row of series ``i``; row numbers if there are no times."""
         if self.lasts is None or self.step is None:
@@ -69,14 +77,6 @@ class Rows:
     @property
     def _even(self) -> pd.Timedelta | None:
         return self.step if isinstance(self.step, pd.Timedelta) else None
-
-
-def filled(values: np.ndarray) -> np.ndarray:
-    """The rows of a series from its first measured one on, gaps filled from the past; empty without any."""
-    measured = np.flatnonzero(np.isfinite(values))
-    if len(measured) in (0, len(values)):
-        return values[: len(measured)]
-    return pd.Series(values[measured[0] :]).ffill().to_numpy()
 
 
 def holds_many(options: Any) -> bool:

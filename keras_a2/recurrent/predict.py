@@ -20,6 +20,7 @@ from keras_a2 import page, settings
 from keras_a2.errors import UserError
 from keras_a2.recurrent import intervals, panel_predict, panel_sources, sources, times
 from keras_a2.recurrent.data import columns_ahead, fill, with_ahead
+from keras_a2.recurrent.splits import Steps
 from keras_a2.recurrent.times import CALENDAR, calendar_column, spacing
 from keras_a2.saved_model import SavedModel
 
@@ -31,7 +32,7 @@ ANOMALY = 95  # the interval outside which a row is marked, in percent; the wide
 
 
 @dataclass(repr=False)
-class Forecaster(SavedModel):
+class Forecaster(SavedModel, Steps):
     """A published forecaster: ``inputs``, ``targets``, ``unit``, ``look_back``, ``horizon``, ``levels``."""
 
     def __post_init__(self) -> None:
@@ -44,14 +45,14 @@ class Forecaster(SavedModel):
         self.levels: list[float] = card.get("levels") or []  # of the intervals, in percent; none before version 2
         self.anomaly_level = ANOMALY if ANOMALY in self.levels else max(self.levels, default=ANOMALY)
         self.every: int = card["every"]
-        self.leads = card["first_lead"] + np.arange(self.horizon)
+        self.first_lead: int = card["first_lead"]
         self.typical_errors = dict(zip(self.targets, card.get("typical_errors") or [], strict=False))
         self.many = "many_series" in card
         self.max_gap: int = MAX_GAP if card.get("max_gap") is None else card["max_gap"]
         self.freq = self._freq(card.get("freq"), card.get("spacing_seconds"))
         self.span = self.every * (self.look_back - 1) + 1  # rows from the first that a window sees to its last
         self.known: list[str] = card.get("known") or []  # in advance
-        self.ahead = columns_ahead(self.known, self.every * self.leads, self.every * self.look_back)
+        self.ahead = columns_ahead(self.known, self.future, self.every * self.look_back)
         made = {*CALENDAR, *self.ahead} | ({times.HOLIDAYS} if card.get("holidays") else set())
         self.measured = [name for name in self.inputs if name not in made]
         if not {*self.targets, *self.known, *self.ahead} <= set(self.inputs) or (
@@ -122,9 +123,10 @@ class Forecaster(SavedModel):
                 f"{table.name}: column {gaps[0]!r} has a gap in the last {self.look_back} rows, too long to fill"
             )
         if stamps is None:
-            past = pd.Index(self.every * np.arange(1 - self.look_back, 1), name="step")
+            past, ahead = (pd.Index(steps, name="step") for steps in (self.past, self.future))
         else:
             past = stamps[-self.span :: self.every].rename("time")
+            ahead = self._times(past[-1], self.future)
         columns = [self.inputs.index(name) for name in self.targets]
         seen = pd.DataFrame(window[:, columns], columns=self.targets, index=past)
         forecast = self.serve(window[np.newaxis]).reshape(1, self.horizon, len(self.targets))
@@ -133,7 +135,7 @@ class Forecaster(SavedModel):
         if self.levels and known < len(rows):  # rows that the model has not seen show how it errs by now
             origins, _, values, earlier = self._since(rows, known)
             ends = ends + self._moved(origins, values, earlier, np.array([len(rows) - 1])) * _width(ends)
-        answer = pd.DataFrame({"lead": self.leads}, index=self._ahead(past))
+        answer = pd.DataFrame({"lead": self.leads}, index=ahead)
         for k, target in enumerate(self.targets):
             answer[target] = forecast[0, :, k]
             for j, (_, lower, upper) in enumerate(self.ends(target)):
@@ -158,7 +160,7 @@ class Forecaster(SavedModel):
         level = self.levels.index(self.anomaly_level)
         rows, stamps = self._rows(self.read(series, time), to_forecast=False)
         rows.index = pd.RangeIndex(1, len(rows) + 1, name="row") if stamps is None else stamps.rename("time")
-        ahead, parts = int(self.every * self.leads[0]), []
+        ahead, parts = int(self.future[0]), []
         for origins, forecast, ends in self._forecasts(rows, 0, len(rows) - ahead):
             for k, target in enumerate(self.targets):
                 part = pd.DataFrame({"target": target, "value": rows[target].iloc[origins + ahead]})
@@ -213,8 +215,8 @@ class Forecaster(SavedModel):
             the rows that they begin at ``(n,)``; forecasts, and the values that came, NaN where none is known
             ``(n, horizon, targets)``; and intervals ``(n, horizon, targets, levels, 2)``.
         """
-        future = self.every * self.leads
-        parts = list(self._forecasts(rows, known - int(future[0]), len(rows) - int(future[0])))
+        future, ahead = self.future, int(self.future[0])
+        parts = list(self._forecasts(rows, known - ahead, len(rows) - ahead))
         shape = (0, self.horizon, len(self.targets))
         empty = np.zeros(0, int), np.zeros(shape), np.zeros((*shape, len(self.levels), 2))
         origins, forecast, ends = (np.concatenate(each) for each in zip(empty, *parts, strict=True))
@@ -236,7 +238,7 @@ class Forecaster(SavedModel):
         if not len(origins):
             return np.zeros((len(rows), *ends.shape[1:]))
         wanted = intervals.probabilities(self.levels)
-        moved = intervals.follow(excess, wanted, origins, self.every * self.leads, rows)
+        moved = intervals.follow(excess, wanted, origins, self.future, rows)
         return moved.reshape(len(rows), *ends.shape[1:])
 
     def decimals(self, digits: int) -> dict[str, int]:
@@ -266,10 +268,9 @@ class Forecaster(SavedModel):
             the rows' numbers ``(n,)``, forecasts ``(n, horizon, targets)``, and intervals as ``intervals`` gives them.
         """
         filled = fill(rows, self.max_gap).to_numpy(np.float64)
-        past = self.every * np.arange(1 - self.look_back, 1)
         for start in range(max(first, self.span - 1), end, CHUNK):
             origins = np.arange(start, min(start + CHUNK, end))
-            windows = filled[origins[:, np.newaxis] + past]
+            windows = filled[origins[:, np.newaxis] + self.past]
             whole = np.isfinite(windows).all(axis=(1, 2))
             if whole.any():
                 answer = self.serve(windows[whole]).reshape(-1, self.horizon, len(self.targets))
@@ -287,11 +288,6 @@ class Forecaster(SavedModel):
             raise UserError(
                 f"{self.folder / 'model.json'}: freq {name!r} is no spacing; copy the file again"
             ) from error
-
-    def _ahead(self, seen: pd.Index) -> pd.Index:
-        """The times that are forecast, or the steps."""
-        steps = self.every * self.leads
-        return pd.Index(steps, name="step") if self.freq is None else self._times(seen[-1], steps)
 
     def _times(self, last: pd.Timestamp, steps: np.ndarray) -> pd.DatetimeIndex:
         """The times some steps after a row's."""
@@ -353,14 +349,14 @@ class Forecaster(SavedModel):
         known = [column for column in self.known if column in self.measured]
         rows = np.flatnonzero(frame.drop(columns=known).notna().any(axis=1))
         end = int(rows[-1]) + 1 if known and len(rows) else len(frame)
-        more = end + self.every * int(self.leads[-1]) - len(frame)
+        more = end + int(self.future[-1]) - len(frame)
         if self.known and more > 0:
             later = pd.RangeIndex(len(frame), len(frame) + more)
             frame = frame.reindex(
                 frame.index.append(later if stamps is None else self._times(stamps[-1], 1 + np.arange(more)))
             )
         for column in known:
-            if frame[column].iloc[end - 1 + self.every * self.leads].isna().any():
+            if frame[column].iloc[end - 1 + self.future].isna().any():
                 raise UserError(
                     f"{name}: column {column!r} must be known at the {self.horizon} steps that are forecast, after "
                     f"{f'row {end}' if stamps is None else stamps[end - 1]}; append these rows, other columns empty"

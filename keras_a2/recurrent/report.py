@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from keras_a2 import page, runs
+from keras_a2 import charts, page, runs
 from keras_a2.console import console, print_table
 from keras_a2.experiments import command
 from keras_a2.recurrent import figures
@@ -30,8 +31,6 @@ INTERVALS_NOTE = (
     'competition\'s score of 95 % intervals. Inside: share of test values inside their interval. "Misses its level": '
     "more than chance allows. Baselines have intervals of their own, made in the same way."
 )
-
-
 COURSEWORK = {"naive": 0.160, "simple_rnn": 0.160, "lstm": 0.163, "gru": 0.170}  # mean absolute errors
 GUIDE = (
     "Networks, ridge regression and naive forecasts saw the same windows. Every choice was made on validation; the "
@@ -39,6 +38,8 @@ GUIDE = (
     "naive the value one season before. Skill is the share of its error that is saved; quote it with its interval, and "
     'claim nothing where the verdict is "not shown".'
 )
+TO_FILE = ""  # further options in the command that uses the model
+draw = figures.draw
 
 
 def describe(windows: Windows) -> None:
@@ -196,6 +197,11 @@ def update_rows(update: dict) -> tuple[list[str], list[list[str]]]:
     return header, rows
 
 
+def introduction(metrics: dict, name: str) -> str:
+    """What the page begins with: the result of a published model, and how it came about."""
+    return f"{headline(metrics, name)} {recipe(metrics)}"
+
+
 def recipe(metrics: dict) -> str:
     """How the published model came about, in a few sentences."""
     folds, unit = metrics["folds"], metrics["data"]["unit"]
@@ -227,85 +233,77 @@ def show(metrics: dict) -> None:
         )
 
 
-def card(windows: Windows, published: Published, metrics: dict, name: str) -> dict[str, Any]:
-    """The content of ``model.json``: what a user of the model needs to know."""
+def card(windows: Windows, published: Published, metrics: dict) -> dict[str, Any]:
+    """What ``model.json`` says of a single series and its model."""
+    time = windows.time
     return {
-        "experiment": "recurrent",
         "task": "forecasting",
-        "name": name,
-        "cell": published.cell,
-        "forecaster": published.name,
         "seed": published.seed,
-        "inputs": windows.inputs,
-        "targets": windows.targets,
-        "unit": windows.unit,
         "typical_errors": typical_errors(windows, published.forecast),
-        "look_back": windows.look_back,
-        "horizon": windows.horizon,
-        "every": windows.every,
-        "first_lead": windows.first_lead,
-        "max_gap": windows.facts["max_gap"],
         "known": windows.known,
         "holidays": windows.holidays,
         "spacing_seconds": None if windows.step is None else windows.step.total_seconds(),
-        "freq": None if windows.freq is None else windows.freq.freqstr,
+        "freq": metrics["data"]["freq"],
         "input": "float64 windows in the columns' own units (batch, look_back, inputs), oldest row first",
         "output": "forecasts in the targets' units (batch, horizon) or (batch, horizon, targets)",
-        "data": {
-            "name": windows.name,
-            "sha256": windows.sha256,
-            "citation": windows.facts["citation"],
+        "rows": {
             "rows": len(windows.values),
-            "first": None if windows.time is None else str(windows.time[0]),
-            "last": None if windows.time is None else str(windows.time[-1]),
+            "first": None if time is None else str(time[0]),
+            "last": None if time is None else str(time[-1]),
         },
-        "weights": {"origin": "random"},
-        "levels": metrics["levels"],
         "combination": metrics["combination"],
         "refit": metrics["refit"],
         "verdict": metrics["verdict"],
         "headline": card_headline(metrics, published.name),
-        "saved_model_check": metrics["saved_model_check"],
-        "environment": metrics["environment"],
     }
 
 
 def write(
-    folder: Path,
-    windows: Windows,
-    published: Published,
-    histories: dict[int, History],
-    metrics: dict,
-    home: Path,
-    litert: dict | None = None,
+    pages: ModuleType, folder: Path, windows: Any, published: Any, metrics: dict, home: Path, litert: dict | None = None
 ) -> None:
     """Write figures, card, predictions, an example input, the history, pictures and the page into a version's folder.
 
     Args:
-        histories: seed -> its history.
+        pages: this module, or ``panel_report`` for many series: the parts in which they differ.
+        windows, published: of the ``data`` and ``evaluate`` of the same kind.
         metrics: ``saved_model_check`` included.
         home: the folder of the model's versions.
         litert: what ``deployment.export_litert`` measured.
     """
+    cell, series = published.cell, metrics["data"]
+    histories = dict(enumerate(published.histories, metrics["config"]["seed"]))
     runs.write_json(folder / "metrics.json", metrics)
-    facts = card(windows, published, metrics, home.name) | ({} if litert is None else {"litert": litert})
-    runs.write_json(folder / "model.json", facts)
-    predictions(windows, published.forecast, published.ends, metrics["levels"]).to_csv(
-        folder / "predictions.csv", index=False
-    )
-    _example(windows).to_csv(folder / "example.csv", index=windows.time is not None)
-    history_of(published.cell, histories).to_csv(folder / "history.csv", index=False)
+    own = pages.card(windows, published, metrics)
+    origin = {"name": windows.name, "sha256": series["sha256"], "citation": series.get("citation", "")}
+    facts = {
+        "experiment": "recurrent",
+        "name": home.name,
+        "cell": cell,
+        "forecaster": published.name,
+        **{name: getattr(windows, name) for name in ("inputs", "targets", "look_back", "horizon")},
+        **{name: getattr(windows, name) for name in ("every", "first_lead")},
+        "unit": series["unit"],
+        "max_gap": series["max_gap"],
+        "levels": metrics["levels"],
+        "data": origin | own.pop("rows", {}),
+        "weights": {"origin": "random"},
+        "saved_model_check": metrics["saved_model_check"],
+        "environment": metrics["environment"],
+    }
+    runs.write_json(folder / "model.json", facts | own | ({} if litert is None else {"litert": litert}))
+    pages.predictions(windows, published, metrics).to_csv(folder / "predictions.csv", index=False)
+    pages.example(windows).to_csv(folder / "example.csv", index=False)
+    epochs = ((seed, row) for seed, history in histories.items() for row in history.table())
+    history = pd.DataFrame([{"seed": seed, "model": cell, **row} for seed, row in epochs])
+    history.to_csv(folder / "history.csv", index=False)
     content = page.Page(
         title=f"{page.label(published.name)} on {windows.name}",
-        headline=f"{headline(metrics, published.name)} {recipe(metrics)}",
-        guide=[GUIDE],
-        tables=[
-            *_tables(windows, metrics, metrics["models"][published.name]),
-            training_table(published.cell, metrics, histories),
-        ],
-        charts=figures.draw_all(folder / "figures", windows, published, metrics),
+        headline=pages.introduction(metrics, published.name),
+        guide=[pages.GUIDE],
+        tables=[*pages.tables(metrics, published.name), training_table(cell, metrics, histories)],
+        charts=charts.save(folder / "figures", pages.draw(windows, published, metrics)),
         metrics=metrics,
-        use=use(home),
+        use=use(home) + pages.TO_FILE,
         home=home,
     )
     page.write(content, folder / "report.html")
@@ -314,12 +312,6 @@ def write(
 def use(home: Path) -> str:
     """The command that uses the published model."""
     return f"{command('predict')} {home} SERIES.csv"
-
-
-def history_of(cell: str, histories: dict[int, History]) -> pd.DataFrame:
-    """A row per epoch of every seed."""
-    epochs = ((seed, row) for seed, history in histories.items() for row in history.table())
-    return pd.DataFrame([{"seed": seed, "model": cell, **row} for seed, row in epochs])
 
 
 def training_table(cell: str, metrics: dict, histories: dict[int, History]) -> page.Table:
@@ -351,10 +343,10 @@ def _coursework(metrics: dict) -> page.Table:
     return page.Table("As the coursework reported it", ["", "coursework: MAE", "here: MAE", "verdict"], rows, note)
 
 
-def _tables(windows: Windows, metrics: dict, line: dict) -> list[page.Table]:
-    """The page's tables; ``line`` are the figures of the published model."""
-    mae = page.with_unit("MAE", windows.unit)
-    tables = [
+def tables(metrics: dict, name: str) -> list[page.Table]:
+    """The page's tables but that of the training, for the published model ``name``."""
+    line, mae = metrics["models"][name], page.with_unit("MAE", metrics["data"]["unit"])
+    shown = [
         page.Table("Result on the test split", *result_rows(metrics), NOTE),
         page.Table("Intervals", *interval_rows(metrics), INTERVALS_NOTE),
         _coursework(metrics),
@@ -364,7 +356,7 @@ def _tables(windows: Windows, metrics: dict, line: dict) -> list[page.Table]:
         rows = [[f"inside {level} %", *map(page.percent, means(shares).values())]
                 for level, shares in line["test"]["coverage_by_month"].items()]  # fmt: skip
         rows.insert(0, [mae, *page.column(months.values())])
-        tables.append(page.Table("By month of the forecast time", ["", *months], rows))
+        shown.append(page.Table("By month of the forecast time", ["", *months], rows))
     rows = []
     for block in metrics["backtest"]:
         ends, errors_of = block["times"] or block["rows"], (block["mae"], block["best_naive_mae"])
@@ -373,10 +365,10 @@ def _tables(windows: Windows, metrics: dict, line: dict) -> list[page.Table]:
         )
     if rows:
         title, header = "Backtest: trained again before each block of the test split", ["block", "windows", mae]
-        tables.append(page.Table(title, [*header, "best naive"], rows))
+        shown.append(page.Table(title, [*header, "best naive"], rows))
     if "update" in metrics:
-        tables.append(page.Table("The version before on its new rows", *update_rows(metrics["update"])))
-    return tables
+        shown.append(page.Table("The version before on its new rows", *update_rows(metrics["update"])))
+    return shown
 
 
 def typical_errors(windows: Windows, forecast: np.ndarray) -> list[float]:
@@ -389,17 +381,13 @@ def typical_errors(windows: Windows, forecast: np.ndarray) -> list[float]:
     return (np.where(error > 0, np.minimum(error, 1), 1) * windows.target_scale).tolist()
 
 
-def predictions(windows: Windows, forecast: np.ndarray, ends: np.ndarray, levels: list[float]) -> pd.DataFrame:
-    """One row per test window and target: the origin, each lead's truth, forecast and interval ends, in units.
-
-    Args:
-        forecast: standardised, of all test windows ``(n, horizon, targets)``.
-        ends: of their intervals, lower and upper of each level in turn ``(2 * levels, n, horizon, targets)``.
-    """
+def predictions(windows: Windows, published: Published, metrics: dict) -> pd.DataFrame:
+    """One row per test window and target: the origin, each lead's truth, forecast and interval ends, in units."""
+    forecast, ends = published.forecast, published.ends
     thinning = int(windows.future[-1]) if forecast.size * (2 + len(ends)) > MAX_PREDICTIONS else 1
     origins, typical = windows.origins["test"][::thinning], typical_errors(windows, forecast)
     kinds = {"truth": windows.actual(origins), "forecast": forecast[::thinning]}
-    names = [f"{end}_{level:g}" for level in levels for end in ("lower", "upper")]
+    names = [f"{end}_{level:g}" for level in metrics["levels"] for end in ("lower", "upper")]
     kinds |= {name: end[::thinning] for name, end in zip(names, ends, strict=True)}
     start = origins if windows.time is None else windows.time[origins].astype(str)
     frames = []
@@ -414,10 +402,11 @@ def predictions(windows: Windows, forecast: np.ndarray, ends: np.ndarray, levels
     return pd.concat(frames)
 
 
-def _example(windows: Windows) -> pd.DataFrame:
+def example(windows: Windows) -> pd.DataFrame:
     """The last window of the test split in its own units: an input to try the published model on."""
     rows = windows.origins["test"][-1] + np.arange(windows.past[0], 1)
     measured = [name for name in windows.inputs if name not in CALENDAR]
     index = None if windows.time is None else windows.time[rows].rename("time")
     raw = windows.values[rows] * windows.scale + windows.mean
-    return pd.DataFrame(raw, columns=windows.inputs, index=index)[measured]
+    rows_of_file = pd.DataFrame(raw, columns=windows.inputs, index=index)[measured]
+    return rows_of_file if index is None else rows_of_file.reset_index()

@@ -151,21 +151,17 @@ def share_better(errors: np.ndarray, reference: np.ndarray, seed: int = 0) -> di
     valid = np.isfinite(errors) & np.isfinite(reference)
     difference = reference[valid] - errors[valid]
     wins = (np.sign(difference) + 1) / 2
-    if len(wins) < 2:
-        return {
-            "share_better": None,
-            "share_better_ci95": None,
-            "wilcoxon_p_value": None,
-            "verdict": verdict(None, None),
-        }
-    ends = stats.bootstrap((wins,), np.mean, n_resamples=RESAMPLES, method="percentile", random_state=seed, batch=100)
-    interval = [float(end) for end in ends.confidence_interval]
-    p_value = float(stats.wilcoxon(difference).pvalue) if np.any(difference) else 1.0
+    share = interval = p_value = None
+    if len(wins) >= 2:
+        options = {"n_resamples": RESAMPLES, "method": "percentile", "random_state": seed, "batch": 100}
+        ends = stats.bootstrap((wins,), np.mean, **options).confidence_interval
+        share, interval = float(wins.mean()), [float(end) for end in ends]
+        p_value = float(stats.wilcoxon(difference).pvalue) if np.any(difference) else 1.0
     return {
-        "share_better": float(wins.mean()),
+        "share_better": share,
         "share_better_ci95": interval,
         "wilcoxon_p_value": p_value,
-        "verdict": verdict([end - 0.5 for end in interval], p_value),
+        "verdict": verdict(interval and [end - 0.5 for end in interval], p_value),
     }
 
 

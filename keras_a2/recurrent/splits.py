@@ -1,4 +1,4 @@
-"""The options of a series, those of a protocol that was published, and the rows of each split."""
+"""The options of a series, those of a protocol that was published, and the rows of each split and window."""
 
 from __future__ import annotations
 
@@ -67,6 +67,45 @@ class Options:
     """Add the calendar's cycles that fit the spacing: hour, day of the week, day of the year, month."""
     season: Count | None = None
     """Steps per season of the seasonal naive; by default from the autocorrelation of the training rows."""
+
+
+class Steps:
+    """The rows that a window sees and those that are forecast, relative to its origin: the last row that it sees."""
+
+    look_back: int
+    horizon: int
+    every: int = 1
+    first_lead: int = 1
+
+    @property
+    def past(self) -> np.ndarray:
+        """Rows that a window sees ``(look_back,)``."""
+        return self.every * np.arange(1 - self.look_back, 1)
+
+    @property
+    def leads(self) -> np.ndarray:
+        """Steps ahead that are forecast ``(horizon,)``."""
+        return self.first_lead + np.arange(self.horizon)
+
+    @property
+    def future(self) -> np.ndarray:
+        """Rows that are forecast ``(horizon,)``."""
+        return self.every * self.leads
+
+
+class Cut(Steps):
+    """Windows that are cut from an array of rows."""
+
+    values: np.ndarray  # (rows, inputs)
+    truth: np.ndarray  # (rows, targets)
+
+    def seen(self, origins: np.ndarray) -> np.ndarray:
+        """Standardised inputs of the windows with these origins ``(n, look_back, inputs)``."""
+        return self.values[origins[:, np.newaxis] + self.past]
+
+    def actual(self, origins: np.ndarray) -> np.ndarray:
+        """Standardised targets ``(n, horizon, targets)``, NaN where missing."""
+        return self.truth[origins[:, np.newaxis] + self.future]
 
 
 def with_preset(options: Options) -> Options:
