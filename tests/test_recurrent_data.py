@@ -295,7 +295,7 @@ def test_ridge_is_scikit_learns(strength, monkeypatch):
 
 def test_the_season_of_a_daily_wave_is_a_day(series):
     windows = data.prepare(sources.find(str(series), "load", None, None), look_back=24, horizon=12)
-    assert seasons.find_season(windows) == 24
+    assert seasons.season_of(seasons.training_rows(windows), windows.step) == 24
 
 
 @pytest.mark.parametrize("added", ["nothing", "trend", "walk"])

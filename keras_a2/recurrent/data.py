@@ -158,10 +158,12 @@ class Windows(Cut):
 
     @property
     def target_scale(self) -> np.ndarray:
+        """Standard deviation of each target in the training rows ``(targets,)``, in its unit."""
         return self.scale[self.target_columns]
 
     @property
     def target_mean(self) -> np.ndarray:
+        """Mean of each target in the training rows ``(targets,)``, in its unit."""
         return self.mean[self.target_columns]
 
     def raw(self, origins: np.ndarray) -> np.ndarray:
@@ -248,6 +250,7 @@ class Windows(Cut):
         return [self.recut(start - (end - first), start, stop) for start, stop in zip(starts, ends, strict=False)]
 
     def summary(self) -> dict:
+        """What a run records of its data."""
         return {
             "name": self.name,
             "sha256": self.sha256,

@@ -441,6 +441,6 @@ def by_time(windows: Windows, error: np.ndarray, part: str, unit: bool = True) -
     if windows.time is None:
         return {}
     rows = windows.origins["test"][:, np.newaxis] + windows.future
-    when = getattr(windows.time, part).to_numpy()[rows].ravel()
+    parts = getattr(windows.time, part).to_numpy()[rows].ravel()
     raw = np.abs(error * (windows.target_scale if unit else 1.0)).mean(axis=2).ravel()
-    return {str(key): float(value) for key, value in pd.Series(raw).groupby(when).mean().items()}
+    return {str(key): float(value) for key, value in pd.Series(raw).groupby(parts).mean().items()}

@@ -61,7 +61,7 @@ def probabilities(levels: list[float]) -> np.ndarray:
     return np.array([p for level in levels for p in (0.5 - level / 200, 0.5 + level / 200)])
 
 
-def quantiles(residuals: np.ndarray, spread: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+def quantiles(residuals: np.ndarray, spread: np.ndarray, shares: np.ndarray) -> np.ndarray:
     """Quantiles of the residuals by lead and target, each divided by its window's spread.
 
     Split-conformal (Vovk, Gammerman & Shafer 2005), normalised (Lei et al. 2018): the ranks are those of ``n + 1``
@@ -70,14 +70,14 @@ def quantiles(residuals: np.ndarray, spread: np.ndarray, wanted: np.ndarray) -> 
     Args:
         residuals: truth less forecast, out of sample ``(n, horizon, targets)``.
         spread: of their windows ``(n, targets)``.
-        wanted: probabilities ``(quantiles,)``.
+        shares: probabilities ``(quantiles,)``.
 
     Returns:
         ``(quantiles, horizon, targets)``.
     """
     ordered = np.sort(residuals / spread[:, np.newaxis], axis=0)
     n = len(ordered)
-    ranks = np.where(wanted < 0.5, np.floor((n + 1) * wanted), np.ceil((n + 1) * wanted)).astype(int)
+    ranks = np.where(shares < 0.5, np.floor((n + 1) * shares), np.ceil((n + 1) * shares)).astype(int)
     return ordered[np.clip(ranks, 1, n) - 1]
 
 
@@ -103,9 +103,9 @@ def follow(
         in widths ``(m, horizon, targets, ends)``.
     """
     time = np.arange(min(origins[0], rows[0]), rows[-1] + 1)
-    wanted = time[:, np.newaxis] - future  # the origin whose value at each lead becomes known
-    number = np.searchsorted(origins, wanted).clip(max=len(origins) - 1)
-    known = (origins[number] == wanted)[..., np.newaxis, np.newaxis]
+    due = time[:, np.newaxis] - future  # the origin whose value at each lead becomes known
+    number = np.searchsorted(origins, due).clip(max=len(origins) - 1)
+    known = (origins[number] == due)[..., np.newaxis, np.newaxis]
     leads, rate = np.arange(len(future)), RATE / future[:, np.newaxis, np.newaxis]
     moved, path = np.zeros(excess.shape[1:]), np.empty((len(time), *excess.shape[1:]), np.float32)
     for step in range(len(time)):

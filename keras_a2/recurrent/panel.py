@@ -20,7 +20,7 @@ from keras_a2.errors import UserError
 from keras_a2.recurrent import data
 from keras_a2.recurrent.panel_sources import Rows, holds_many, read
 from keras_a2.recurrent.seasons import season_of
-from keras_a2.recurrent.splits import Cut, Options, shares
+from keras_a2.recurrent.splits import Cut, shares
 
 LEAST_SPREAD = 0.02  # of the standard deviation
 TINY = 1e-12  # relative to a series' level: less is rounding, not a spread
@@ -174,43 +174,34 @@ def load(config: Any) -> data.Windows | Panel:
         config: has the groups ``series``, ``network`` and ``forecast``.
 
     Raises:
-        UserError: as ``data.load`` or ``load_many``; an option that is for the other kind, or a segment that does not
-            divide the look-back.
+        UserError: as ``data.load``, or ``read`` and ``prepare``; an option that is for the other kind, or a segment
+            that does not divide the look-back.
     """
     segment, look_back = config.network.segment, config.series.look_back
     if segment and look_back % segment:
         raise UserError(f"--segment {segment} does not divide --look-back {look_back}; choose a divisor")
-    if holds_many(config.series):
+    options = config.series
+    if holds_many(options):
         check(config)
-        return load_many(config.series, config.forecast.folds or 1)
+        path = Path(options.data)
+        return prepare(
+            read(path, options.series, options.time, options.target, options.wide, options.freq),
+            name=path.name.split(".")[0],
+            look_back=look_back,
+            horizon=options.horizon,
+            season=options.season,
+            max_gap=options.max_gap,
+            folds=config.forecast.folds or 1,
+            split=None if options.origins == "last" else options.split,
+        )
     if config.forecast.classical:
         raise UserError("--classical adds Theta for many series, and this is a single one: leave it out")
-    if config.series.origins == "last":
+    if options.origins == "last":
         raise UserError(
-            f"--origins last takes many series, and {config.series.data} has no column unique_id: name the column of "
+            f"--origins last takes many series, and {options.data} has no column unique_id: name the column of "
             "the series with --series, or leave --origins out"
         )
-    return data.load(config.series)
-
-
-def load_many(options: Options, folds: int = 1) -> Panel:
-    """The windows that the options of many series ask for.
-
-    Raises:
-        UserError: as ``read`` and ``prepare``.
-    """
-    path = Path(options.data)
-    rows = read(path, options.series, options.time, options.target, options.wide, options.freq)
-    return prepare(
-        rows,
-        name=path.name.split(".")[0],
-        look_back=options.look_back,
-        horizon=options.horizon,
-        season=options.season,
-        max_gap=options.max_gap,
-        folds=folds,
-        split=None if options.origins == "last" else options.split,
-    )
+    return data.load(options)
 
 
 def blocks(horizon: int, parts: tuple[int, int], folds: int) -> list[range]:

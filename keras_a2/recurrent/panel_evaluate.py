@@ -42,7 +42,7 @@ class Task:
         level, spread = frames(self.windows, self.origins[self.seen])
         self.level, self.spread = level[..., 0], spread[..., 0]
 
-    def forecast(self, by_fold: Sequence[Any]) -> np.ndarray:
+    def forecast(self, by_fold: Sequence[Ridge | train.Forecaster]) -> np.ndarray:
         """What the forecasters of each fold say of its windows ``(seen, horizon)``, standardised."""
         origins, fold = self.origins[self.seen], self.fold[self.seen]
         answers = [each.forecast(self.windows, origins[fold == k])[..., 0] for k, each in enumerate(by_fold)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -13,6 +13,9 @@ from pandas.tseries.offsets import BaseOffset
 
 from keras_a2.errors import UserError
 from keras_a2.recurrent import sources, stamps, times
+
+if TYPE_CHECKING:
+    from keras_a2.recurrent.splits import Options
 
 SERIES, TIME, TARGET = "unique_id", "ds", "y"  # the ecosystem's names of the long format's columns
 MAX_GAPS = 20  # times as many steps as rows: mostly gaps
@@ -54,7 +57,7 @@ class Rows:
             return values[: len(measured)]
         return pd.Series(values[measured[0] :]).ffill().to_numpy()
 
-    def times_after(self, i: int, leads: np.ndarray) -> Any:
+    def times_after(self, i: int, leads: np.ndarray) -> pd.DatetimeIndex | np.ndarray:
         """The times ``leads`` steps after the last row of series ``i``; row numbers if there are no times."""
         if self.lasts is None or self.step is None:
             return int(self.lengths[i]) + leads
@@ -79,7 +82,7 @@ class Rows:
         return self.step if isinstance(self.step, pd.Timedelta) else None
 
 
-def holds_many(options: Any) -> bool:
+def holds_many(options: Options) -> bool:
     """Whether the options of a series ask for many: ``--series``, ``--wide``, or a file with the column unique_id."""
     path = Path(options.data)
     if options.series or options.wide:
@@ -121,7 +124,7 @@ def read(
 
 def from_frame(
     frame: pd.DataFrame,
-    where: str,
+    source: str,
     series: str | None = None,
     time: str | None = None,
     target: str | None = None,
@@ -129,42 +132,42 @@ def from_frame(
     notes: list[str] | None = None,
     freq: str | None = None,
 ) -> Rows:
-    """``read`` of a table; ``where`` names it in errors."""
+    """``read`` of a table; ``source`` names it in errors."""
     if frame.empty:
-        raise UserError(f"{where} has no rows; give many series with a header")
+        raise UserError(f"{source} has no rows; give many series with a header")
     frame.columns = [str(c).strip() for c in frame.columns]
     column = series or (str(frame.columns[0]) if wide else SERIES)
     if column not in frame.columns:
         raise UserError(
-            f"{where} has no column {column!r} to tell the series apart; it has {', '.join(frame.columns[:12])}: "
+            f"{source} has no column {column!r} to tell the series apart; it has {', '.join(frame.columns[:12])}: "
             "name it with --series"
         )
     labels = frame.pop(column)
     if labels.isna().any():
-        raise UserError(f"{where}: line {int(np.argmax(labels.isna())) + 2} has no {column}; name its series")
+        raise UserError(f"{source}: line {int(np.argmax(labels.isna())) + 2} has no {column}; name its series")
     codes, names = pd.factorize(labels)
     if wide:
-        return _from_wide(frame, [str(name) for name in names], where, notes or [])
-    moments = _times(frame, where, time)
+        return _from_wide(frame, [str(name) for name in names], source, notes or [])
+    moments = _times(frame, source, time)
     name = target or (TARGET if TARGET in frame.columns else None)
     if name is None and len(frame.columns) == 1:
         name = str(frame.columns[0])
     if name not in frame.columns:
         raise UserError(
-            f"{where} has no column {name or TARGET!r} to forecast; name one of {', '.join(frame.columns[:12])} "
+            f"{source} has no column {name or TARGET!r} to forecast; name one of {', '.join(frame.columns[:12])} "
             "with --target"
         )
-    sources.check_numeric(frame[[name]], where)
+    sources.check_numeric(frame[[name]], source)
     values = frame[name].to_numpy(np.float64, na_value=np.nan)
     if np.any(np.diff(codes) < 0):
         order = np.argsort(codes, kind="stable")
         codes, values, moments = codes[order], values[order], None if moments is None else moments[order]
     ends = np.concatenate([[0], np.cumsum(np.bincount(codes))])
     rows = Rows([str(n) for n in names], ends, values, None, None, str(name), notes or [])
-    return rows if moments is None else _on_grid(rows, codes, moments, where, freq)
+    return rows if moments is None else _on_grid(rows, codes, moments, source, freq)
 
 
-def _times(frame: pd.DataFrame, where: str, time: str | None) -> pd.DatetimeIndex | np.ndarray | None:
+def _times(frame: pd.DataFrame, source: str, time: str | None) -> pd.DatetimeIndex | np.ndarray | None:
     """Take the column of times out of the table; whole numbers that are no dates count steps."""
     column = time if time != times.NO_TIMES else None
     if column is None and TIME in frame.columns:
@@ -173,14 +176,14 @@ def _times(frame: pd.DataFrame, where: str, time: str | None) -> pd.DatetimeInde
     if steps and not stamps.are_times(str(column), frame[column]):
         counted = frame.pop(column).to_numpy(np.int64)
         return None if time == times.NO_TIMES else counted
-    return stamps.take(frame, where, time)[0]
+    return stamps.take(frame, source, time)[0]
 
 
 def _on_grid(
-    rows: Rows, codes: np.ndarray, moments: pd.DatetimeIndex | np.ndarray, where: str, freq: str | None
+    rows: Rows, codes: np.ndarray, moments: pd.DatetimeIndex | np.ndarray, source: str, freq: str | None
 ) -> Rows:
     """The series with a row for each step between their first and last times, NaN where the file has none."""
-    ticks, offset = _ticks(moments, where, freq)
+    ticks, offset = _ticks(moments, source, freq)
     first = rows.ends[:-1]
     within = np.ones(len(ticks), bool)
     within[first] = False
@@ -192,24 +195,24 @@ def _on_grid(
     ):
         if wrong.any():
             row = later[int(np.argmax(wrong))]
-            raise UserError(f"{where}: series {rows.names[codes[row]]!r}: {fault} at {moments[row]}; {remedy}")
+            raise UserError(f"{source}: series {rows.names[codes[row]]!r}: {fault} at {moments[row]}; {remedy}")
     if len(gaps) == 0:
-        raise UserError(f"{where}: every series has a single row; a series needs more")
+        raise UserError(f"{source}: every series has a single row; a series needs more")
     steps, counts = np.unique(gaps, return_counts=True)
     step = int(steps[np.argmax(counts)])
     uneven = gaps % step != 0
     if uneven.any():
         row = later[int(np.argmax(uneven))]
         raise UserError(
-            f"{where}: series {rows.names[codes[row]]!r} has no regular spacing at {moments[row]}; resample it to even "
-            f"steps, or {times.ROWS_INSTEAD}"
+            f"{source}: series {rows.names[codes[row]]!r} has no regular spacing at {moments[row]}; resample it to "
+            f"even steps, or {times.ROWS_INSTEAD}"
         )
     position = (ticks - ticks[first][codes]) // step
     lengths = position[rows.ends[1:] - 1] + 1
     if lengths.sum() > MAX_GAPS * len(ticks):
         worst = int(np.argmax(lengths / rows.lengths))
         raise UserError(
-            f"{where}: series {rows.names[worst]!r} has {rows.lengths[worst]} rows over {lengths[worst]} steps of "
+            f"{source}: series {rows.names[worst]!r} has {rows.lengths[worst]} rows over {lengths[worst]} steps of "
             "time: mostly gaps; resample to longer steps"
         )
     ends = np.concatenate([[0], np.cumsum(lengths)])
@@ -224,7 +227,7 @@ def _on_grid(
 
 
 def _ticks(
-    moments: pd.DatetimeIndex | np.ndarray, where: str, freq: str | None
+    moments: pd.DatetimeIndex | np.ndarray, source: str, freq: str | None
 ) -> tuple[np.ndarray, BaseOffset | None]:
     """Times as whole numbers; and what one of them counts where steps are of no constant length, such as months.
 
@@ -239,19 +242,21 @@ def _ticks(
     offset = times.named(freq, every) if freq else times.frequency(every) if len(every) > 1 else None
     if offset is None or not times.unit(offset):
         return moments.asi8, None
-    _, grid, _ = times.to_grid(pd.DataFrame(index=range(len(every))), every, where, offset.freqstr)
+    _, grid, _ = times.to_grid(pd.DataFrame(index=range(len(every))), every, source, offset.freqstr)
     assert grid is not None
     return grid.get_indexer(moments), offset
 
 
-def _from_wide(frame: pd.DataFrame, names: list[str], where: str, notes: list[str]) -> Rows:
+def _from_wide(frame: pd.DataFrame, names: list[str], source: str, notes: list[str]) -> Rows:
     if len(names) < len(frame):
-        raise UserError(f"{where}: a series' name occurs twice; --wide takes one row per series")
-    sources.check_numeric(frame, where)
+        raise UserError(f"{source}: a series' name occurs twice; --wide takes one row per series")
+    sources.check_numeric(frame, source)
     table = frame.to_numpy(np.float64, na_value=np.nan)
     present = ~np.isnan(table)
     if not present.any(axis=1).all():
-        raise UserError(f"{where}: series {names[int(np.argmin(present.any(axis=1)))]!r} has no values; remove its row")
+        raise UserError(
+            f"{source}: series {names[int(np.argmin(present.any(axis=1)))]!r} has no values; remove its row"
+        )
     first, last = np.argmax(present, axis=1), table.shape[1] - np.argmax(present[:, ::-1], axis=1)
     columns = np.arange(table.shape[1])
     values = table[(columns >= first[:, np.newaxis]) & (columns < last[:, np.newaxis])]

@@ -73,7 +73,7 @@ class Forecaster(SavedModel, Steps):
                 on in any order and at least ``look_back`` rows, followed by the rows that are forecast where columns
                 are known in advance, their other columns empty; or raw windows ``(batch, look_back, inputs)``, the
                 calendar columns included.
-            time: name of the column of times; found by itself where there is one.
+            time: name of the column of times; by default detected.
 
         Returns:
             For a table or file: a table indexed by time (or by step) with ``lead`` and each target in its unit,
@@ -237,8 +237,8 @@ class Forecaster(SavedModel, Steps):
         excess = excess.reshape(*values.shape, -1)
         if not len(origins):
             return np.zeros((len(rows), *ends.shape[1:]))
-        wanted = intervals.probabilities(self.levels)
-        moved = intervals.follow(excess, wanted, origins, self.future, rows)
+        shares = intervals.probabilities(self.levels)
+        moved = intervals.follow(excess, shares, origins, self.future, rows)
         return moved.reshape(len(rows), *ends.shape[1:])
 
     def decimals(self, digits: int) -> dict[str, int]:

@@ -12,9 +12,10 @@ import pandas as pd
 from keras_a2 import charts, page, runs
 from keras_a2.console import console, print_table
 from keras_a2.experiments import command
-from keras_a2.recurrent import figures
+from keras_a2.recurrent import figures, panel_evaluate
 from keras_a2.recurrent.data import Windows
 from keras_a2.recurrent.evaluate import Published, errors
+from keras_a2.recurrent.panel import Panel
 from keras_a2.recurrent.times import CALENDAR
 from keras_a2.training import History, means
 
@@ -79,7 +80,8 @@ def headline(metrics: dict, name: str) -> str:
         clauses.append(_clause(test, "the naive chosen on validation", metrics["best_naive_test"]["mae"]))
     clauses.append(_clause(test["against_ridge"], "ridge regression", metrics["baselines"]["ridge"]["test"]["mae"]))
     seeds = f", mean of {len(test['mae_seeds'])} seeds" if "mae_seeds" in test else ""
-    text = f"{page.label(name)}, {weights(line['combination'])}. "
+    weights = ", ".join(f"{100 * weight:.0f} % {member}" for member, weight in line["combination"].items() if weight)
+    text = f"{page.label(name)}, {weights}. "
     if line["combination"]["naive"] == 1:
         text = f"The naive forecast is published: validation does not show that {page.label(name)} beats it. "
     coverage = means(test["coverage"]).items()
@@ -95,11 +97,6 @@ def card_headline(metrics: dict, name: str) -> str:
     error = page.amount(metrics["models"][name]["test"]["mae"], metrics["data"]["unit"])
     naive = "the naive itself; " if metrics["models"][name]["combination"]["naive"] == 1 else ""
     return f"{naive}MAE {error}; {_clause(*_hardest(metrics, name))}"
-
-
-def weights(combination: dict[str, float]) -> str:
-    """The weights of a combination: ``30 % naive, 70 % network``."""
-    return ", ".join(f"{weight:.0%} {member}".replace("%", " %") for member, weight in combination.items() if weight)
 
 
 def _missed(test: dict) -> str:
@@ -170,11 +167,11 @@ def interval_rows(metrics: dict) -> tuple[list[str], list[list[str]]]:
     rows = []
     for name, model in _measured(metrics).items():
         test = model["test"]
-        against = test.get("crps_against_best_naive")
+        comparison = test.get("crps_against_best_naive")
         row = [
             page.label(name),
             page.number(test["crps"]),
-            _skill(against) if against else "",
+            _skill(comparison) if comparison else "",
             page.number(test["msis"]),
         ]
         for level, share in means(test["coverage"]).items():
@@ -259,7 +256,13 @@ def card(windows: Windows, published: Published, metrics: dict) -> dict[str, Any
 
 
 def write(
-    pages: ModuleType, folder: Path, windows: Any, published: Any, metrics: dict, home: Path, litert: dict | None = None
+    pages: ModuleType,
+    folder: Path,
+    windows: Windows | Panel,
+    published: Published | panel_evaluate.Published,
+    metrics: dict,
+    home: Path,
+    litert: dict | None = None,
 ) -> None:
     """Write figures, card, predictions, an example input, the history, pictures and the page into a version's folder.
 

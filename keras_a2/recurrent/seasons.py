@@ -24,11 +24,6 @@ def training_rows(windows: Windows) -> np.ndarray:
     return pd.Series(windows.truth[max(end - SEASON_ROWS, 0) : end, 0]).ffill().bfill().to_numpy(np.float64)
 
 
-def find_season(windows: Windows) -> int:
-    """The season of the first target's training rows: ``season_of``."""
-    return season_of(training_rows(windows), windows.step)
-
-
 def season_of(values: np.ndarray, step: pd.Timedelta | None) -> int:
     """The season of a series ``(rows,)``: the period whose phases have the most unlike means.
 

@@ -57,7 +57,7 @@ def find(data: str, target: Columns, time: str | None, inputs: Columns, as_read:
 
     Args:
         target: ``COLUMN[,COLUMN...]``, ``all``, or None for the data's own.
-        inputs: ``COLUMN[,COLUMN...]`` to use beside the targets; None: every column.
+        inputs: ``COLUMN[,COLUMN...]`` to use in addition to the targets; None: every column.
         as_read: the rows as they stand in the file, without times.
 
     Raises:
@@ -80,8 +80,8 @@ def find(data: str, target: Columns, time: str | None, inputs: Columns, as_read:
     if not table.target:
         raise UserError(f"--target is missing; {data} has the columns {', '.join(frame.columns[:12])}")
     if inputs:
-        asked = _columns(inputs, frame, data) + table.target
-        table.frame = frame[[c for c in frame.columns if c in asked]]
+        used = _columns(inputs, frame, data) + table.target
+        table.frame = frame[[c for c in frame.columns if c in used]]
     if as_read or (time == times.NO_TIMES and first in ("nyc_weather", "jena")):
         table.time = None
     taken = [
@@ -141,9 +141,9 @@ def nyc_weather() -> Table:
     }
     columns = {}
     for station in STATIONS:
-        here = (rows["origin"] == station).to_numpy()
+        at_station = (rows["origin"] == station).to_numpy()
         for name, values in quantities.items():
-            columns[f"{station}_{name}"] = pd.Series(values[here].to_numpy(), index=time[here])
+            columns[f"{station}_{name}"] = pd.Series(values[at_station].to_numpy(), index=time[at_station])
     frame = pd.DataFrame(columns)
     return Table(
         name="nyc_weather",
@@ -203,33 +203,30 @@ def from_file(path: Path, time: str | None, target: Columns = None, inputs: Colu
 
 
 def from_frame(
-    frame: pd.DataFrame, name: str, where: str, time: str | None, target: Columns = None, inputs: Columns = None
+    frame: pd.DataFrame, name: str, source: str, time: str | None, target: Columns = None, inputs: Columns = None
 ) -> Table:
-    """``from_file`` of a table that has been read; ``where`` names it in errors."""
+    """``from_file`` of a table that has been read; ``source`` names it in errors."""
     frame = _columns_of_index(frame)
     if frame.empty or len(frame.columns) == 0:
-        raise UserError(f"{where} has no rows; give a table with a header and one row per time step")
+        raise UserError(f"{source} has no rows; give a table with a header and one row per time step")
     frame.columns = [str(c).strip() for c in frame.columns]
     if frame.columns.duplicated().any():
-        raise UserError(f"{where} has two columns named {frame.columns[frame.columns.duplicated()][0]!r}; rename one")
-    counters = [name for name in frame if name.startswith("Unnamed:") and _counts_rows(frame[name])]
+        raise UserError(f"{source} has two columns named {frame.columns[frame.columns.duplicated()][0]!r}; rename one")
+    unnamed = [name for name in frame if name.startswith("Unnamed:") and pd.api.types.is_integer_dtype(frame[name])]
+    counters = [name for name in unnamed if (frame[name].diff().dropna() == 1).all()]
     frame = frame.drop(columns=counters)  # what pandas writes without index=False
     frame = frame.astype(dict.fromkeys(frame.select_dtypes(bool), float))
-    time_of, column, notes = stamps.take(frame, where, time)
+    time_of, column, notes = stamps.take(frame, source, time)
     if time_of is not None and len(time_of) > 1 and time_of.is_unique and time_of.is_monotonic_decreasing:
         frame, time_of = frame[::-1].reset_index(drop=True), time_of[::-1]
         notes = [*notes, "The newest row came first; the order was reversed."]
     if time_of is not None:
-        stamps.check_one_series(frame, time_of, column, where, target if isinstance(target, str) else None)
+        stamps.check_one_series(frame, time_of, column, source, target if isinstance(target, str) else None)
     if inputs is not None and target not in (None, "all"):
-        asked = _columns(inputs, frame, where) + _columns(target, frame, where)
-        frame = frame[[c for c in frame.columns if c in asked]]
-    check_numeric(frame, where)
+        used = _columns(inputs, frame, source) + _columns(target, frame, source)
+        frame = frame[[c for c in frame.columns if c in used]]
+    check_numeric(frame, source)
     return Table(name, frame.astype(np.float64), time_of, target=[], notes=notes, time_column=column)
-
-
-def _counts_rows(column: pd.Series) -> bool:
-    return pd.api.types.is_integer_dtype(column) and bool((column.diff().dropna() == 1).all())
 
 
 def _columns_of_index(frame: pd.DataFrame) -> pd.DataFrame:
@@ -273,15 +270,15 @@ def read(path: Path) -> tuple[pd.DataFrame, list[str]]:
 
 def _read_csv(path: Path, encoding: str) -> tuple[pd.DataFrame, list[str]]:
     lines = pd.read_csv(path, sep="\x1f", header=None, nrows=20, quoting=3, encoding=encoding, dtype=str)[0].astype(str)
-    said = re.fullmatch(r"sep=(.)", lines[0].strip())  # as Excel writes it above the header
-    plain = lines[1 if said else 0 :].str.replace(r'"[^"]*"', "", regex=True)
-    separator = said[1] if said else max(SEPARATORS, key=plain.iloc[0].count)
+    declared = re.fullmatch(r"sep=(.)", lines[0].strip())  # as Excel writes it above the header
+    plain = lines[1 if declared else 0 :].str.replace(r'"[^"]*"', "", regex=True)
+    separator = declared[1] if declared else max(SEPARATORS, key=plain.iloc[0].count)
     if separator not in plain.iloc[0]:
         fuller = [mark for mark in ";\t," if len(plain) > 2 and (plain.str.count(re.escape(mark)) > 0).mean() > 0.5]
         if fuller:
             raise UserError(f"{path}: line 1, {lines[0][:40]!r}, is not the header; delete the lines above the header")
     options: dict[str, Any] = {"sep": separator, "encoding": encoding, "skipinitialspace": True, "na_values": ["-"]}
-    options |= {"skiprows": 1 if said else 0}
+    options |= {"skiprows": 1 if declared else 0}
     frame, notes = pd.read_csv(path, low_memory=False, **options), list[str]()
     mark = _decimal_mark(frame, path, separator)
     if mark is not None:
@@ -323,7 +320,7 @@ def _numbers(column: pd.Series, mark: str) -> pd.Series:
     return numbers if read.eq(column.notna()).all() else numbers.astype(object).where(read, column)
 
 
-def check_numeric(frame: pd.DataFrame, where: str) -> None:
+def check_numeric(frame: pd.DataFrame, source: str) -> None:
     """Refuse a column that holds anything but finite numbers of a size that can be squared.
 
     Raises:
@@ -333,12 +330,12 @@ def check_numeric(frame: pd.DataFrame, where: str) -> None:
         if not pd.api.types.is_numeric_dtype(column) or pd.api.types.is_bool_dtype(column):
             row = int(np.argmax(pd.to_numeric(column.astype(object), errors="coerce").isna() & column.notna()))
             raise UserError(
-                f"{where}: column {name!r} is not numeric (first in line {row + 2}: {str(column.iloc[row])[:40]!r}); "
+                f"{source}: column {name!r} is not numeric (first in line {row + 2}: {str(column.iloc[row])[:40]!r}); "
                 "repair it, or name the columns to learn from with --inputs"
             )
         values = np.abs(column.to_numpy(dtype=float, na_value=np.nan))
         for wrong, fault in ((np.isinf(values), "infinite"), (values > LARGEST, f"larger than {LARGEST:g}")):
             if wrong.any():
                 raise UserError(
-                    f"{where}: column {name!r} is {fault} in line {int(np.argmax(wrong)) + 2}; repair that row"
+                    f"{source}: column {name!r} is {fault} in line {int(np.argmax(wrong)) + 2}; repair that row"
                 )

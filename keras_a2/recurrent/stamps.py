@@ -24,17 +24,17 @@ CLOCK = r"\d{1,2}:\d{2}(?::\d{2}(?:[.,]\d+)?)?"
 OFFSET = r"\s*(?:Z|UTC|GMT|[+-]\d{2}(?::?\d{2})?)$"
 
 
-def take(frame: pd.DataFrame, where: str, column: str | None) -> tuple[pd.DatetimeIndex | None, str, list[str]]:
+def take(frame: pd.DataFrame, source: str, column: str | None) -> tuple[pd.DatetimeIndex | None, str, list[str]]:
     """Take the times out of ``frame``: its times (None without), their column's name, and how they were read.
 
     Args:
-        column: the column; None: found by its name or by being the first that holds dates; ``none``: no times.
+        column: the column; None: detected by its name or by being the first that holds dates; ``none``: no times.
 
     Raises:
         UserError: no such column, or something in it that is no time or can be read in two ways.
     """
     if column not in (None, NO_TIMES, *frame.columns):
-        raise UserError(f"{where} has no column {column!r} for --time; it has {', '.join(frame.columns[:12])}")
+        raise UserError(f"{source} has no column {column!r} for --time; it has {', '.join(frame.columns[:12])}")
     unused = column == NO_TIMES and column not in frame.columns
     column = _find(frame) if column is None or unused else column
     if column is None:
@@ -46,7 +46,7 @@ def take(frame: pd.DataFrame, where: str, column: str | None) -> tuple[pd.Dateti
         values, column = values.astype(str) + " " + frame.pop(clock).astype(str), f"{column} {clock}"
     if unused:
         return None, column, notes
-    stamps, read = _parse(values, f"{where}: column {column!r}")
+    stamps, read = _parse(values, f"{source}: column {column!r}")
     notes += read
     hour = next((c for c in frame.columns if c.lower() in ("hour", "hr") and _is_hour(frame[c])), None)
     if hour is not None and not stamps.is_unique:
@@ -142,7 +142,7 @@ def _from_numbers(values: pd.Series, name: str) -> tuple[pd.DatetimeIndex, list[
     return None
 
 
-def _parse(values: pd.Series, where: str) -> tuple[pd.DatetimeIndex, list[str]]:
+def _parse(values: pd.Series, source: str) -> tuple[pd.DatetimeIndex, list[str]]:
     """Times of a column, in the zone they are written in, and how they were read."""
     if isinstance(values.dtype, pd.PeriodDtype):
         values = values.dt.to_timestamp()
@@ -151,19 +151,19 @@ def _parse(values: pd.Series, where: str) -> tuple[pd.DatetimeIndex, list[str]]:
     elif pd.api.types.is_numeric_dtype(values):
         read = _from_numbers(values, "date")
     else:
-        read = _from_repeated(values, where) or _from_texts(values.astype(str).str.strip(), where)
+        read = _from_repeated(values, source) or _from_texts(values.astype(str).str.strip(), source)
     if read is None:
         raise UserError(
-            f"{where} holds numbers that are neither seconds, milliseconds, microseconds or nanoseconds since 1970 nor "
-            f"dates such as 20240131; give times as texts such as 2024-01-31 12:00, or {ROWS_INSTEAD}"
+            f"{source} holds numbers that are neither seconds, milliseconds, microseconds or nanoseconds since 1970 "
+            f"nor dates such as 20240131; give times as texts such as 2024-01-31 12:00, or {ROWS_INSTEAD}"
         )
     if read[0].isna().any():
         row = int(np.argmax(read[0].isna()))
-        raise UserError(f"{where} holds {str(values.iloc[row])[:40]!r} in line {row + 2}, which is no time; repair it")
+        raise UserError(f"{source} holds {str(values.iloc[row])[:40]!r} in line {row + 2}, which is no time; repair it")
     return read
 
 
-def _from_repeated(values: pd.Series, where: str) -> tuple[pd.DatetimeIndex, list[str]] | None:
+def _from_repeated(values: pd.Series, source: str) -> tuple[pd.DatetimeIndex, list[str]] | None:
     """``_from_texts`` of a file with many series, whose times repeat: each text is read once.
 
     None where few repeat, or one is no time: its line is to be named.
@@ -172,16 +172,16 @@ def _from_repeated(values: pd.Series, where: str) -> tuple[pd.DatetimeIndex, lis
     if len(texts) > len(values) / 2:
         return None
     try:
-        stamps, notes = _from_texts(pd.Series(texts).astype(str).str.strip(), where)
+        stamps, notes = _from_texts(pd.Series(texts).astype(str).str.strip(), source)
     except UserError:
         return None
     return stamps.take(codes), notes
 
 
-def _from_texts(texts: pd.Series, where: str) -> tuple[pd.DatetimeIndex, list[str]]:
+def _from_texts(texts: pd.Series, source: str) -> tuple[pd.DatetimeIndex, list[str]]:
     notes, parts = list[str](), texts.str.extract(NUMERIC_DATE)
     if parts[0].notna().all():
-        day_first = _day_first(parts, texts, where)
+        day_first = _day_first(parts, texts, source)
         texts = _year_first(parts, texts, day_first)
         notes = [f"Dates were read as {'day, month' if day_first else 'month, day'}, year."]
     stamps, zoned = _to_datetime(texts), texts.str.contains(CLOCK + OFFSET).to_numpy()
@@ -189,7 +189,9 @@ def _from_texts(texts: pd.Series, where: str) -> tuple[pd.DatetimeIndex, list[st
         return stamps.tz_localize(None), notes
     if not zoned.all():
         row = int(np.argmax(zoned != zoned[0]))
-        raise UserError(f"{where} has times with an offset from UTC and without (line {row + 2}); write all in one way")
+        raise UserError(
+            f"{source} has times with an offset from UTC and without (line {row + 2}); write all in one way"
+        )
     wall = _to_datetime(texts.str.replace(OFFSET, "", regex=True)).tz_localize(None)
     return _by_the_clock(stamps.tz_convert(pd.Timestamp(texts.iloc[-1]).tz), wall, notes)
 
@@ -223,7 +225,7 @@ def _to_datetime(texts: pd.Series) -> pd.DatetimeIndex:
         return pd.DatetimeIndex(pd.to_datetime(texts, utc=True, errors="coerce"))
 
 
-def _day_first(parts: pd.DataFrame, texts: pd.Series, where: str) -> bool:
+def _day_first(parts: pd.DataFrame, texts: pd.Series, source: str) -> bool:
     """Whether dates such as 3/4/2024 begin with the day, by the evidence of the whole column."""
     first, second = int(parts[0].astype(int).max()), int(parts[2].astype(int).max())
     if (parts[1] == ".").all():
@@ -233,7 +235,7 @@ def _day_first(parts: pd.DataFrame, texts: pd.Series, where: str) -> bool:
     by_day, by_month = (_regularity(_to_datetime(_year_first(parts, texts, order))) for order in (True, False))
     if by_day == by_month:
         raise AmbiguousDates(
-            f"{where} holds dates that can be read as day/month and as month/day, such as {texts.iloc[0][:20]!r}; "
+            f"{source} holds dates that can be read as day/month and as month/day, such as {texts.iloc[0][:20]!r}; "
             "write them as 2024-01-31"
         )
     return by_day > by_month
@@ -255,11 +257,11 @@ def _regularity(time: pd.DatetimeIndex) -> float:
     return round(len(time) / steps(time, freq), 1)
 
 
-def check_one_series(frame: pd.DataFrame, time: pd.DatetimeIndex, column: str, where: str, target: str | None) -> None:
+def check_one_series(frame: pd.DataFrame, time: pd.DatetimeIndex, column: str, source: str, target: str | None) -> None:
     """Refuse a file in long format: several series below each other, told apart by a column.
 
     Args:
-        frame: the columns beside the times, which ``column`` held.
+        frame: the columns other than the times, which ``column`` held.
         target: what is to be forecast, where it is known.
 
     Raises:
@@ -279,7 +281,7 @@ def check_one_series(frame: pd.DataFrame, time: pd.DatetimeIndex, column: str, w
             continue
         value = target if target in frame.columns else next((c for c in numbers if c != name), "VALUE")
         raise UserError(
-            f"{where} holds {count} series, told apart by column {name!r}: recurrent.py forecasts all of them with "
+            f"{source} holds {count} series, told apart by column {name!r}: recurrent.py forecasts all of them with "
             f"--series {name!r}; for one row per time write one series to a file, or all with a column each, in pandas "
             f"table.pivot(index={column!r}, columns={name!r}, values={value!r}).to_csv('wide.csv')"
         )

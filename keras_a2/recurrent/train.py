@@ -18,7 +18,7 @@ from keras_a2.errors import UserError
 from keras_a2.recurrent.data import Windows
 from keras_a2.recurrent.model import frame, frames
 from keras_a2.recurrent.panel import Panel, load
-from keras_a2.recurrent.seasons import find_season
+from keras_a2.recurrent.seasons import season_of, training_rows
 from keras_a2.training import Average
 
 EPOCH_STEPS = 32  # a series with fewer full batches is short: it gets smaller ones and more epochs
@@ -40,9 +40,14 @@ def resolve(config: Any, windows: Windows | Panel) -> Any:
         UserError: options that the windows do not allow.
     """
     windows.backtest(config.forecast.backtest)  # refuses blocks that are too short before anything is trained
-    if isinstance(windows, Panel):
-        return _of_many(config, windows)
-    shared, season = config.network.channel_independent, config.series.season or find_season(windows)
+    defaults = _of_many(config, windows) if isinstance(windows, Panel) else _of_one(config, windows)
+    return settings.fill(config, **defaults, jobs=1)
+
+
+def _of_one(config: Any, windows: Windows) -> dict[str, Any]:
+    """The defaults of a single series."""
+    shared, season = config.network.channel_independent, config.series.season
+    season = season or season_of(training_rows(windows), windows.step)
     if shared is None:
         shared = len(windows.targets) > 1 and not windows.known
     elif shared and windows.known:
@@ -59,38 +64,34 @@ def resolve(config: Any, windows: Windows | Panel) -> Any:
     folds = config.forecast.folds
     if folds is None:
         folds = FOLDS if batch_size < most and windows.has_folds(FOLDS) else 1
-    return settings.fill(
-        config,
-        season=season,
-        folds=folds,
-        channel_independent=shared,
-        segment=season if shared and whole_seasons and season > 1 else 0,
-        input_dropout=0.0 if shared or windows.known else 0.4 if len(windows.inputs) >= FEW_INPUTS else 0.2,
-        epochs=epochs,
-        patience=max(epochs // 4, 4),
-        batch_size=batch_size,
-        learning_rate=1e-3,
-        jobs=1,
-    )
+    return {
+        "season": season,
+        "folds": folds,
+        "channel_independent": shared,
+        "segment": season if shared and whole_seasons and season > 1 else 0,
+        "input_dropout": 0.0 if shared or windows.known else 0.4 if len(windows.inputs) >= FEW_INPUTS else 0.2,
+        "epochs": epochs,
+        "patience": max(epochs // 4, 4),
+        "batch_size": batch_size,
+        "learning_rate": 1e-3,
+    }
 
 
-def _of_many(config: Any, windows: Panel) -> Any:
-    """``resolve`` for many series."""
+def _of_many(config: Any, windows: Panel) -> dict[str, Any]:
+    """The defaults of many series."""
     epochs = 12 if config.training.epochs is None else config.training.epochs
     segments = [steps for steps in (windows.season, windows.horizon) if steps > 1 and windows.look_back % steps == 0]
-    return settings.fill(
-        config,
-        season=windows.season,
-        folds=1,
-        channel_independent=False,
-        segment=segments[0] if segments else 0,
-        input_dropout=0.0,
-        epochs=epochs,
-        patience=epochs + 1,  # the best epoch counts, but the last training, without validation, goes through all
-        batch_size=128,
-        learning_rate=3e-3,
-        jobs=1,
-    )
+    return {
+        "season": windows.season,
+        "folds": 1,
+        "channel_independent": False,
+        "segment": segments[0] if segments else 0,
+        "input_dropout": 0.0,
+        "epochs": epochs,
+        "patience": epochs + 1,  # the best epoch counts, but the last training, without validation, goes through all
+        "batch_size": 128,
+        "learning_rate": 3e-3,
+    }
 
 
 class Batches:
@@ -139,7 +140,7 @@ class Batches:
         return inputs, tf.reshape((truth - level) / spread, (-1, windows.horizon * truth.shape[-1]))
 
 
-def samples_of(windows: Any, origins: np.ndarray, channel_independent: bool) -> np.ndarray:
+def samples_of(windows: Windows | Panel, origins: np.ndarray, channel_independent: bool) -> np.ndarray:
     """Samples ``(n, 2)`` of origins ``(n,)``, or of each target after the other ``(targets * n, 2)``."""
     numbers = range(len(windows.targets)) if channel_independent else [0]
     return np.concatenate([np.stack([origins, np.full_like(origins, k)], axis=1) for k in numbers]).astype(np.int32)
@@ -187,7 +188,7 @@ class Forecaster:
 
 
 def every_cell(
-    train_network: Callable[..., Forecaster], config: Any, folds: Sequence[Any], folder: Path
+    train_network: Callable[..., Forecaster], config: Any, folds: Sequence[Windows | Panel], folder: Path
 ) -> dict[str, list[list[Forecaster]]]:
     """Train on every fold: cell -> for each seed one forecaster per fold. The last is measured on the test split.
 
@@ -208,7 +209,7 @@ def every_cell(
     return {cell: [on_folds(cell, seed) for seed in seeds] for cell in cells}
 
 
-def _by_part(folds: Sequence[Any]) -> dict[str, Any]:
+def _by_part(folds: Sequence[Windows | Panel]) -> dict[str, Windows | Panel]:
     """Name of a fold's training -> the fold; the last one's name is empty."""
     return {f"-fold{number}" if number < len(folds) else "": fold for number, fold in enumerate(folds, 1)}
 
