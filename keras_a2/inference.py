@@ -65,9 +65,8 @@ def classify(
     files = predict.find_images(items, left_out)
     if str(left_out):
         console.print(f"note: left out: {left_out}")
-    shown = files if output else files[:SHOWN_ROWS]
+    shown = files if output or maps else files[:SHOWN_ROWS]
     if maps is not None:
-        shown = files
         maps.mkdir(parents=True, exist_ok=True)
     stream = model.stream(shown, top, maps is not None)
     predictions = []
@@ -79,25 +78,14 @@ def classify(
     if maps is not None:
         console.print(f"wrote {sum(not p.error for p in predictions)} maps to {maps}")
     if output is None:
-        table = Table(
-            Column("file", overflow="fold"),
-            "class",
-            Column("probability", no_wrap=True),
-            *(["set"] if sets else []),
-            *(["unfamiliar"] if model.familiarity else []),
-        )
+        further = ["set"] * sets + ["unfamiliar"] * (model.familiarity is not None)
+        table = Table(Column("file", overflow="fold"), "class", Column("probability", no_wrap=True), *further)
         for p in predictions[:SHOWN_ROWS]:
             if p.error:
                 table.add_row(p.file, f"error: {p.error}", "")
+            of_image = [", ".join(p.answer_set or ())] * sets + ["yes"] * bool(p.unfamiliar)
             for rank, (name, probability) in enumerate(zip(p.classes, p.probabilities, strict=True)):
-                members = [] if rank or not sets else [", ".join(p.answer_set or ())]
-                table.add_row(
-                    "" if rank else p.file,
-                    name,
-                    f"{probability:.1%}",
-                    *members,
-                    *(["yes"] if p.unfamiliar and not rank else []),
-                )
+                table.add_row("" if rank else p.file, name, f"{probability:.1%}", *([] if rank else of_image))
         if len(files) > SHOWN_ROWS:
             table.add_row("… more: write them with --output", "", "")
         console.print(table)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -86,7 +85,7 @@ class Classifier(SavedModel):
                 )
             probability = self.serve(images[np.newaxis] if images.ndim == 3 else images)
             return answer_sets(probability, self.card["set_threshold"]) if sets else probability
-        return table(self.stream(find_images([images] if isinstance(images, str | Path) else images)), sets=sets)
+        return table(self.stream(find_images(images)), sets=sets)
 
     def check_sets(self) -> None:
         """Raise ``UserError`` where the model has no sets of classes."""
@@ -102,24 +101,34 @@ class Classifier(SavedModel):
         Raises:
             UserError: of many files, for which the model is converted to LiteRT: its answers to the first are others.
         """
-        answer: Callable[[np.ndarray], np.ndarray] | None = None
-        classes = len(self.classes)
+        answer: litert.Function | None = None
         for paths, decoded in self.decode_all(files):
             readable = [image for image in decoded if not isinstance(image, str)]
-            if readable and answer is None:
-                answer = self._converted(np.stack(readable)) if len(files) >= MANY else self._described
-            answers = iter(answer(np.stack(readable)) if answer and readable else [])
-            mapped = iter(self.mapped(np.stack(readable)) if maps and readable else [])
+            rows: Iterator[tuple] = iter(())
+            if readable:
+                pixels = np.stack(readable)
+                answer = answer or (self._converted(pixels) if len(files) >= MANY else self._described)
+                rows = zip(answer(pixels), self.mapped(pixels) if maps else [None] * len(pixels), strict=True)
             for path, image in zip(paths, decoded, strict=True):
                 if isinstance(image, str):
                     yield Prediction(str(path), error=image)
-                    continue
-                probability, description = np.split(next(answers), [classes])
-                best = np.argsort(-probability)[:top]
-                yield Prediction(
-                    str(path), self._names(best), tuple(probability[best].tolist()), answer_set=self._set(probability),
-                    unfamiliar=self._is_unfamiliar(description, probability), mapped=next(mapped, None),
-                )  # fmt: skip
+                else:
+                    yield self._prediction(str(path), top, *next(rows))
+
+    def _prediction(self, file: str, top: int, answer: np.ndarray, mapped: np.ndarray | None) -> Prediction:
+        """Of one image, whose probabilities and description stand side by side in ``answer``."""
+        probability, description = np.split(answer, [len(self.classes)])
+        best, members, unfamiliar = np.argsort(-probability)[:top], None, None
+        if (threshold := self.card.get("set_threshold")) is not None:
+            inside = np.flatnonzero(answer_sets(probability[np.newaxis], threshold)[0])
+            members = self._names(inside[np.argsort(-probability[inside])])
+        if self.familiarity is not None:
+            score = self.familiarity.unfamiliarity(description[np.newaxis], probability[np.newaxis])[0]
+            unfamiliar = bool(score > self.card["unfamiliar_threshold"])
+        return Prediction(file, self._names(best), tuple(probability[best].tolist()), "", members, unfamiliar, mapped)
+
+    def _names(self, classes: np.ndarray) -> tuple[str, ...]:
+        return tuple(self.classes[i] for i in classes)
 
     @cached_property
     def familiarity(self) -> Familiarity | None:
@@ -136,12 +145,6 @@ class Classifier(SavedModel):
         answers = self.loaded.describe(images)
         return np.concatenate([answers["probabilities"], answers["description"]], axis=1)
 
-    def _is_unfamiliar(self, description: np.ndarray, probability: np.ndarray) -> bool | None:
-        if self.familiarity is None:
-            return None
-        score = self.familiarity.unfamiliarity(description[np.newaxis], probability[np.newaxis])[0]
-        return bool(score > self.card["unfamiliar_threshold"])
-
     def mapped(self, images: np.ndarray) -> np.ndarray:
         """Pictures that are bright and warm where they speak for their most probable class (class activation maps).
 
@@ -154,7 +157,8 @@ class Classifier(SavedModel):
         Raises:
             UserError: a model of an earlier version.
         """
-        described = self._describe(images)
+        self.check_maps()
+        described = self.loaded.describe(images)
         likeliest = np.argmax(described["probabilities"], axis=1)
         return overlay(images, np.asarray(described["maps"])[np.arange(len(images)), :, :, likeliest])
 
@@ -162,10 +166,6 @@ class Classifier(SavedModel):
         """Raise ``UserError`` where the model has no features and maps."""
         if not self.describes:
             raise UserError(f"{self.folder} was published without features and maps; publish it again")
-
-    def _describe(self, images: np.ndarray) -> dict[str, Any]:
-        self.check_maps()
-        return self.loaded.describe(images)
 
     @property
     def describes(self) -> bool:
@@ -178,27 +178,18 @@ class Classifier(SavedModel):
         Raises:
             UserError: no such path, an unreadable image, or a model of an earlier version.
         """
+        self.check_maps()
         features = []
-        for files, decoded in self.decode_all(find_images([paths] if isinstance(paths, str | Path) else paths)):
+        for files, decoded in self.decode_all(find_images(paths)):
             pixels = []
             for file, image in zip(files, decoded, strict=True):
                 if isinstance(image, str):
                     raise UserError(f"{file} cannot be read ({image}); leave it out")
                 pixels.append(image)
-            features.append(np.asarray(self._describe(np.stack(pixels))["features"]))
+            features.append(np.asarray(self.loaded.describe(np.stack(pixels))["features"]))
         return np.concatenate(features)
 
-    def _set(self, probability: np.ndarray) -> tuple[str, ...] | None:
-        """The set's classes, most probable first."""
-        if (threshold := self.card.get("set_threshold")) is None:
-            return None
-        members = np.flatnonzero(answer_sets(probability[np.newaxis], threshold)[0])
-        return self._names(members[np.argsort(-probability[members])])
-
-    def _names(self, classes: np.ndarray) -> tuple[str, ...]:
-        return tuple(self.classes[i] for i in classes)
-
-    def _converted(self, images: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
+    def _converted(self, images: np.ndarray) -> litert.Function:
         """``serve`` through LiteRT, asserted on these images. Without ``model.keras``, itself."""
         if not (self.folder / "model.keras").exists():
             return self._described
@@ -247,19 +238,19 @@ def table(predictions: Iterable[Prediction], top: int = 1, sets: bool = False) -
     if top > 1:
         names = [f"{name}_{rank}" for rank in range(1, top + 1) for name in names]
     rows: list[dict] = []
-    judged: dict[str, bool] = {}
     for p in predictions:
         ranked = [cell for pair in zip(map(printable, p.classes), p.probabilities, strict=True) for cell in pair]
-        columns = {} if p.unfamiliar is None else {"unfamiliar": p.unfamiliar}
-        judged |= columns
-        members = {"set": "|".join(map(printable, p.answer_set or ()))} if sets else {}
-        cells = dict(zip(names, ranked, strict=False)) | members | columns
-        rows.append({"file": printable(p.file), **cells, "error": p.error})
-    return pd.DataFrame(rows, columns=["file", *names, *(["set"] if sets else []), *judged, "error"])
+        rows.append({"file": printable(p.file), "error": p.error} | dict(zip(names, ranked, strict=False)))
+        if sets:
+            rows[-1]["set"] = "|".join(map(printable, p.answer_set or ()))
+        if p.unfamiliar is not None:
+            rows[-1]["unfamiliar"] = p.unfamiliar
+    judged = any("unfamiliar" in row for row in rows)
+    return pd.DataFrame(rows, columns=["file", *names, *["set"] * sets, *["unfamiliar"] * judged, "error"])
 
 
-def find_images(paths: Sequence[str | Path], left_out: LeftOut | None = None) -> list[Path]:
-    """The files named, and every image below the folders named, sorted within each.
+def find_images(paths: str | Path | Sequence[str | Path], left_out: LeftOut | None = None) -> list[Path]:
+    """The file or files named, and every image below the folders named, sorted within each.
 
     Args:
         left_out: counts the other files.
@@ -269,7 +260,7 @@ def find_images(paths: Sequence[str | Path], left_out: LeftOut | None = None) ->
     """
     files: list[Path] = []
     left_out = left_out or LeftOut()
-    for path in map(Path, paths):
+    for path in map(Path, [paths] if isinstance(paths, str | Path) else paths):
         if path.is_dir():
             inside = images_below(path, left_out)
             if not inside:
