@@ -5,9 +5,8 @@ from __future__ import annotations
 import json
 import time
 import warnings
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -15,6 +14,9 @@ from keras_a2 import machine
 from keras_a2.errors import UserError
 from keras_a2.fast import litert
 from keras_a2.files import whole
+
+if TYPE_CHECKING:
+    import keras
 
 LATENCY_RUNS = 60
 
@@ -93,7 +95,7 @@ def export_onnx(folder: Path, items: np.ndarray) -> dict:
     return {path.name: {"bytes": path.stat().st_size} | facts}
 
 
-def deployable(folder: Path) -> Any:
+def deployable(folder: Path) -> keras.Model:
     """The published Keras model without its resizing: LiteRT has no kernel for it, and an app has its own.
 
     Raises:
@@ -112,7 +114,7 @@ def deployable(folder: Path) -> Any:
     return keras.Model(resizing[0].output, model.output) if resizing else model
 
 
-def single_precision(model: Any) -> Any:
+def single_precision(model: keras.Model) -> keras.Model:
     """``model`` with its float64 layers in float32: LiteRT has no arithmetic in float64."""
     import keras
 
@@ -124,12 +126,12 @@ def single_precision(model: Any) -> Any:
     return single
 
 
-def answers(model: Any, items: np.ndarray) -> np.ndarray:
+def answers(model: keras.Model, items: np.ndarray) -> np.ndarray:
     """What ``model`` answers to each item by itself, ``(n, ...)``."""
     return np.concatenate([np.asarray(model(items[i : i + 1], training=False)) for i in range(len(items))])
 
 
-def measure(answer: Callable[[np.ndarray], np.ndarray], items: np.ndarray, expected: np.ndarray) -> dict:
+def measure(answer: litert.Function, items: np.ndarray, expected: np.ndarray) -> dict:
     """Agreement of a converted file with the model it came from, and its speed.
 
     Args:

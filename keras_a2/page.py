@@ -123,20 +123,19 @@ def with_unit(name: str, unit: str) -> str:
     return f"{name} ({unit})" if unit else name
 
 
-def column(values: Iterable[float], digits: int = 3, places: int | None = None) -> list[str]:
+def column(values: Iterable[float], places: int | None = None) -> list[str]:
     """Numbers to stand below each other.
 
     Args:
-        digits: as many decimals as the largest value needs for this number of significant digits;
-        places: or this number of decimals.
+        places: number of decimals; by default as many as the largest value needs for three significant digits.
     """
     values = list(values)
     if places is not None:
         return [f"{value:,.{places}f}" for value in values]
     largest = max((abs(value) for value in values if math.isfinite(value)), default=0.0)
     if not 1e-6 <= largest < 1e15:
-        return [number(value, digits) for value in values]
-    return [f"{value:,.{decimals(largest, digits)}f}" for value in values]
+        return [number(value) for value in values]
+    return [f"{value:,.{decimals(largest, 3)}f}" for value in values]
 
 
 def decimals(value: float, digits: int) -> int:

@@ -11,13 +11,16 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from keras_a2.errors import UserError
 from keras_a2.experiments import command
 from keras_a2.machine import import_tensorflow
+
+if TYPE_CHECKING:
+    import keras
 
 Field = tuple[str, Callable[[Any], bool]]  # what a field of a card must be: in words, and as a test
 
@@ -90,7 +93,7 @@ for line in sys.stdin:
 """
 
 
-def export(model: Any, endpoints: dict[str, tuple], folder: Path) -> None:
+def export(model: keras.Model, endpoints: dict[str, tuple], folder: Path) -> None:
     """Write ``model.keras`` and a SavedModel with the given signatures into ``folder``.
 
     Args:
@@ -107,7 +110,7 @@ def export(model: Any, endpoints: dict[str, tuple], folder: Path) -> None:
     (folder / "assets").mkdir(exist_ok=True)
 
 
-def with_constants(model: Any) -> Callable[[Any], Any]:
+def with_constants(model: keras.Model) -> Callable[[Any], Any]:
     """A Keras model in inference mode as a function whose weights are constants.
 
     TensorFlow computes at loading what depends on weights alone, batch norm's factors for instance, and multiplies

@@ -98,13 +98,12 @@ def test_imagenet_without_network_names_file_folder_and_checksum(monkeypatch, tm
         assert part in str(error.value)
 
 
-def test_auto_without_network_says_so_and_takes_the_bundled_weights(monkeypatch, tmp_path):
+def test_auto_without_network_says_so_and_takes_the_bundled_weights(monkeypatch, tmp_path, capsys):
     no_network(monkeypatch, tmp_path)
-    said = []
-    weights = model.find_weights("auto", None, note=said.append)
-    assert weights.origin == "bundled"
-    assert len(said) == 1
-    assert "bundled" in said[0]
+    assert model.find_weights("auto", None).origin == "bundled"
+    (line,) = capsys.readouterr().out.splitlines()
+    assert line.startswith("note: ")
+    assert "bundled" in line
 
 
 def arm_of(images: data.Images, backbone: keras.Model, folder) -> train.Arm:

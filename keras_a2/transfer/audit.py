@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -28,14 +26,14 @@ ODD_NEIGHBOURS, ODD = 5, 4.0  # robust standard deviations of the logarithm of t
 TEXTS = {"label": "probably wrong label(s)", "duplicate": "pair(s) of nearly equal pictures", "odd": "odd one(s) out"}
 
 
-def examine(images: Images, weights: model.Weights, make: Callable[..., Any], drop: bool) -> Images:
+def examine(images: Images, weights: model.Weights, make: model.Compute, drop: bool) -> Images:
     """The images with a table of ``suspects``, sorted by kind and score; a line says how many there are.
 
     Labels and oddness are judged on the training and validation images, by the features of the frozen backbone. Of the
     test images only the pictures are compared with the others.
 
     Args:
-        make: backbone and shape of an image -> function of pixels; ``train.keras_features``, or a faster one.
+        make: computes the features: ``train.keras_features``, or a faster one.
         drop: leave the suspects out of the training images. Validation and test stay as they are: without the difficult
             ones they would promise too much.
     """
@@ -81,9 +79,7 @@ def rows(images: Images) -> pd.DataFrame:
     return pd.DataFrame(columns | {"suggested_class": classes[suspects["suggested"]]})
 
 
-def compute_features(
-    images: Images, indices: np.ndarray, weights: model.Weights, make: Callable[..., Any]
-) -> np.ndarray:
+def compute_features(images: Images, indices: np.ndarray, weights: model.Weights, make: model.Compute) -> np.ndarray:
     """Features of the frozen backbone, standardised: ``(len(indices), features)`` float32."""
     backbone, size = model.plain_backbone(weights.alpha), images.store.size
     model.load_weights(backbone, weights)
@@ -164,7 +160,13 @@ def odd_ones_out(features: np.ndarray) -> pd.DataFrame:
     return table("odd", np.flatnonzero(score > ODD), score[score > ODD])
 
 
-def table(kind: str, image: np.ndarray, score: Any = 0.0, other: Any = -1, suggested: Any = -1) -> pd.DataFrame:
+def table(
+    kind: str,
+    image: np.ndarray,
+    score: np.ndarray | float = 0.0,
+    other: np.ndarray | int = -1,
+    suggested: np.ndarray | int = -1,
+) -> pd.DataFrame:
     """Rows of suspects of one kind, the highest score first; -1 where there is no other image or no suggestion."""
     rows = pd.DataFrame({"kind": kind, "image": image, "other": other, "suggested": suggested, "score": score})
     return rows.astype({"other": int, "suggested": int, "score": float}).sort_values("score", ascending=False)

@@ -58,21 +58,21 @@ def temperature(logits: np.ndarray, labels: np.ndarray) -> float:
     return float(np.exp(minimize_scalar(loss, bounds=np.log(TEMPERATURES), method="bounded").x))
 
 
-def reliability(labels: np.ndarray, probability: np.ndarray, bins: int = BINS) -> np.ndarray:
-    """Mean confidence, accuracy and number of images in each of ``bins`` equal intervals of confidence.
+def reliability(labels: np.ndarray, probability: np.ndarray) -> np.ndarray:
+    """Mean confidence, accuracy and number of images in each of ``BINS`` equal intervals of confidence.
 
     Returns:
         ``(bins that are not empty, 3)``.
     """
     confidence, correct = probability.max(axis=1), probability.argmax(axis=1) == labels
-    index = np.minimum((confidence * bins).astype(int), bins - 1)
+    index = np.minimum((confidence * BINS).astype(int), BINS - 1)
     members = [index == value for value in np.unique(index)]
     return np.array([[confidence[rows].mean(), correct[rows].mean(), rows.sum()] for rows in members])
 
 
-def expected_calibration_error(labels: np.ndarray, probability: np.ndarray, bins: int = BINS) -> float:
+def expected_calibration_error(labels: np.ndarray, probability: np.ndarray) -> float:
     """Mean gap between confidence and accuracy over equal-width bins (Guo et al. 2017, arXiv 1706.04599, eq. 3)."""
-    confidence, accuracy, n = reliability(labels, probability, bins).T
+    confidence, accuracy, n = reliability(labels, probability).T
     return float((n * np.abs(accuracy - confidence)).sum() / n.sum())
 
 

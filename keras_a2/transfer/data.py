@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import os
 import tempfile
-from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -301,11 +300,11 @@ def _stratified(indices: np.ndarray, strata: np.ndarray, fraction: float, seed: 
 
 
 def _check_classes(source: Source, readable: np.ndarray) -> None:
-    counts = Counter(source.labels[readable].tolist())
-    for label, name in enumerate(source.classes):
-        if counts[label] < 4:
+    counts = np.bincount(source.labels[readable], minlength=len(source.classes))
+    for name, count in zip(source.classes, counts, strict=True):
+        if count < 4:
             raise UserError(
-                f"class {name!r} has {counts[label]} distinct readable image(s); train, validation and test together "
+                f"class {name!r} has {count} distinct readable image(s); train, validation and test together "
                 "need at least 4: add images or remove the class"
             )
 

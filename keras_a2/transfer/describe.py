@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import keras
@@ -18,8 +17,6 @@ from keras_a2.transfer.maps import Mapper
 
 DESCRIBED = 9  # of the backbone's blocks, the first: later ones see less and less of what no photograph has
 TRAINING_IMAGES = 4000  # enough for a covariance of 300 channels
-
-Function = Callable[[np.ndarray], np.ndarray]
 
 
 def describing(model: keras.Model) -> keras.Model:
@@ -91,13 +88,13 @@ def in_one(model: keras.Model) -> keras.Model:
 
 
 def publish(
-    folder: Path, network: keras.Model, images: Images, make: Callable[[keras.Model, tuple[int, ...]], Function]
+    folder: Path, network: keras.Model, images: Images, make: models.Compute
 ) -> tuple[float | None, float | None]:
     """Fit the score on training and validation images, and write its file into ``folder``.
 
     Args:
         network: that is published there.
-        make: Keras model and shape of an image -> function of pixels; ``train.keras_features``, or a faster one.
+        make: computes descriptions: ``train.keras_features``, or a faster one.
 
     Returns:
         The threshold and the share of the test images above it; None of too few validation images.

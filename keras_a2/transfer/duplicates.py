@@ -37,7 +37,7 @@ def pictures(store: PixelStore, indices: np.ndarray, facts: list[Facts]) -> np.n
         encodings[picture].add(fact.encoding)
     if all(encoding == encodings[0] for encoding in encodings):
         return number
-    distance, neighbour = _neighbours(store, indices[first], NEIGHBOURS)
+    distance, neighbour = _neighbours(store, indices[first])
     pairs = [
         (a, b)
         for a, b in ((a, neighbour[a, column]) for a, column in np.argwhere(distance < SKETCHES**2))
@@ -57,7 +57,7 @@ def near(store: PixelStore, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray
     Returns:
         Positions in ``indices`` ``(n, 2)``, the first the lower, and the correlation of brightness ``(n,)``.
     """
-    distance, neighbour = _neighbours(store, indices, NEIGHBOURS)
+    distance, neighbour = _neighbours(store, indices)
     limit = np.minimum(NEARER * distance[:, [min(OTHERS, distance.shape[1]) - 1]], 2 * (1 - CORRELATION))
     first, column = np.nonzero(distance < limit)
     pairs = np.sort(np.stack([first, neighbour[first, column]], axis=1), axis=1)
@@ -65,11 +65,11 @@ def near(store: PixelStore, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray
     return pairs, 1 - distance[first, column][index] / 2
 
 
-def _neighbours(store: PixelStore, indices: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-    """Squared distance of the sketches of the ``k`` nearest of each image, the nearest first, and their positions."""
-    sketches = store.compute(_sketches, indices)
-    search = NearestNeighbors(n_neighbors=min(k, len(indices) - 1), algorithm="brute", metric="sqeuclidean")
-    return search.fit(sketches).kneighbors()
+def _neighbours(store: PixelStore, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Squared distances of the sketches nearest to each image's, the nearest first, and their positions."""
+    k = min(NEIGHBOURS, len(indices) - 1)
+    search = NearestNeighbors(n_neighbors=k, algorithm="brute", metric="sqeuclidean")
+    return search.fit(store.compute(_sketches, indices)).kneighbors()
 
 
 def _sketches(images: np.ndarray) -> np.ndarray:

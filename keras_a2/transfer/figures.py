@@ -239,15 +239,14 @@ def sheets(results: Results, mapper: Mapper) -> list[Sheet]:
     drawn = [rng.permutation(np.flatnonzero(labels == label))[:several] for label in present]
     wrong = np.flatnonzero(predicted != labels)
     worst = wrong[np.argsort(-probability[wrong, predicted[wrong]])][:MISTAKES]
-    seen = "Right: the same picture, brighter where it speaks for the predicted class."
-    chosen: list[tuple[str, np.ndarray, Mapper | None, str]] = [
-        ("Examples of every class", np.concatenate(drawn), mapper if len(present) <= MAPPED_CLASSES else None,
-         "Drawn at random from the test split."),
-        ("Most confident mistakes", worst, mapper, "Look for wrong labels, and for places that should not matter."),
-    ]  # fmt: skip
+    mapped = len(present) <= MAPPED_CLASSES
+    right = " Right: the same picture, brighter where it speaks for the predicted class."
+    examples = _cards(images, np.concatenate(drawn), probability, mapper if mapped else None)
+    mistakes = _cards(images, worst, probability, mapper)
+    advice = "Look for wrong labels, and for places that should not matter."
     return [
-        Sheet(title, note if maps is None else f"{note} {seen}", _cards(images, positions, probability, maps))
-        for title, positions, maps, note in chosen
+        Sheet("Examples of every class", "Drawn at random from the test split." + right * mapped, examples),
+        Sheet("Most confident mistakes", advice + right, mistakes),
     ]
 
 

@@ -6,6 +6,7 @@ import hashlib
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import h5py
@@ -18,8 +19,9 @@ from sklearn.metrics import log_loss
 from threadpoolctl import threadpool_limits
 
 from keras_a2.errors import UserError
+from keras_a2.fast.litert import Function
 from keras_a2.files import download, keras_cache
-from keras_a2.transfer.data import Images, batches
+from keras_a2.transfer.data import Images, batches, note
 from keras_a2.transfer.decode import GREY
 
 ALPHAS = (0.75, 1.0)
@@ -37,6 +39,8 @@ ITERATIONS = 120
 VARIANCE_FLOOR = 0.05  # of the mean variance
 PREDICTED_BATCH = 64
 STATISTICS_BATCH, STATISTICS_IMAGES = 64, 512
+
+Compute = Callable[[keras.Model, tuple[int, ...]], Function]  # a model and the shape of an image -> function of pixels
 
 
 @dataclass(frozen=True)
@@ -58,12 +62,13 @@ def random_weights(alpha: float) -> Weights:
     return Weights("random", None, alpha)
 
 
-def find_weights(choice: str, alpha: float | None, note: Callable[[str], None] = print) -> Weights:
+def find_weights(choice: str, alpha: float | None) -> Weights:
     """Resolve ``auto``, ``imagenet``, ``bundled``, ``random`` or a path, and check the file before any training.
 
+    A line says so when ``auto`` falls back to the bundled weights.
+
     Args:
-        alpha: width multiplier; None takes what the file has, or 1.0.
-        note: called with the one line that says so when ``auto`` falls back to the bundled weights.
+        alpha: width multiplier; None takes that of the file, or 1.0.
 
     Raises:
         UserError: no such file, damaged, another architecture or alpha, or not to be downloaded.
@@ -326,15 +331,12 @@ def decode_upright(content: tf.Tensor) -> tf.Tensor:
         tf.debugging.Assert((rotation > 0) | ~in_xmp, ["the image's rotation is in XMP only; turn it and use serve"]),
     ]
     with tf.control_dependencies(checks):
-        image = tf.cond(is_png, lambda: _png(content), lambda: _jpeg(content))
+        jpeg = partial(tf.io.decode_jpeg, content, channels=3, dct_method="INTEGER_ACCURATE")
+        image = tf.cond(is_png, lambda: _png(content), jpeg)
     image = tf.cond(rotation >= 5, lambda: tf.transpose(image, (1, 0, 2)), lambda: image)
     image = tf.cond(_one_of(rotation, (2, 3, 6, 7)), lambda: image[:, ::-1], lambda: image)
     image = tf.cond(_one_of(rotation, (3, 4, 7, 8)), lambda: image[::-1], lambda: image)
     return tf.ensure_shape(image, (None, None, 3))
-
-
-def _jpeg(content: tf.Tensor) -> tf.Tensor:
-    return tf.io.decode_jpeg(content, channels=3, dct_method="INTEGER_ACCURATE")
 
 
 def _png(content: tf.Tensor) -> tf.Tensor:

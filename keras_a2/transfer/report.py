@@ -9,7 +9,6 @@ import numpy as np
 import pandas as pd
 
 from keras_a2 import page
-from keras_a2.charts import Chart
 from keras_a2.console import console, print_table
 from keras_a2.experiments import command
 from keras_a2.transfer import audit, evaluate, figures
@@ -45,12 +44,33 @@ def write(folder: Path, results: Results, mapper: Mapper, published: Path) -> No
         mapper: see ``describe.mapper``.
         published: the model's folder, for the command on the page.
     """
+    metrics, seed = results.metrics, of_seed(results.metrics)
     # Names of files may hold undecodable bytes.
     predictions(results).to_csv(folder / "predictions.csv", index=False, errors="backslashreplace")
     history(results).to_csv(folder / "history.csv", index=False)
     audit.rows(results.images).to_csv(folder / "audit.csv", index=False, errors="backslashreplace")
-    drawn = figures.draw(folder / "figures", results, of_seed(results.metrics))
-    page.write(_page(results, drawn, mapper, published), folder / "report.html")
+    content = page.Page(
+        title=f"Transfer on {metrics['data']['name']}",
+        headline=headline(metrics),
+        tables=[
+            page.Table(
+                "Result on the test split", *result_rows(metrics), "Intervals: Wilson. The test split was read once."
+            ),
+            _differences(metrics, seed),
+            _phases(metrics, seed),
+            _coursework(metrics),
+            *([_curve_table(metrics)] if "learning_curve" in metrics else []),
+            _answers(metrics, results.unfamiliar[1], seed),
+        ],
+        charts=figures.draw(folder / "figures", results, seed),
+        metrics=metrics,
+        use=use(published),
+        home=published,
+        guide=guide(results),
+        sheets=[*figures.sheets(results, mapper), *figures.suspects(results.images)],
+        texts=_classification_reports(results),
+    )
+    page.write(content, folder / "report.html")
 
 
 def _classification_reports(results: Results) -> list[tuple[str, str]]:
@@ -131,32 +151,6 @@ def of_seed(metrics: dict[str, Any]) -> str:
     """Says which seed is described, where there are several."""
     several = "accuracy_seeds" in metrics["arms"]["pretrained"]["test"]
     return f", seed {metrics['published_seed']}" if several else ""
-
-
-def _page(results: Results, drawn: list[Chart], mapper: Mapper, published: Path) -> page.Page:
-    metrics, seed = results.metrics, of_seed(results.metrics)
-    tables = [
-        page.Table(
-            "Result on the test split", *result_rows(metrics), "Intervals: Wilson. The test split was read once."
-        ),
-        _differences(metrics, seed),
-        _phases(metrics, seed),
-        _coursework(metrics),
-        *([_curve_table(metrics)] if "learning_curve" in metrics else []),
-        _answers(metrics, results.unfamiliar[1], seed),
-    ]
-    return page.Page(
-        title=f"Transfer on {metrics['data']['name']}",
-        headline=headline(metrics),
-        tables=tables,
-        charts=drawn,
-        metrics=metrics,
-        use=use(published),
-        home=published,
-        guide=guide(results),
-        sheets=[*figures.sheets(results, mapper), *figures.suspects(results.images)],
-        texts=_classification_reports(results),
-    )
 
 
 def use(published: Path) -> str:
@@ -242,10 +236,13 @@ def _coursework(metrics: dict[str, Any]) -> page.Table:
 
 
 def _answers(metrics: dict[str, Any], unfamiliar: float | None, seed: str) -> page.Table:
+    def lowest(shares: dict[str, float]) -> str:
+        return ", ".join(f"{name} {page.percent(shares[name])}" for name in sorted(shares, key=shares.__getitem__)[:3])
+
     rows = [
         [ARMS[name], f"{t['temperature']:.2f}", f"{t['ece_uncalibrated']:.3f}", f"{t['ece']:.3f}",
          page.percent(t["sets"]["level"]), page.percent(t["sets"]["coverage"]), f"{t['sets']['mean_size']:.2f}",
-         ", ".join(f"{c} {page.percent(share)}" for c, share in _lowest(t["sets"]["coverage_by_class"]))]
+         lowest(t["sets"]["coverage_by_class"])]
         for name, arm in metrics["arms"].items() for t in [arm["test"]]
     ]  # fmt: skip
     header = ["", "temperature", "error before", "and after", "coverage promised", "reached", "classes in a set",
@@ -275,10 +272,6 @@ def _curve_table(metrics: dict[str, Any]) -> page.Table:
         curve_sentences(metrics)
     )
     return page.Table("Accuracy by number of training images", ["images per class", *arms.values()], rows, note)
-
-
-def _lowest(shares: dict[str, float], n: int = 3) -> list[tuple[str, float]]:
-    return sorted(shares.items(), key=lambda item: item[1])[:n]
 
 
 def predictions(results: Results) -> pd.DataFrame:

@@ -46,6 +46,7 @@ class Options:
     """Train without the images that the audit suspects; it always lists them in the report and in audit.csv."""
 
 
+OFFLINE = "; connect once, or use --data elpv, digits or a folder"
 # As in keras/src/datasets/cifar100.py.
 CIFAR100_ARCHIVE = "cifar-100-python-target_archive"
 CIFAR100_SHA256 = "85cd44d02ba6437773c5bbd22e183051d648de2e7d6b014e1ef29b855ba677a7"
@@ -185,9 +186,7 @@ def cifar100() -> Source:
     with silence():
         import keras
 
-    path = keras_cache() / "datasets" / CIFAR100_ARCHIVE
-    advice = "; connect once, or use --data elpv, digits or a folder"
-    with download("CIFAR-100", path, CIFAR100_SHA256, advice):
+    with download("CIFAR-100", keras_cache() / "datasets" / CIFAR100_ARCHIVE, CIFAR100_SHA256, OFFLINE):
         (x, y), (x_test, y_test) = keras.datasets.cifar100.load_data()
     return Source(
         name="cifar100",
@@ -210,8 +209,7 @@ def archive(name: str) -> Source:
         import keras
 
     known, cache = ARCHIVES[name], keras_cache()
-    advice = "; connect once, or use --data elpv, digits or a folder"
-    with download(name, cache / "datasets" / known.file, known.sha256, advice):
+    with download(name, cache / "datasets" / known.file, known.sha256, OFFLINE):
         unpacked = keras.utils.get_file(
             known.file, known.url, file_hash=known.sha256 or None, extract=True, cache_dir=cache
         )

@@ -21,7 +21,7 @@ from keras_a2.fast import litert
 from keras_a2.training import Average
 from keras_a2.transfer import audit, sources
 from keras_a2.transfer import model as models
-from keras_a2.transfer.data import Images, batches, boxes, class_shares, load_and_describe, note, with_few
+from keras_a2.transfer.data import Images, batches, boxes, class_shares, load_and_describe, with_few
 from keras_a2.transfer.sources import Source
 
 HEAD_BATCH = 256
@@ -44,7 +44,7 @@ def load(source: Source, config: Any, folder: Path, audited: bool = False) -> tu
         audited: look for suspect images, and leave them out of training with ``--drop-suspects``.
     """
     machine.configure_tensorflow(config.run.seed, config.run.deterministic)
-    weights = models.find_weights(config.network.weights, config.network.alpha, note)
+    weights = models.find_weights(config.network.weights, config.network.alpha)
     images = load_and_describe(source, config.data, config.run.seed, folder)
     if audited:
         compute = keras_features if config.run.plain else litert.Parallel
@@ -239,7 +239,7 @@ class Features:
         views: number of views of each training image; view 0 is the plain image, the others are augmented.
     """
 
-    make: Callable[[keras.Model, tuple[int, ...]], Callable[[np.ndarray], np.ndarray]]
+    make: models.Compute
     arm: Arm
     views: int
     augment: str
