@@ -12,7 +12,7 @@ import tensorflow as tf
 import recurrent
 from keras_a2 import saved_model, settings
 from keras_a2.fast.loops import CompiledLoop, compiled_loops, is_compiled
-from keras_a2.fast.windows import _predict, compiled
+from keras_a2.fast.windows import _predict, _with_noise, compiled, dropout_noise
 from keras_a2.recurrent import baselines, data, evaluate, model, sources, train
 from keras_a2.recurrent.combination import Combination, WindowNaive
 from keras_a2.recurrent.intervals import Spread
@@ -103,6 +103,31 @@ def test_an_epoch_of_the_compiled_steps_is_one_of_keras_fit(windows, cell):
     for fast, plain in zip(*weights, strict=True):
         np.testing.assert_allclose(fast, plain, atol=1e-5)
     np.testing.assert_allclose(*forecasts, atol=1e-5)
+
+
+def test_noise_drawn_outside_xla_is_what_dropout_draws_inside():
+    layers = keras.layers
+    network = keras.Sequential(
+        [keras.Input((9, 5)), layers.SpatialDropout1D(0.4), layers.GRU(4), layers.Dropout(0.3), layers.Dense(2)]
+    )
+    twin = compiled_loops(network)
+    model, dropouts = _with_noise(twin)
+    assert list(dropouts.values()) == [(1, 5), (4,)]
+    inputs = tf.random.stateless_normal((6, 9, 5), (0, 1))
+
+    def answer(network: keras.Model, inputs) -> tf.Tensor:
+        @tf.function(jit_compile=True, autograph=False)
+        def compiled() -> tf.Tensor:
+            seeds = [seed + 7 for seed in network.non_trainable_variables]
+            return network.stateless_call(network.trainable_variables, seeds, inputs, training=True)[0]
+
+        return compiled()
+
+    noise = [
+        dropout_noise(layer.seed_generator.state + 7, layer.rate, (6, *shape)) for layer, shape in dropouts.items()
+    ]
+    np.testing.assert_allclose(answer(twin, inputs), answer(model, [inputs, *noise]), atol=1e-6)
+    np.testing.assert_array_equal(np.unique(noise[0]), np.float32([0, 1 / 0.6]))
 
 
 @pytest.mark.parametrize(("samples", "at_once"), [(5, 32), (33, 64), (64, 64), (70, 96), (1030, 544)])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import keras
 import numpy as np
@@ -15,6 +16,7 @@ Epoch = Callable[[int, Callable[[float], None]], float]
 Gather = Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor]]
 PREDICTED = 1024  # samples at once, at most
 PARTS = 4  # of a batch: a fixed number, not the cores', so that sums do not depend on the machine
+PHILOX = 1  # TensorFlow's number for the generator of Salmon et al. 2011
 LEAST_PART = 32  # samples; forecasts are made of a multiple of it at once
 
 
@@ -48,22 +50,30 @@ def _epoch(
     average: Average,
 ) -> Epoch:
     """``(epoch, report) -> mean loss`` of one traced step."""
-    variables, seeds = network.trainable_variables, network.non_trainable_variables  # the latter are dropout's
+    model, dropouts = _with_noise(network) if is_compiled(network) else (network, {})
+    variables, seeds = model.trainable_variables, model.non_trainable_variables  # the latter are dropout's
 
     @tf.function(jit_compile=is_compiled(network), autograph=False)
-    def loss_and_gradients(samples: tf.Tensor, seeds: list) -> tuple:
+    def loss_and_gradients(samples: tf.Tensor, noise: list, seeds: list) -> tuple:
         inputs, targets = gather(samples)
         with tf.GradientTape() as tape:
-            outputs, seeds = network.stateless_call(variables, seeds, inputs, training=True)
+            outputs, seeds = model.stateless_call(
+                variables, seeds, [inputs, *noise] if noise else inputs, training=True
+            )
             error = outputs - targets
             mean = tf.reduce_mean(tf.abs(error) if loss == "mae" else tf.square(error))
         return mean, tape.gradient(mean, variables), seeds
 
     @tf.function(autograph=False)
     def step(samples: tf.Tensor) -> tf.Tensor:
-        parts = _parts(samples, network)
-        # Each part draws its own dropout; no part writes what another reads, so they run at the same time.
-        results = [loss_and_gradients(part, [seed + number for seed in seeds]) for number, part in enumerate(parts)]
+        parts, drawn = _parts(samples, network), [layer.seed_generator.next() for layer in dropouts]
+        results = []
+        for number, part in enumerate(parts):  # each draws its own dropout
+            shapes = [(part.shape[0], *shape) for shape in dropouts.values()]
+            draws = zip(drawn, dropouts, shapes, strict=True)
+            noise = [dropout_noise(seed + number, layer.rate, shape) for seed, layer, shape in draws]
+            # No part writes what another reads, so they run at the same time.
+            results.append(loss_and_gradients(part, noise, [seed + number for seed in seeds]))
         weights = [part.shape[0] / samples.shape[0] for part in parts]
         losses, gradients, (after, *_) = zip(*results, strict=True)
         mean = [tf.add_n([w * g for w, g in zip(weights, each, strict=True)]) for each in zip(*gradients, strict=True)]
@@ -82,6 +92,43 @@ def _epoch(
         return float(np.mean([float(loss) for loss in losses]))
 
     return train_epoch
+
+
+def _with_noise(network: keras.Sequential) -> tuple[keras.Model, dict[keras.layers.Dropout, tuple]]:
+    """A twin that takes what its dropout layers multiply by as further inputs; these layers, and the shape of each."""
+    inputs = outputs = keras.Input(network.input_shape[1:])
+    noise: dict[keras.layers.Dropout, Any] = {}
+    for layer in network.layers:
+        if isinstance(layer, keras.layers.Dropout) and layer.rate:
+            *steps, width = outputs.shape[1:]
+            if isinstance(layer, keras.layers.SpatialDropout1D):  # the same at every step
+                steps = [1]
+            noise[layer] = keras.Input((*steps, width))
+            outputs = outputs * noise[layer]
+        else:
+            outputs = layer(outputs)
+    twin = keras.Model([inputs, *noise.values()] if noise else inputs, outputs)
+    return twin, {layer: each.shape[1:] for layer, each in noise.items()}
+
+
+def dropout_noise(seed: tf.Tensor, rate: float, shape: tuple[int, ...]) -> tf.Tensor:
+    """What Keras's dropout multiplies by where XLA compiles it, the same bits, but drawn outside of XLA.
+
+    XLA takes some 0.3 microseconds for a random number, several times where it is used several times: a third of a
+    SimpleRNN's training.
+
+    Args:
+        seed: of the layer's generator ``(2,)``.
+    """
+    seed = tf.cast(tf.math.floormod(seed, tf.int32.max - 1), tf.int32)  # as Keras does
+    start = tf.raw_ops.StatelessRandomGetKeyCounter(seed=seed)
+    bits = tf.raw_ops.StatelessRandomUniformFullIntV2(
+        shape=shape, key=start.key, counter=start.counter, alg=PHILOX, dtype=tf.uint32
+    )
+    # XLA makes a float of [1, 2) of the highest bits; TensorFlow's own uniform numbers are made of the lowest.
+    mantissa = tf.bitwise.right_shift(bits, tf.constant(9, tf.uint32))
+    uniform = tf.bitcast(tf.bitwise.bitwise_or(mantissa, tf.constant(0x3F800000, tf.uint32)), tf.float32) - 1
+    return tf.where(uniform >= rate, 1 / (1 - rate), 0.0)
 
 
 def _predict(network: keras.Sequential, gather: Gather) -> Callable[[np.ndarray], np.ndarray]:
