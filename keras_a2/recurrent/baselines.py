@@ -244,9 +244,9 @@ def _smoothers(windows: Windows, season: int) -> list[np.ndarray]:
     kernels = []
     for discount in DISCOUNTS:
         memory = np.inf if discount == 1 else windows.every / (1 - discount)
-        kernels.append(smoother(windows.past, windows.future, 1, 0, discount ** (1 / windows.every)))
+        kernels.append(smoother(windows, 1, 0, discount))
         kernels += [
-            smoother(windows.past, windows.future, period, count, discount ** (1 / windows.every))
+            smoother(windows, period, count, discount)
             for count in HARMONICS
             for period in periods
             if 2 * count <= period <= min(span, memory)
@@ -259,12 +259,12 @@ def _smoothers(windows: Windows, season: int) -> list[np.ndarray]:
     return [persistence, *(kernels[k] for k in np.argsort(errors)[:STARTS])]
 
 
-def smoother(past: np.ndarray, future: np.ndarray, period: float, harmonics: int, discount: float) -> np.ndarray:
+def smoother(windows: Windows, period: float, harmonics: int, discount: float) -> np.ndarray:
     """A level and harmonics of a period, fitted to a window by least squares and continued, as a matrix.
 
     Args:
-        past, future: rows of the window and of its leads, relative to the last row.
-        discount: weight of a row relative to the next.
+        period: in rows.
+        discount: weight of a step of the window relative to the next.
 
     Returns:
         ``(look_back, horizon)``.
@@ -274,12 +274,13 @@ def smoother(past: np.ndarray, future: np.ndarray, period: float, harmonics: int
         angles = 2 * np.pi * np.outer(rows, np.arange(1, harmonics + 1)) / period
         return np.hstack([np.ones((len(rows), 1)), np.cos(angles), np.sin(angles)])
 
-    root = np.sqrt(discount ** -past.astype(np.float64))[:, np.newaxis]
-    return (basis(future) @ np.linalg.pinv(root * basis(past)) * root.T).T
+    by_row = discount ** (1 / windows.every)
+    root = np.sqrt(by_row ** -windows.past.astype(np.float64))[:, np.newaxis]
+    return (basis(windows.future) @ np.linalg.pinv(root * basis(windows.past)) * root.T).T
 
 
-def _periods(windows: Windows, most: int = 2) -> list[float]:
-    """Periods of the highest peaks in the spectrum of the first target's training rows, to fractions of a row."""
+def _periods(windows: Windows) -> list[float]:
+    """Periods of the two highest peaks in the spectrum of the first target's training rows, to fractions of a row."""
     series = training_rows(windows)
     n = len(series)
     taper = signal.detrend(series) * signal.windows.hann(n)
@@ -287,7 +288,7 @@ def _periods(windows: Windows, most: int = 2) -> list[float]:
     frequency = np.fft.rfftfreq(4 * n)
     peaks, _ = signal.find_peaks(np.where((frequency >= 2.5 / n) & (frequency <= 0.45), power, 0))
     rows, periods = np.arange(n), []
-    for peak in peaks[np.argsort(-power[peaks])][:most]:
+    for peak in peaks[np.argsort(-power[peaks])][:2]:
         result = optimize.minimize_scalar(
             lambda f: -np.abs(np.exp(-2j * np.pi * f * rows) @ taper),
             bounds=(frequency[peak - 1], frequency[peak + 1]),

@@ -97,12 +97,11 @@ class Windows(Cut):
         self.origins = {}
         for split, (first, last) in self.bounds.items():
             candidates = self._candidates(first, last)
-            self.origins[split] = whole_origins(absent, unmeasured, candidates, self.past, self.future)
+            self.origins[split] = self._whole(candidates, absent, unmeasured)
             dropped += len(candidates) - len(self.origins[split])
             if first < last and len(self.origins[split]) == 0:
                 raise UserError(f"every {split} window of {self.name} touches a missing value; {self._remedy()}")
-        candidates = self._candidates(0, self.bounds["test"][1])
-        self.whole = whole_origins(absent, unmeasured, candidates, self.past, self.future)
+        self.whole = self._whole(self._candidates(0, self.bounds["test"][1]), absent, unmeasured)
         self.facts = {**self.facts, "windows_dropped": dropped, "max_gap": self.max_gap}
 
     def _candidates(self, first: int, end: int) -> np.ndarray:
@@ -110,6 +109,17 @@ class Windows(Cut):
         if self.as_the_book:
             return np.arange(first - self.past[0], end)
         return np.arange(max(first - self.future[0], -self.past[0]), end - self.future[-1])
+
+    def _whole(self, origins: np.ndarray, absent: np.ndarray, unmeasured: np.ndarray) -> np.ndarray:
+        """Those of the origins whose inputs are all there and whose targets are all measured, from first row to last.
+
+        Args:
+            absent, unmeasured: whether an input is missing and not filled in a row, or a target was not measured.
+        """
+        absent_before, unmeasured_before = (np.concatenate([[0], np.cumsum(flags)]) for flags in (absent, unmeasured))
+        whole = absent_before[origins + 1] == absent_before[origins + self.past[0]]
+        first, last = self.future[0], self.future[-1]
+        return origins[whole & (unmeasured_before[origins + 1 + last] == unmeasured_before[origins + first])]
 
     def _remedy(self) -> str:
         """What helps where no window is whole."""
@@ -382,20 +392,6 @@ def _check_range(standardised: np.ndarray, raw: np.ndarray, name: str, time: pd.
             f"{distance[row]:.0e} standard deviations from its training rows; correct it or leave the column out with "
             "--inputs"
         )
-
-
-def whole_origins(
-    absent: np.ndarray, unmeasured: np.ndarray, origins: np.ndarray, past: np.ndarray, future: np.ndarray
-) -> np.ndarray:
-    """Those of the origins whose inputs are all there and whose targets are all measured, from first row to last.
-
-    Args:
-        absent, unmeasured: rows ``(rows,)`` where an input is missing and not filled, or a target was not measured.
-        past, future: rows that a window sees and forecasts, relative to its origin.
-    """
-    absent_before, unmeasured_before = (np.concatenate([[0], np.cumsum(flags)]) for flags in (absent, unmeasured))
-    whole = absent_before[origins + 1] == absent_before[origins + past[0]]
-    return origins[whole & (unmeasured_before[origins + 1 + future[-1]] == unmeasured_before[origins + future[0]])]
 
 
 def columns_ahead(known: Sequence[str], future: np.ndarray, span: int) -> dict[str, tuple[str, int]]:

@@ -25,9 +25,10 @@ TOLERANCE_OF_MANY = 1e-3  # of a window's spread
 ROUNDING = 1e-6  # standardised units, below which float32 has no digits left
 FARTHEST = 30.0  # spreads: ridge regression over many series, which squares its errors, sees no more
 CHUNK = 4096  # windows at once
+Tensor = Any  # of Keras, TensorFlow or NumPy: what ``keras.ops`` takes
 
 
-def relative(seen: Any, windows: Windows) -> Any:
+def relative(seen: Tensor, windows: Windows) -> Tensor:
     """Each measured column as its difference from the last row, then the last row itself: shape and level apart.
 
     Args:
@@ -37,7 +38,7 @@ def relative(seen: Any, windows: Windows) -> Any:
         ``(batch, look_back, features)``; columns known in advance and the calendar stay as they are. Every step shows
         what is known of all the rows that are forecast: a network that reads it once would have to remember it.
     """
-    repeated: list[Any] = []
+    repeated: list[Tensor] = []
     measured = np.where(windows.given, 0, 1).astype(np.float32)
     if windows.ahead:
         count = len(windows.inputs) - len(windows.ahead)  # they are the last
@@ -49,7 +50,7 @@ def relative(seen: Any, windows: Windows) -> Any:
     return ops.concatenate([seen - last * measured, *repeated], axis=-1)
 
 
-def frame(seen: Any, windows: Windows | Panel, own_past: bool = False) -> tuple[Any, Any, Any]:
+def frame(seen: Tensor, windows: Windows | Panel, own_past: bool = False) -> tuple[Tensor, Tensor, Tensor | float]:
     """What the network sees of windows, and the level and spread that its answer is relative to.
 
     Args:
@@ -68,7 +69,7 @@ def frame(seen: Any, windows: Windows | Panel, own_past: bool = False) -> tuple[
     return relative(seen, windows), ops.take(seen[:, -1:], windows.target_columns, axis=2), 1.0
 
 
-def _of_many(seen: Any, season: int, horizon: int) -> tuple[Any, Any, Any]:
+def _of_many(seen: Tensor, season: int, horizon: int) -> tuple[Tensor, Tensor, Tensor | float]:
     """The ``frame`` of windows of many series: series of any size teach the same network.
 
     Salinas et al. 2020, DeepAR, arXiv 1704.04110; Smyl 2020, doi 10.1016/j.ijforecast.2019.03.017.
@@ -149,7 +150,7 @@ def assemble(
     return keras.Model(raw, forecast, name="forecaster"), keras.Model(raw, ends, name="intervals")
 
 
-def _scaled(raw: Any, windows: Windows | Panel) -> tuple[Any, Callable[[Any], Any]]:
+def _scaled(raw: Tensor, windows: Windows | Panel) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
     """Windows as the network's inputs are scaled, in float32; and the way back, ``(batch, ..., targets)`` in float64.
 
     Windows of many series, also of one that was never seen, are scaled each by its own mean and deviation.
@@ -164,7 +165,7 @@ def _scaled(raw: Any, windows: Windows | Panel) -> tuple[Any, Callable[[Any], An
     size = ops.std(values, axis=1, keepdims=True)
     size = ops.where(size > 0, size, ops.ones_like(size))
 
-    def back(scaled: Any) -> Any:
+    def back(scaled: Tensor) -> Tensor:
         ones = (-1, *[1] * (len(scaled.shape) - 1))
         answer = scaled * ops.reshape(size, ones) + ops.reshape(centre, ones)
         return ops.exp(answer) if windows.positive else answer
@@ -172,7 +173,7 @@ def _scaled(raw: Any, windows: Windows | Panel) -> tuple[Any, Callable[[Any], An
     return ops.cast((values - centre) / size, "float32"), back
 
 
-def _factor(own: Any, spread: Spread) -> Any:
+def _factor(own: Tensor, spread: Spread) -> Tensor:
     """As ``intervals.Spread``, of standardised windows of the targets ``(batch, look_back, targets)``."""
     moves = 0 * own[:, -1, :]
     if own.shape[1] > spread.lag:
@@ -180,7 +181,7 @@ def _factor(own: Any, spread: Spread) -> Any:
     return 0.5 + 0.5 * moves / spread.typical.astype(np.float32)
 
 
-def _weighted(combination: Combination, windows: Windows | Panel, seen: Any, relative: Any) -> Any:
+def _weighted(combination: Combination, windows: Windows | Panel, seen: Tensor, relative: Tensor) -> Tensor:
     """The combined change from the level ``(batch, outputs)``.
 
     Args:
@@ -188,7 +189,7 @@ def _weighted(combination: Combination, windows: Windows | Panel, seen: Any, rel
         relative: what the network takes ``(batch, look_back, features)``.
     """
     of_naive, of_ridge, of_network = combination.weights
-    change: Any = 0
+    change: Tensor = 0
     if of_naive or of_ridge:
         naive = combination.naive
         own = None if naive is None else of_naive * naive.kernel(windows.look_back)

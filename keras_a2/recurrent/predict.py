@@ -161,7 +161,7 @@ class Forecaster(SavedModel, Steps):
         rows, stamps = self._rows(self.read(series, time), to_forecast=False)
         rows.index = pd.RangeIndex(1, len(rows) + 1, name="row") if stamps is None else stamps.rename("time")
         ahead, parts = int(self.future[0]), []
-        for origins, forecast, ends in self._forecasts(rows, 0, len(rows) - ahead):
+        for origins, forecast, ends in self._forecasts(rows):
             for k, target in enumerate(self.targets):
                 part = pd.DataFrame({"target": target, "value": rows[target].iloc[origins + ahead]})
                 parts.append(
@@ -215,8 +215,7 @@ class Forecaster(SavedModel, Steps):
             the rows that they begin at ``(n,)``; forecasts, and the values that came, NaN where none is known
             ``(n, horizon, targets)``; and intervals ``(n, horizon, targets, levels, 2)``.
         """
-        future, ahead = self.future, int(self.future[0])
-        parts = list(self._forecasts(rows, known - ahead, len(rows) - ahead))
+        future, parts = self.future, list(self._forecasts(rows, known))
         shape = (0, self.horizon, len(self.targets))
         empty = np.zeros(0, int), np.zeros(shape), np.zeros((*shape, len(self.levels), 2))
         origins, forecast, ends = (np.concatenate(each) for each in zip(empty, *parts, strict=True))
@@ -259,16 +258,16 @@ class Forecaster(SavedModel, Steps):
             raise UserError(f"{items[0]} holds no whole window of {self.look_back} rows to measure the export on")
         return whole.transpose(0, 2, 1)
 
-    def _forecasts(
-        self, rows: pd.DataFrame, first: int, end: int
-    ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-        """Forecasts from each row from ``first`` to before ``end`` whose window has no gap, ``CHUNK`` at a time.
+    def _forecasts(self, rows: pd.DataFrame, known: int = 0) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+        """Forecasts of all rows after so many, of each window that has no gap, ``CHUNK`` at a time.
 
         Returns:
             the rows' numbers ``(n,)``, forecasts ``(n, horizon, targets)``, and intervals as ``intervals`` gives them.
         """
         filled = fill(rows, self.max_gap).to_numpy(np.float64)
-        for start in range(max(first, self.span - 1), end, CHUNK):
+        ahead = int(self.future[0])
+        end = len(rows) - ahead
+        for start in range(max(known - ahead, self.span - 1), end, CHUNK):
             origins = np.arange(start, min(start + CHUNK, end))
             windows = filled[origins[:, np.newaxis] + self.past]
             whole = np.isfinite(windows).all(axis=(1, 2))

@@ -138,7 +138,7 @@ def naive_intervals(history: np.ndarray, horizon: int, level: float = 0.95) -> t
     return history[-1] - half, history[-1] + half
 
 
-def share_better(errors: np.ndarray, reference: np.ndarray, seed: int = 0) -> dict:
+def share_better(errors: np.ndarray, reference: np.ndarray) -> dict:
     """The share of series on which a forecaster has a smaller error than a reference; ties count half.
 
     Args:
@@ -153,7 +153,7 @@ def share_better(errors: np.ndarray, reference: np.ndarray, seed: int = 0) -> di
     wins = (np.sign(difference) + 1) / 2
     share = interval = p_value = None
     if len(wins) >= 2:
-        options = {"n_resamples": RESAMPLES, "method": "percentile", "random_state": seed, "batch": 100}
+        options = {"n_resamples": RESAMPLES, "method": "percentile", "random_state": 0, "batch": 100}
         ends = stats.bootstrap((wins,), np.mean, **options).confidence_interval
         share, interval = float(wins.mean()), [float(end) for end in ends]
         p_value = float(stats.wilcoxon(difference).pvalue) if np.any(difference) else 1.0
