@@ -16,6 +16,7 @@ from PIL import Image
 
 from keras_a2 import machine
 from keras_a2.recurrent import data, sources
+from keras_a2.recurrent.splits import Options
 
 ROOT = Path(__file__).parent.parent
 
@@ -63,7 +64,7 @@ def meter():
 
 @pytest.fixture
 def windows(series):
-    return data.prepare(sources.find(str(series), "load", None, None), look_back=24, horizon=6)
+    return data.prepare(sources.find(str(series), "load", None, None), Options(look_back=24, horizon=6))
 
 
 def run_script(name: str, *arguments, **options) -> subprocess.CompletedProcess:

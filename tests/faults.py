@@ -180,6 +180,7 @@ def many_files(count: int = 100_000) -> None:
 def many_rows(count: int = 10_000_000) -> None:
     """Read a CSV, put it on its grid and cut it into windows."""
     from keras_a2.recurrent import data, sources
+    from keras_a2.recurrent.splits import Options
 
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "series.csv")
@@ -190,7 +191,7 @@ def many_rows(count: int = 10_000_000) -> None:
         del times, values
         started = time.perf_counter()
         table = sources.from_file(path, None, target="load", inputs=None)
-        windows = data.prepare(table, look_back=72, horizon=24, split="0.6,0.2,0.2")
+        windows = data.prepare(table, Options(look_back=72, horizon=24, split="0.6,0.2,0.2"))
         _report(f"{count} rows, {path.stat().st_size / 2**20:.0f} MB of CSV", started)
         assert len(windows.origins["train"]) > 0.59 * count
 

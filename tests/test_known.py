@@ -11,6 +11,7 @@ import pytest
 
 from keras_a2.errors import UserError
 from keras_a2.recurrent import baselines, data, predict, sources, times
+from keras_a2.recurrent.splits import Options
 
 ROWS, LOOK_BACK, HORIZON = 700, 14, 7
 DAYS = pd.date_range("2022-01-01", periods=ROWS)
@@ -25,7 +26,7 @@ def shop() -> sources.Table:
 
 
 def windows_of(table: sources.Table, **options) -> data.Windows:
-    return data.prepare(table, **{"look_back": LOOK_BACK, "horizon": HORIZON, "calendar": False, **options})
+    return data.prepare(table, Options(**{"look_back": LOOK_BACK, "horizon": HORIZON, "calendar": False, **options}))
 
 
 @pytest.mark.parametrize(("look_back", "horizon", "every", "first_lead"), [(14, 7, 1, 1), (4, 10, 1, 1), (5, 3, 2, 4)])
@@ -33,7 +34,7 @@ def test_a_window_shows_each_known_value_at_the_rows_that_are_forecast(look_back
     table = shop()
     table.frame["promotion"] = np.arange(ROWS)
     options = {"look_back": look_back, "horizon": horizon, "every": every, "first_lead": first_lead}
-    windows = windows_of(table, known=["promotion"], **options)
+    windows = windows_of(table, known="promotion", **options)
     origin = windows.origins["test"][:1]
     columns = [windows.inputs.index(name) for name in windows.ahead]
     shown = np.round(windows.raw(origin)[0][:, columns]).astype(int)
@@ -43,7 +44,7 @@ def test_a_window_shows_each_known_value_at_the_rows_that_are_forecast(look_back
 
 def test_the_effect_of_a_promotion_is_recovered():
     errors = {}
-    for known in ((), ("promotion",)):
+    for known in (None, "promotion"):
         windows = windows_of(shop(), known=known)
         ridge = baselines.Ridge()
         ridge.fit([windows])
@@ -51,12 +52,12 @@ def test_the_effect_of_a_promotion_is_recovered():
         error = ridge.forecast(windows, origins) - windows.actual(origins)
         errors[known] = np.abs(error * windows.target_scale).mean()
     noise = np.sqrt(2 / np.pi)  # the mean absolute value of what cannot be forecast
-    assert errors[()] > 5 * noise
-    assert errors[("promotion",)] < 1.4 * noise
+    assert errors[None] > 5 * noise
+    assert errors["promotion"] < 1.4 * noise
 
 
 def test_a_known_row_after_the_origin_moves_the_forecast_and_a_target_row_does_not():
-    ridge, windows = baselines.Ridge(), windows_of(shop(), known=["promotion"])
+    ridge, windows = baselines.Ridge(), windows_of(shop(), known="promotion")
     ridge.fit([windows])
     origin = windows.origins["test"][:1]
     forecast = windows.to_unit(ridge.forecast(windows, origin))[0, :, 0]
@@ -64,18 +65,18 @@ def test_a_known_row_after_the_origin_moves_the_forecast_and_a_target_row_does_n
     moved, same = shop(), shop()
     moved.frame.loc[later, "promotion"] = 1 - moved.frame.loc[later, "promotion"]
     same.frame.loc[later, "load"] += 100
-    change = windows.to_unit(ridge.forecast(windows_of(moved, known=["promotion"]), origin))[0, :, 0] - forecast
+    change = windows.to_unit(ridge.forecast(windows_of(moved, known="promotion"), origin))[0, :, 0] - forecast
     assert abs(change[2]) > 10
     assert np.abs(np.delete(change, 2)).max() < 3
-    again = ridge.forecast(windows_of(same, known=["promotion"]), origin)
+    again = ridge.forecast(windows_of(same, known="promotion"), origin)
     np.testing.assert_array_equal(windows.to_unit(again)[0, :, 0], forecast)
 
 
 def test_known_columns_are_scaled_by_the_training_rows_alone():
     table = shop()
-    clean = windows_of(table, known=["promotion"])
+    clean = windows_of(table, known="promotion")
     table.frame.loc[clean.bounds["train"][1] :, "promotion"] = 5.0
-    windows = windows_of(table, known=["promotion"])
+    windows = windows_of(table, known="promotion")
     np.testing.assert_array_equal(windows.mean, clean.mean)
     np.testing.assert_array_equal(windows.scale, clean.scale)
 
@@ -83,7 +84,7 @@ def test_known_columns_are_scaled_by_the_training_rows_alone():
 @pytest.mark.parametrize(("known", "message"), [("price", "--known price is no column"), ("load", "load is a target")])
 def test_what_cannot_be_known_is_refused(known, message):
     with pytest.raises(UserError, match=message):
-        windows_of(shop(), known=[known])
+        windows_of(shop(), known=known)
 
 
 def forecaster(known: list[str], inputs: list[str], **card) -> predict.Forecaster:
@@ -134,7 +135,7 @@ def test_holidays_that_are_not_known_are_refused(country, step, message):
 
 
 def test_holidays_and_the_calendar_need_no_rows_of_a_person():
-    windows = windows_of(shop(), holidays="US", known=["weekday_sin"], calendar=True)
+    windows = windows_of(shop(), holidays="US", known="weekday_sin", calendar=True)
     assert windows.known == ["weekday_sin", "holiday"]
     table = shop().frame.assign(date=DAYS)
     model = forecaster(["holiday"], ["load", "holiday", "holiday +7"], holidays="US")
@@ -149,7 +150,7 @@ def test_holidays_and_the_calendar_need_no_rows_of_a_person():
 def test_every_step_shows_the_network_what_is_known_of_the_rows_ahead(look_back, horizon):
     from keras_a2.recurrent.model import relative
 
-    windows = windows_of(shop(), known=["promotion"], look_back=look_back, horizon=horizon)
+    windows = windows_of(shop(), known="promotion", look_back=look_back, horizon=horizon)
     origins = windows.origins["test"][:3]
     features = np.asarray(relative(windows.seen(origins), windows))
     assert features.shape == (3, look_back, windows.features)

@@ -17,6 +17,7 @@ from conftest import run_script
 from keras_a2 import settings
 from keras_a2.errors import UserError
 from keras_a2.recurrent import baselines, data, evaluate, seasons, sources, splits, times, train
+from keras_a2.recurrent.splits import Options
 
 
 def table(rows: int = 100, columns: int = 2, freq: str | None = "h") -> sources.Table:
@@ -28,7 +29,7 @@ def table(rows: int = 100, columns: int = 2, freq: str | None = "h") -> sources.
 
 def test_windows_are_the_rows_they_say():
     t = table()
-    windows = data.prepare(t, look_back=5, horizon=3, calendar=False)
+    windows = data.prepare(t, Options(look_back=5, horizon=3, calendar=False))
     origin = windows.origins["test"][:1]
     row = int(origin[0])
     np.testing.assert_allclose(windows.raw(origin)[0], t.frame.to_numpy()[row - 4 : row + 1], rtol=1e-5)
@@ -39,7 +40,7 @@ def test_windows_are_the_rows_they_say():
 
 def test_the_book_s_protocol_sees_hourly_rows_and_one_day_ahead():
     t = table(12_347, 1, "10min")
-    windows = data.prepare(t, look_back=120, horizon=1, first_lead=24, every=6, calendar=False)
+    windows = data.prepare(t, Options(look_back=120, horizon=1, first_lead=24, every=6, calendar=False))
     origin = windows.origins["validation"][:1]
     row = int(origin[0])
     np.testing.assert_allclose(windows.raw(origin)[0, :, 0], t.frame["c0"][row - 119 * 6 : row + 1 : 6], rtol=1e-5)
@@ -94,12 +95,12 @@ def test_the_preset_is_for_the_book_s_data_only():
 
 @pytest.mark.parametrize("split", ["0.6,0.2,0.2", "50,20,20"])
 def test_no_later_row_enters_an_earlier_split(split):
-    clean = data.prepare(table(), look_back=5, horizon=3, split=split)
+    clean = data.prepare(table(), Options(look_back=5, horizon=3, split=split))
     for name, later in (("train", "validation"), ("validation", "test")):
         poisoned = table()
         start = clean.bounds[later][0]
         poisoned.frame.iloc[start:] = 1e6
-        windows = data.prepare(poisoned, look_back=5, horizon=3, split=split)
+        windows = data.prepare(poisoned, Options(look_back=5, horizon=3, split=split))
         origins = clean.origins[name]
         assert (windows.origins[name] == origins).all()
         np.testing.assert_array_equal(windows.seen(origins), clean.seen(origins))
@@ -109,7 +110,7 @@ def test_no_later_row_enters_an_earlier_split(split):
 
 
 def test_the_published_window_counts_of_etth1():
-    windows = data.prepare(table(17_420, 1), look_back=96, horizon=96, split="8640,2880,2880")
+    windows = data.prepare(table(17_420, 1), Options(look_back=96, horizon=96, split="8640,2880,2880"))
     assert [len(windows.origins[s]) for s in splits.SPLITS] == [8449, 2785, 2785]
 
 
@@ -117,7 +118,7 @@ def test_short_gaps_are_filled_from_the_past_and_long_ones_drop_windows():
     t = table(200, 1)
     t.frame.iloc[50:53] = np.nan
     t.frame.iloc[80:90] = np.nan
-    windows = data.prepare(t, look_back=4, horizon=2, max_gap=5, calendar=False)
+    windows = data.prepare(t, Options(look_back=4, horizon=2, max_gap=5, calendar=False))
     filled = windows.values[50:53, 0] * windows.scale + windows.mean
     np.testing.assert_allclose(filled, t.frame["c0"][49], rtol=1e-5)
     origins = windows.origins["train"]
@@ -130,7 +131,7 @@ def test_short_gaps_are_filled_from_the_past_and_long_ones_drop_windows():
 def test_absent_rows_become_gaps_on_the_grid():
     t = table(100, 1)
     t = sources.Table("t", t.frame.drop(index=[30, 31]).reset_index(drop=True), t.time.delete([30, 31]), ["c0"])
-    windows = data.prepare(t, look_back=4, horizon=2)
+    windows = data.prepare(t, Options(look_back=4, horizon=2))
     assert len(windows.values) == 100
     assert windows.facts["grid_rows_added"] == 2
     assert windows.facts["missing_values"] == 2
@@ -139,7 +140,7 @@ def test_absent_rows_become_gaps_on_the_grid():
 def test_a_constant_column_divides_by_nothing():
     t = table()
     t.frame["c1"] = 7.0
-    windows = data.prepare(t, look_back=5, horizon=3)
+    windows = data.prepare(t, Options(look_back=5, horizon=3))
     assert np.isfinite(windows.values).all()
     assert windows.scale[1] == 1
 
@@ -148,7 +149,7 @@ def test_a_constant_column_divides_by_nothing():
 def test_every_column_that_varies_is_scaled(level, spread):
     t = table()
     t.frame["c1"] = level + spread * t.frame["c1"]
-    windows = data.prepare(t, look_back=5, horizon=3)
+    windows = data.prepare(t, Options(look_back=5, horizon=3))
     assert windows.values[: windows.bounds["train"][1], 1].std() == pytest.approx(1, rel=1e-3)
 
 
@@ -157,7 +158,7 @@ def test_a_target_that_never_changes_is_refused(level):
     t = table()
     t.frame["c0"] = float(level)
     with pytest.raises(UserError, match="c0 never changes in the training rows"):
-        data.prepare(t, look_back=5, horizon=3)
+        data.prepare(t, Options(look_back=5, horizon=3))
 
 
 @pytest.mark.parametrize(
@@ -167,7 +168,7 @@ def test_an_impossible_value_is_named(value, row, message):
     t = table()
     t.frame.loc[row, "c0"] = value
     with pytest.raises(UserError, match=message):
-        data.prepare(t, look_back=5, horizon=3)
+        data.prepare(t, Options(look_back=5, horizon=3))
 
 
 def test_calendar_runs_through_the_day_and_the_year():
@@ -185,12 +186,12 @@ def test_calendar_runs_through_the_day_and_the_year():
 )
 def test_bad_splits(split, message):
     with pytest.raises(UserError, match=message):
-        data.prepare(table(), look_back=5, horizon=3, split=split)
+        data.prepare(table(), Options(look_back=5, horizon=3, split=split))
 
 
 def test_too_short_says_how_many_rows_are_needed():
     with pytest.raises(UserError, match="at least 119 rows"):
-        data.prepare(table(100, 1), look_back=5, horizon=24)
+        data.prepare(table(100, 1), Options(look_back=5, horizon=24))
 
 
 def rewrite(path, change) -> None:
@@ -214,7 +215,7 @@ def rewrite(path, change) -> None:
 def test_bad_series_end_in_one_clear_line(series, change, message):
     rewrite(series, change)
     with pytest.raises(UserError, match=message) as error:
-        data.prepare(sources.find(str(series), "load", None, None), look_back=24, horizon=12)
+        data.prepare(sources.find(str(series), "load", None, None), Options(look_back=24, horizon=12))
     assert "\n" not in str(error.value)
 
 
@@ -224,7 +225,7 @@ def test_any_file_gives_windows_or_the_one_error(tmp_path, content):
     path = tmp_path / "fuzz.csv"
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
     try:
-        windows = data.prepare(sources.find(str(path), "load", None, None), look_back=2, horizon=1)
+        windows = data.prepare(sources.find(str(path), "load", None, None), Options(look_back=2, horizon=1))
     except UserError:
         return  # any other exception fails the test
     assert np.isfinite(windows.values).all()
@@ -241,14 +242,16 @@ def test_clock_changes_and_odd_encodings_are_one_clear_line(tmp_path):
     )
     for name in ("clock", "one", "utf16", "quoted", "mixed"):
         with pytest.raises(UserError) as error:
-            data.prepare(sources.find(str(tmp_path / f"{name}.csv"), "load", None, None), look_back=3, horizon=2)
+            data.prepare(
+                sources.find(str(tmp_path / f"{name}.csv"), "load", None, None), Options(look_back=3, horizon=2)
+            )
         assert "\n" not in str(error.value), name
 
 
 def test_persistence_and_seasonal_naive_by_hand():
     t = table(100, 1)
     t.frame["c0"] = np.arange(100.0)
-    windows = data.prepare(t, look_back=6, horizon=5, calendar=False)
+    windows = data.prepare(t, Options(look_back=6, horizon=5, calendar=False))
     origin = windows.origins["test"][:1]
     last = t.frame["c0"][origin[0]]
     persistence = windows.to_unit(baselines.Persistence().forecast(windows, origin))[0, :, 0]
@@ -262,7 +265,7 @@ def test_a_season_beyond_the_look_back_reads_measured_rows_only():
     t.target = ["c0", "c1"]
     t.frame["c0"], t.frame["c1"] = np.arange(400.0), 1000 - np.arange(400.0)
     t.frame.iloc[300:312, 0] = np.nan  # longer than --max-gap
-    windows = data.prepare(t, look_back=6, horizon=3, max_gap=2, calendar=False)
+    windows = data.prepare(t, Options(look_back=6, horizon=3, max_gap=2, calendar=False))
     origins = np.array([330, 349])
     assert set(origins) <= set(windows.origins["test"])  # nothing that they see is missing
     forecast = windows.to_unit(baselines.SeasonalNaive(50).forecast(windows, origins))
@@ -279,7 +282,7 @@ def test_ridge_is_scikit_learns(strength, monkeypatch):
 
     t = table(300, 2)
     t.frame += np.linspace(0, 9, 300)[:, np.newaxis]  # a trend, so that there is an intercept
-    windows = data.prepare(t, look_back=5, horizon=3, calendar=False)
+    windows = data.prepare(t, Options(look_back=5, horizon=3, calendar=False))
     monkeypatch.setattr(baselines, "RIDGE_STRENGTHS", (strength,))
     monkeypatch.setattr(baselines, "STARTS", 0)
     ours = baselines.Ridge()
@@ -294,7 +297,7 @@ def test_ridge_is_scikit_learns(strength, monkeypatch):
 
 
 def test_the_season_of_a_daily_wave_is_a_day(series):
-    windows = data.prepare(sources.find(str(series), "load", None, None), look_back=24, horizon=12)
+    windows = data.prepare(sources.find(str(series), "load", None, None), Options(look_back=24, horizon=12))
     assert seasons.season_of(seasons.training_rows(windows), windows.step) == 24
 
 
@@ -322,7 +325,7 @@ def test_new_york_is_the_published_series():
     t = sources.nyc_weather()
     assert len(t.frame.columns) == 18
     assert t.time[0] == pd.Timestamp("2013-01-01 06:00")
-    windows = data.prepare(t, look_back=72, horizon=24)
+    windows = data.prepare(t, Options(look_back=72, horizon=24))
     error = baselines.Persistence().forecast(windows, windows.origins["test"]) - windows.actual(windows.origins["test"])
     assert np.abs(error).mean() * windows.target_scale[0] == pytest.approx(3.00, abs=0.02)
 
@@ -336,7 +339,7 @@ def test_new_york_is_the_published_series():
     ],
 )
 def test_a_short_series_is_trained_as_many_steps_as_a_long_one(rows, columns, batch_size, epochs, input_dropout):
-    windows = data.prepare(table(rows, columns), look_back=8, horizon=4, calendar=False)
+    windows = data.prepare(table(rows, columns), Options(look_back=8, horizon=4, calendar=False))
     config_type = recurrent.Config
     default = train.resolve(config_type(), windows)
     assert (default.training.batch_size, default.training.epochs) == (batch_size, epochs)
@@ -355,7 +358,7 @@ def test_the_refit_learns_from_windows_that_lie_in_two_splits_too(windows):
 @pytest.mark.parametrize("count", [1, 3, 6])
 def test_folds_grow_and_each_is_scaled_by_its_own_training_rows(count):
     t = table(200)
-    windows = data.prepare(t, look_back=5, horizon=3, calendar=False)
+    windows = data.prepare(t, Options(look_back=5, horizon=3, calendar=False))
     folds = windows.folds(count)
     assert folds[-1] is windows
     for fold in folds:
@@ -371,7 +374,7 @@ def test_folds_grow_and_each_is_scaled_by_its_own_training_rows(count):
 
 
 def test_too_many_folds_are_refused():
-    windows = data.prepare(table(), look_back=5, horizon=3)
+    windows = data.prepare(table(), Options(look_back=5, horizon=3))
     with pytest.raises(UserError, match="--folds 30 needs a longer series"):
         windows.folds(30)
     with pytest.raises(UserError, match="--backtest 30: a block would have"):
@@ -379,7 +382,7 @@ def test_too_many_folds_are_refused():
 
 
 def test_a_backtest_covers_the_test_split_and_trains_on_all_rows_before_each_block():
-    windows = data.prepare(table(400), look_back=5, horizon=3)
+    windows = data.prepare(table(400), Options(look_back=5, horizon=3))
     blocks = windows.backtest(4)
     assert windows.backtest(0) == []
     assert blocks[0].bounds["train"] == windows.bounds["train"]
@@ -391,6 +394,6 @@ def test_a_backtest_covers_the_test_split_and_trains_on_all_rows_before_each_blo
 
 
 def test_all_rows_can_be_trained_on():
-    windows = data.prepare(table(), look_back=5, horizon=3, calendar=False).recut(100, 100, 100)
+    windows = data.prepare(table(), Options(look_back=5, horizon=3, calendar=False)).recut(100, 100, 100)
     assert [len(windows.origins[split]) for split in splits.SPLITS] == [93, 0, 0]
     np.testing.assert_allclose(windows.mean, table().frame.mean())

@@ -16,6 +16,7 @@ from keras_a2.fast.windows import _predict, _with_noise, compiled, dropout_noise
 from keras_a2.recurrent import baselines, data, evaluate, model, sources, train
 from keras_a2.recurrent.combination import Combination, WindowNaive
 from keras_a2.recurrent.intervals import Spread
+from keras_a2.recurrent.splits import Options
 from keras_a2.training import Average
 
 SMALL = "--units 8 --dropout 0.1 --input-dropout 0.1 --segment 0 --no-channel-independent --epochs 2 --patience 5"
@@ -158,7 +159,7 @@ def test_an_untrained_forecaster_is_persistence(windows, cell):
 @pytest.mark.slow
 @pytest.mark.parametrize(("shared", "segment", "layers"), [(False, 0, 1), (True, 6, 1), (False, 6, 2)])
 def test_the_exported_model_gives_forecasts_and_intervals_in_units(series, shared, segment, layers, monkeypatch):
-    windows = data.prepare(sources.find(str(series), "load,other", None, None), look_back=24, horizon=6)
+    windows = data.prepare(sources.find(str(series), "load,other", None, None), Options(look_back=24, horizon=6))
     options = f"--epochs 1 --segment {segment} --layers {layers} --{'' if shared else 'no-'}channel-independent"
     network = trained("gru", windows, options)
     some, naive = windows.origins["test"][:7], WindowNaive(windows, 24, ["persistence"] * 2 + ["seasonal_naive"] * 4)
@@ -182,7 +183,7 @@ def test_the_exported_model_gives_forecasts_and_intervals_in_units(series, share
 
 
 def test_the_published_forecaster_is_the_one_measured_whatever_the_level(meter, tmp_path):
-    windows = data.prepare(meter, look_back=24, horizon=6, calendar=False)
+    windows = data.prepare(meter, Options(look_back=24, horizon=6, calendar=False))
     ridge = baselines.Ridge()
     ridge.fit([windows])
     combination = Combination((0.5, 0.5, 0.0), WindowNaive(windows, 24, ["persistence"] * 6), ridge, None)
@@ -217,7 +218,7 @@ def test_the_test_rows_choose_nothing(series):
         table = sources.find(str(series), "load", None, None)
         if poison:
             table.frame.iloc[-90:] *= -3
-        windows = data.prepare(table, look_back=24, horizon=6)
+        windows = data.prepare(table, Options(look_back=24, horizon=6))
         answers.append(trained("simple_rnn", windows).history.rows)
     assert answers[0] == answers[1]
 

@@ -12,6 +12,7 @@ import pytest
 from conftest import load_script
 from keras_a2.errors import UserError
 from keras_a2.recurrent import panel, panel_sources
+from keras_a2.recurrent.splits import Options
 
 
 def long_table(lengths=(20, 12, 7), start=1):
@@ -21,9 +22,10 @@ def long_table(lengths=(20, 12, 7), start=1):
     ).reset_index(drop=True)
 
 
-def cut(table, look_back=4, **options):
+def cut(table, folds=1, **options):
     rows = panel_sources.from_frame(table.copy(), "file")
-    return panel.prepare(rows, name="made", look_back=look_back, horizon=2, **options)
+    defaults = {"look_back": 4, "horizon": 2, "season": 1, "origins": "splits" if "split" in options else "last"}
+    return panel.prepare(rows, "made", Options(**defaults | options), folds)
 
 
 def test_long_format_in_any_order_of_series():
@@ -201,10 +203,7 @@ def test_no_series_that_is_long_enough():
 def test_the_test_rows_decide_nothing():
     table = long_table()
     changed = table.assign(y=table["y"].where(table.groupby("unique_id").cumcount(ascending=False) >= 2, -7.0))
-    one, other = (
-        panel.prepare(panel_sources.from_frame(t, "file"), name="made", look_back=4, horizon=2)
-        for t in (table, changed)
-    )
+    one, other = (cut(t) for t in (table, changed))
     assert one.positive == other.positive
     assert np.array_equal(one.own_mean, other.own_mean)
     assert np.array_equal(one.own_scale, other.own_scale)

@@ -25,12 +25,13 @@ from keras_a2.recurrent import (
     train,
 )
 from keras_a2.recurrent.combination import Combination
+from keras_a2.recurrent.splits import Options
 
 SEASON, HORIZON, LOOK_BACK = 4, 4, 12
 NAIVES = [scores.naive, scores.seasonal_naive, scores.naive2]
 
 
-def made(count=30, rows=60, level=100.0, look_back=LOOK_BACK, **options):
+def made(count=30, rows=60, level=100.0, folds=1, **options):
     """Series with a season of four that grows from one season to the next, each with a size and a growth of its own."""
     generator = np.random.default_rng(0)
     steps = np.arange(rows)
@@ -40,7 +41,13 @@ def made(count=30, rows=60, level=100.0, look_back=LOOK_BACK, **options):
     values = size[:, None] * level * season * (1 + growth[:, None] * (steps // SEASON)) * noise
     ends = np.arange(count + 1) * rows
     rows_of_file = panel_sources.Rows([f"S{i}" for i in range(count)], ends, values.ravel(), None, None, "y")
-    return panel.prepare(rows_of_file, name="made", look_back=look_back, horizon=HORIZON, season=SEASON, **options)
+    return cut(rows_of_file, folds, **options)
+
+
+def cut(rows, folds=1, **options):
+    defaults = {"look_back": LOOK_BACK, "horizon": HORIZON, "season": SEASON}
+    defaults["origins"] = "splits" if "split" in options else "last"
+    return panel.prepare(rows, "made", Options(**defaults | options), folds)
 
 
 def last_rows(windows):
@@ -164,7 +171,7 @@ def test_a_short_series_is_forecast_by_the_seasonal_naive():
     ends = np.concatenate([rows.ends[:-1], [rows.ends[-1], rows.ends[-1] + 9]])
     values = np.concatenate([rows.values, np.arange(1.0, 10.0)])
     longer = dataclasses.replace(rows, names=[*rows.names, "short"], ends=ends, values=values)
-    windows = panel.prepare(longer, name="made", look_back=LOOK_BACK, horizon=HORIZON, season=SEASON)
+    windows = cut(longer)
     assert windows.facts["too_short"] == 1
     task = last_rows(windows)
     assert (~task.seen).sum() == 1
@@ -303,7 +310,7 @@ def test_a_test_row_changes_no_forecast_before_it():
     later = windows.rows.values.copy()
     later[80 - 2 * HORIZON : 80] *= 3  # of the first series, its last two windows' targets
     rows = dataclasses.replace(windows.rows, values=later)
-    other = panel.prepare(rows, name="made", look_back=LOOK_BACK, horizon=HORIZON, season=SEASON, split="0.6,0.2,0.2")
+    other = cut(rows, split="0.6,0.2,0.2")
     one, changed = (panel_evaluate.cut(each, panel.blocks(HORIZON, each.parts, 0), NAIVES) for each in (windows, other))
     before = np.arange(len(one.origins)) < 5  # two windows of each series, and the first series' third
     assert np.array_equal(one.origins, changed.origins)

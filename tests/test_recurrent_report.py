@@ -11,10 +11,11 @@ import pandas as pd
 import pytest
 
 from keras_a2.recurrent import baselines, data, evaluate, figures, panel_report, report, sources
+from keras_a2.recurrent.splits import Options
 
 
 def test_predictions_have_the_digits_that_their_errors_need(meter):
-    windows = data.prepare(meter, look_back=24, horizon=6, calendar=False)
+    windows = data.prepare(meter, Options(look_back=24, horizon=6, calendar=False))
     test = windows.origins["test"]
     forecast = baselines.Persistence().forecast(windows, test)
     published = SimpleNamespace(forecast=forecast, ends=np.stack([forecast - 1, forecast + 2]))
@@ -116,7 +117,7 @@ def test_figures_are_labelled_from_the_data_whatever_its_names(freq, lead, every
     time = pd.date_range("2001-01-01", periods=200, freq=freq)
     wave = np.sin(np.arange(200) / 4) + np.random.default_rng(0).normal(0, 0.1, 200)
     table = sources.Table("shop", pd.DataFrame({"US$_$": wave}), time, ["US$_$"])
-    windows = data.prepare(table, look_back=24, horizon=6)
+    windows = data.prepare(table, Options(look_back=24, horizon=6))
     forecast = baselines.Persistence().forecast(windows, windows.origins["test"])
     ends = np.stack([forecast - 1, forecast + 1])
     drawn = [
@@ -141,7 +142,8 @@ def measured(load: np.ndarray, seeds: int = 1) -> tuple[data.Windows, dict, eval
     """The figures of ``Last``, trained with so many seeds on 480 hours."""
     time = pd.date_range("2024-01-01", periods=480, freq="h")
     windows = data.prepare(
-        sources.Table("t", pd.DataFrame({"load": load}), time, ["load"]), look_back=24, horizon=6, split="380,40,60"
+        sources.Table("t", pd.DataFrame({"load": load}), time, ["load"]),
+        Options(look_back=24, horizon=6, split="380,40,60"),
     )
     naives, ridges = [baselines.Persistence(), baselines.SeasonalNaive(24)], baselines.Ridge(season=24).fit([windows])
     trained = {"gru": [[Last()] for _ in range(seeds)]}

@@ -13,6 +13,7 @@ import pytest
 from keras_a2 import runs
 from keras_a2.errors import UserError
 from keras_a2.recurrent import data, report, seasons, sources, times
+from keras_a2.recurrent.splits import Options
 
 ROWS = 400
 LOAD = np.round(np.random.default_rng(0).normal(size=ROWS).cumsum() * 100 + 3000, 2)
@@ -30,7 +31,7 @@ def written(path: Path, *columns, header: str, separator: str = ",") -> Path:
 
 def prepared(path: Path, target: str = "load", time: str | None = None, **options) -> data.Windows:
     table = sources.find(str(path), target, time, None)
-    return data.prepare(table, **{"look_back": 24, "horizon": 24, **options})
+    return data.prepare(table, Options(**{"look_back": 24, "horizon": 24, **options}))
 
 
 def refusal(path: Path, **options) -> str:

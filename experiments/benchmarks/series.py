@@ -15,6 +15,7 @@ from benchmarks.measure import peak_bytes, rates, row
 from keras_a2 import settings
 from keras_a2.fast.windows import compiled
 from keras_a2.recurrent import data, panel, panel_sources, sources, train
+from keras_a2.recurrent.splits import Options
 from keras_a2.training import Average
 
 LOOK_BACK, HORIZON, UNITS, BATCH = 72, 24, 64, 128
@@ -50,7 +51,7 @@ def rows_many(quick: bool) -> list[dict]:
         values = np.exp(np.random.default_rng(0).normal(0, 0.1, (many, rows)).cumsum(axis=1)).ravel()
         series = panel_sources.Rows([str(i) for i in range(many)], np.arange(many + 1) * rows, values, None, None, "y")
         before, started = peak_bytes(), time.perf_counter()
-        windows = panel.prepare(series, name="made", look_back=28, horizon=14, season=7)
+        windows = panel.prepare(series, "made", Options(look_back=28, horizon=14, season=7, origins="last"))
         config = train.resolve(settings.parse(recurrent.Config, ["--units", "32", "--epochs", "1"]), windows)
         cut = time.perf_counter() - started
         recurrent.train_network("gru", windows, config, 0)
@@ -104,4 +105,4 @@ def target_of(windows: data.Windows) -> np.ndarray:
 
 def weather() -> data.Windows:
     """The default series, cut as the default run cuts it."""
-    return data.prepare(sources.find("nyc_weather", None, None, None), look_back=LOOK_BACK, horizon=HORIZON)
+    return data.prepare(sources.find("nyc_weather", None, None, None), Options(look_back=LOOK_BACK, horizon=HORIZON))

@@ -282,47 +282,26 @@ def load(options: Options) -> Windows:
         UserError: as those.
     """
     as_read = options.preset == "chollet"
-    known = [] if options.known is None else [name.strip() for name in options.known.split(",")]
     inputs = options.inputs
     if inputs:
-        inputs = ",".join([inputs, *(name for name in known if name not in times.CALENDAR)])
-    table = sources.find(options.data, options.target, options.time, inputs, as_read=as_read)
-    names = ("look_back", "horizon", "split", "max_gap", "calendar", "every", "first_lead", "freq", "holidays")
-    return prepare(table, known=known, **{name: getattr(options, name) for name in names})
+        inputs = ",".join([inputs, *(name for name in options.known_names if name not in times.CALENDAR)])
+    return prepare(sources.find(options.data, options.target, options.time, inputs, as_read=as_read), options)
 
 
-def prepare(
-    table: Table,
-    *,
-    look_back: int,
-    horizon: int,
-    split: str = "0.6,0.2,0.2",
-    max_gap: int = 12,
-    calendar: bool = True,
-    every: int = 1,
-    first_lead: int = 1,
-    freq: str | None = None,
-    known: Sequence[str] = (),
-    holidays: str | None = None,
-) -> Windows:
+def prepare(table: Table, options: Options) -> Windows:
     """Put the table on its grid, add the calendar, fill short gaps from the past, scale by train, and cut windows.
-
-    Args:
-        split: three fractions or three row counts, ``train,validation,test``, in time order; or ``BOOK``.
-        max_gap: longest gap, in steps, that is filled; windows that touch a longer one are dropped.
-        every, first_lead: as of ``Windows``; windows begin at every row.
-        freq: the spacing by pandas' name; None: inferred from the times.
-        known: columns, of the table or the calendar, that are known in advance.
-        holidays: the country whose holidays become a column that is known in advance.
 
     Raises:
         UserError: irregular, unsorted or duplicate times; a bad split; a column that is missing or cannot be known; or
             too few rows for one window per split.
     """
-    frame, time, offset = times.to_grid(table.frame, table.time, table.name, freq)
+    look_back, horizon, every, known = options.look_back, options.horizon, options.every, options.known_names
+    frame, time, offset = times.to_grid(table.frame, table.time, table.name, options.freq)
     missing_values = int(frame.isna().sum().sum())
-    bounds = split_bounds(split, len(frame), every * (look_back - 1) + 1, every * (first_lead + horizon - 1))
-    if calendar and time is not None:
+    bounds = split_bounds(
+        options.split, len(frame), every * (look_back - 1) + 1, every * (options.first_lead + horizon - 1)
+    )
+    if options.calendar and time is not None:
         # A short series learns a cycle that it has not seen twice as a trend, which ends when the rows do.
         shown = None if bounds["train"][1] >= SHORT_SERIES else bounds["train"][1]
         frame = frame.assign(**{name: calendar_column(name, time) for name in calendar_names(offset, shown)})
@@ -330,15 +309,15 @@ def prepare(
     if time is not None and offset is not None and offset.rule_code == "B":
         holidays_taken = len(pd.bdate_range(time[0], time[-1])) - len(time)
         notes += [f"{holidays_taken} weekdays without a row were taken as holidays."] if holidays_taken else []
-    if holidays:
-        frame, known = times.with_holidays(frame, time, offset, holidays), [*known, times.HOLIDAYS]
+    if options.holidays:
+        frame, known = times.with_holidays(frame, time, offset, options.holidays), [*known, times.HOLIDAYS]
     unknown = [name for name in known if name not in frame or name in table.target]
     if unknown:
         raise UserError(
             f"{table.name}: --known {unknown[0]} is {'a target' if unknown[0] in frame else 'no column'}; known in "
             f"advance can be {', '.join(str(name) for name in frame.columns if name not in table.target)}"
         )
-    future = every * (first_lead + np.arange(horizon))
+    future = every * (options.first_lead + np.arange(horizon))
     frame = with_ahead(frame, columns_ahead(known, future, every * look_back))
     columns = frame.to_numpy(np.float64).tobytes("F")  # one after the other
     return Windows(
@@ -353,12 +332,12 @@ def prepare(
         freq=offset,
         unit=table.unit,
         sha256=hashlib.sha256(columns).hexdigest(),
-        max_gap=max_gap,
+        max_gap=options.max_gap,
         every=every,
-        first_lead=first_lead,
-        known=list(known),
-        holidays=holidays,
-        as_the_book=split == BOOK,
+        first_lead=options.first_lead,
+        known=known,
+        holidays=options.holidays,
+        as_the_book=options.split == BOOK,
         facts={
             "missing_values": missing_values,
             "grid_rows_added": len(frame) - len(table.frame),

@@ -20,7 +20,7 @@ from keras_a2.errors import UserError
 from keras_a2.recurrent import data
 from keras_a2.recurrent.panel_sources import Rows, holds_many, read
 from keras_a2.recurrent.seasons import season_of
-from keras_a2.recurrent.splits import Cut, shares
+from keras_a2.recurrent.splits import Cut, Options, shares
 
 LEAST_SPREAD = 0.02  # of the standard deviation
 TINY = 1e-12  # relative to a series' level: less is rounding, not a spread
@@ -184,16 +184,8 @@ def load(config: Any) -> data.Windows | Panel:
     if holds_many(options):
         check(config)
         path = Path(options.data)
-        return prepare(
-            read(path, options.series, options.time, options.target, options.wide, options.freq),
-            name=path.name.split(".")[0],
-            look_back=look_back,
-            horizon=options.horizon,
-            season=options.season,
-            max_gap=options.max_gap,
-            folds=config.forecast.folds or 1,
-            split=None if options.origins == "last" else options.split,
-        )
+        rows = read(path, options.series, options.time, options.target, options.wide, options.freq)
+        return prepare(rows, path.name.split(".")[0], options, config.forecast.folds or 1)
     if config.forecast.classical:
         raise UserError("--classical adds Theta for many series, and this is a single one: leave it out")
     if options.origins == "last":
@@ -247,37 +239,30 @@ def common_season(rows: Rows, look_back: int, unseen: np.ndarray) -> int:
     return int(np.bincount([season if 2 * season <= look_back else 1 for season in seasons]).argmax())
 
 
-def prepare(
-    rows: Rows,
-    *,
-    name: str,
-    look_back: int,
-    horizon: int,
-    season: int | None = 1,
-    max_gap: int = 12,
-    folds: int = 1,
-    split: str | None = None,
-) -> Panel:
+def prepare(rows: Rows, name: str, options: Options, folds: int = 1) -> Panel:
     """Cut the windows of many series, in time order: the last ones are for the test, those before for validation.
 
+    Where there are dates, ``--split`` divides all series at the same ones: what is tested happened after all that was
+    learnt. Else rows count from the end of each series. With ``--origins last`` its last ``horizon`` rows are for the
+    test, those before for validation.
+
     Args:
-        season: steps; 1 is none, None ``common_season``.
-        max_gap: longest gap, in steps, that is filled from the past; windows that touch a longer one are dropped.
+        options: without a season it is ``common_season``.
         folds: of validation.
-        split: fractions of all rows for training, validation and test. Where there are dates, all series are split at
-            the same ones: what is tested happened after all that was learnt. Else rows count from the end of each
-            series. None: of each series its last ``horizon`` rows are for the test, those before for validation.
 
     Raises:
         UserError: a bad split, a look-back that is shorter than two seasons, or no series long enough to train on.
     """
+    look_back, horizon, by_split = options.look_back, options.horizon, options.origins == "splits"
     behind, parts = np.zeros(len(rows.names), int), (1, 1)
-    if split is not None:
+    if by_split:
         behind = behind if rows.behind is None else rows.behind
-        parts = parts_of(split, np.repeat(rows.ends[1:] - 1 + behind, rows.lengths) - np.arange(rows.ends[-1]), horizon)
+        parts = parts_of(
+            options.split, np.repeat(rows.ends[1:] - 1 + behind, rows.lengths) - np.arange(rows.ends[-1]), horizon
+        )
     measured = blocks(horizon, parts, folds)
     tested, unseen = (np.maximum(block[0] - behind, 0) for block in (measured[-1], measured[0]))  # rows of each series
-    season = season or common_season(rows, look_back, unseen)
+    season = options.season or common_season(rows, look_back, unseen)
     if look_back < 2 * season:
         raise UserError(f"--look-back {look_back} is shorter than two seasons of {season}; give at least {2 * season}")
     before_test = np.concatenate([rows.values[a : max(b - n, a)] for (a, b), n in zip(rows.spans, tested, strict=True)])
@@ -292,7 +277,7 @@ def prepare(
         series = rows.values[start:end]
         missing, no_logarithm = np.isnan(series), positive & (series <= 0)  # a test row may have none
         if missing.any():
-            series = data.fill(pd.Series(series), max_gap).to_numpy()
+            series = data.fill(pd.Series(series), options.max_gap).to_numpy()
         if positive:
             series = np.log(series, out=np.full(len(series), np.nan), where=series > 0)
         # A series that began in the test is scaled by its first window, which every forecast has seen.
@@ -320,7 +305,7 @@ def prepare(
         raise UserError(
             f"{name}: no series is long enough: a training window takes {look_back + before} rows, the longest series "
             f"has {rows.lengths.max()}; shorten --look-back or --horizon"
-            + ("" if split is None else ", or take --origins last")
+            + ("" if not by_split else ", or take --origins last")
         )
     digest = hashlib.sha256(rows.ends.tobytes())
     digest.update(np.ascontiguousarray(rows.values).data)
@@ -342,7 +327,7 @@ def prepare(
         facts={
             "validation_windows": parts[0],
             "test_windows": parts[1],
-            "common_dates": split is not None and rows.behind is not None,
+            "common_dates": by_split and rows.behind is not None,
             "sha256": digest.hexdigest(),
             "season": season,
             "logarithms": positive,
@@ -351,7 +336,7 @@ def prepare(
             "too_short": int((rows.lengths < look_back + horizon).sum()),
             "missing_values": int(np.isnan(rows.values).sum()),
             "windows_dropped": dropped,
-            "max_gap": max_gap,
+            "max_gap": options.max_gap,
             "notes": rows.notes,
         },
     )

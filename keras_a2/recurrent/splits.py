@@ -68,6 +68,11 @@ class Options:
     season: Count | None = None
     """Steps per season of the seasonal naive; by default from the autocorrelation of the training rows."""
 
+    @property
+    def known_names(self) -> list[str]:
+        """The columns of ``known``."""
+        return [] if self.known is None else [name.strip() for name in self.known.split(",")]
+
 
 class Steps:
     """The rows that a window sees and those that are forecast, relative to its origin: the last row that it sees."""
