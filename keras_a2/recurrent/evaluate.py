@@ -198,7 +198,7 @@ def on_test(
             for past, each in zip(choices.residuals[name], by_seed, strict=True)
         ]
         crps[name] = [each.crps for each in scored]
-        figures = [metrics(windows, each) | it.figures for each, it in zip(by_seed, scored, strict=True)]
+        figures = [metrics(windows, each) | scores.figures for each, scores in zip(by_seed, scored, strict=True)]
         inside = np.mean([each.inside for each in scored], axis=0)
         lines[name] = {"test": training.over_seeds(figures)}
         lines[name]["test"]["coverage_ci95"] = {

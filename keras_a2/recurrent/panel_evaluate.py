@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -138,7 +139,7 @@ def cut(windows: Panel, measured: Sequence[Sequence[int]], baselines: Sequence[B
     known = [rows.history(i, origin + 1) for i, origin in zip(numbers, origins, strict=True)]
     whole = np.isfinite(truth).all(axis=1) & np.array([len(history) > 0 for history in known], bool)
     fold, numbers, origins, truth = fold[whole], numbers[whole], origins[whole], truth[whole]
-    known = [history for history, there in zip(known, whole, strict=True) if there]
+    known = list(itertools.compress(known, whole))
     simple = {each.__name__: np.array([each(history, season, horizon) for history in known]) for each in baselines}
     lower, upper = np.array([scores.naive_intervals(history, horizon, LEVEL) for history in known]).transpose(1, 0, 2)
     scale = np.array([scores.seasonal_scale(history, season) for history in known])
