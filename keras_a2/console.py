@@ -19,6 +19,7 @@ NAMES = 16  # letters of a table's first column, at least, before its last ones 
 
 class _Console(Console):
     def render_str(self, text: str, **options: Any) -> Text:
+        """As rich's, of text without control characters."""
         return super().render_str(printable(text), **options)
 
 

@@ -231,6 +231,7 @@ class _Clock(TimeRemainingColumn):
     """The time left; of a finished stage the time it took."""
 
     def render(self, task: Task) -> Text:
+        """One or the other, as text."""
         if "took" not in task.fields:
             return super().render(task)
         minutes, seconds = divmod(round(task.fields["took"]), 60)

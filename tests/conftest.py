@@ -72,7 +72,7 @@ def run_script(name: str, *arguments, **options) -> subprocess.CompletedProcess:
     return run_scripts([name, *arguments], **options)[0]
 
 
-def run_scripts(*commands: list, timeout: float = 280, **options) -> list[subprocess.CompletedProcess]:
+def run_scripts(*commands: list, timeout: float = 500, **options) -> list[subprocess.CompletedProcess]:
     """Run several side by side; ``options`` are those of ``Popen``."""
     started: list[subprocess.Popen] = []
     try:

@@ -57,7 +57,7 @@ assert any(np.any(np.asarray(mean)) for mean in map(tf.convert_to_tensor, means)
 @pytest.mark.slow
 def test_two_devices_share_a_training(tmp_path):
     command = [sys.executable, "-c", TRAIN_ON_ONE_AND_ON_TWO, str(tmp_path)]
-    answer = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=280)
+    answer = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=500)
     assert answer.returncode == 0, answer.stderr[-2000:]
 
 

@@ -427,6 +427,7 @@ class _AverageWithStatistics(Average):
 
     @contextmanager
     def swapped_in(self) -> Iterator[None]:
+        """As of ``Average``, with statistics estimated for the averaged weights."""
         with super().swapped_in():
             self.include(models.estimate_statistics(self._arm.backbone, self._arm.images, self._arm.seed))
             yield
