@@ -7,6 +7,7 @@ import re
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 from matplotlib.axes import Axes
@@ -48,6 +49,14 @@ def figure(height: float = HEIGHT, rows: int = 1) -> tuple[Figure, list[Axes]]:
     """An empty figure, as wide as every chart of a report, and its axes below each other; ``height`` in inches."""
     drawn = Figure((WIDTH, height), layout="constrained")
     return drawn, list(drawn.subplots(rows, squeeze=False).flat)
+
+
+def interval(axes: Axes, steps: Any, lower: Any, upper: Any, colour: str, label: str) -> None:
+    """Draw the ends of an interval ``(steps,)``: a band, or a bar where there is one step only."""
+    if len(steps) > 1:
+        axes.fill_between(steps, lower, upper, color=colour, alpha=0.2, lw=0, label=label)
+    else:
+        axes.vlines(steps, lower, upper, color=colour, alpha=0.2, lw=6, label=label)
 
 
 @styled

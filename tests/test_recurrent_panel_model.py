@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 import tensorflow as tf
 
+from keras_a2 import charts
 from keras_a2.errors import UserError
 from keras_a2.recurrent import (
     baselines,
@@ -264,6 +265,14 @@ def test_the_figure_shows_the_first_series_and_their_forecasts():
     assert seen.get_ydata().tolist() == [1, 2, 3, 4, 5, 6]
     assert forecast.get_ydata().tolist() == [3, 4, 5, 6]
     assert forecast.get_xdata()[0] == pd.Timestamp("2024-01-07")
+
+
+def test_the_interval_of_a_single_step_is_a_bar_that_shows():
+    (axes,) = charts.figure()[1]
+    charts.interval(axes, np.array([1]), np.array([2.0]), np.array([5.0]), "C0", "80 %")
+    (bar,) = axes.collections
+    assert bar.get_linewidth() > 0
+    assert bar.get_segments()[0].tolist() == [[1, 2], [1, 5]]
 
 
 def test_the_common_season_is_that_of_most_series(windows):

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
+from keras_a2 import charts
 from keras_a2.errors import UserError, printable
 from keras_a2.recurrent import data, panel_sources, scores, times
 
@@ -115,9 +116,7 @@ def plot(model: Forecaster, rows: panel_sources.Rows, answer: pd.DataFrame) -> F
             own = answer[i * model.horizon : (i + 1) * model.horizon]
             axes.plot(past, seen, color="C0", alpha=0.5)
             axes.plot(ahead, own[target], color="C0", marker=".", label=target)
-            axes.fill_between(
-                ahead, own[lower], own[upper], color="C0", alpha=0.2, lw=0, label=f"{model.levels[0]:g} %"
-            )
+            charts.interval(axes, ahead, own[lower], own[upper], "C0", f"{model.levels[0]:g} %")
             axes.axvline(past[-1], color="grey", lw=0.8, ls=":")
             axes.set_title(printable(rows.names[i]), loc="left")
         figure.axes[0].legend(frameon=False, ncols=2)

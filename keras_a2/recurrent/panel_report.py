@@ -57,9 +57,10 @@ def describe(windows: Panel) -> None:
     if ended:
         console.print(f"note: {ended} series ended before a whole test window: learnt from, not scored")
     if facts["missing_values"]:
+        filled = f"gaps of at most {facts['max_gap']} steps were" if facts["max_gap"] else "no gap was"
         console.print(
-            f"note: {facts['missing_values']} missing values; gaps of at most {facts['max_gap']} steps were filled "
-            f"from the past, {facts['windows_dropped']} windows dropped"
+            f"note: {facts['missing_values']} missing values; {filled} filled from the past, "
+            f"{facts['windows_dropped']} windows dropped"
         )
 
 
@@ -227,9 +228,7 @@ def examples(task: Task, forecast: np.ndarray, interval: tuple[np.ndarray, np.nd
         axes.plot(np.arange(1 - len(known), 1), known, color=COLOUR["ink"], lw=0.8)
         axes.plot(windows.leads, task.truth[i], color=COLOUR["ink"], lw=1.4, label="truth")
         axes.plot(windows.leads, forecast[i], color=COLOURS["gru"], label="forecast")
-        axes.fill_between(
-            windows.leads, interval[0][i], interval[1][i], color=COLOURS["gru"], alpha=0.15, label=f"{PERCENT} %"
-        )
+        charts.interval(axes, windows.leads, interval[0][i], interval[1][i], COLOURS["gru"], f"{PERCENT} %")
         axes.axvline(0, color=COLOUR["dim"], lw=0.8, ls=":")
         axes.set_title(f"{printable(windows.rows.names[task.numbers[i]])}: MASE {errors[i]:.2f}", loc="left")
     panels[0].legend(ncols=3)

@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from pandas.tseries.frequencies import to_offset
 from pandas.tseries.offsets import BaseOffset
 
-from keras_a2 import page, settings
+from keras_a2 import charts, page, settings
 from keras_a2.errors import UserError
 from keras_a2.recurrent import intervals, panel_predict, panel_sources, sources, times
 from keras_a2.recurrent.data import columns_ahead, fill, with_ahead
@@ -429,11 +429,7 @@ def plot(model: Forecaster, seen: pd.DataFrame, forecast: pd.DataFrame) -> Figur
             axes.plot(forecast.index, forecast[name], color=colour, marker=".", label=name)
             for level, lower, upper in reversed(model.ends(name)):
                 label = "_" if number else f"{level:g} %"  # once in the legend
-                ends = forecast[lower], forecast[upper]
-                if len(forecast) > 1:
-                    axes.fill_between(forecast.index, *ends, color=colour, alpha=0.2, lw=0, label=label)
-                else:
-                    axes.vlines(forecast.index, *ends, color=colour, alpha=0.2, lw=6, label=label)
+                charts.interval(axes, forecast.index, forecast[lower], forecast[upper], colour, label)
         axes.axvline(seen.index[-1], color="grey", lw=0.8, ls=":")
         label = model.unit if len(model.targets) > 1 else page.with_unit(model.targets[0], model.unit)
         axes.set(ylabel=label, title=f"{model.look_back} steps seen, {model.horizon} forecast")
