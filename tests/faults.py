@@ -36,7 +36,7 @@ SHORT = {
                  "--head-epochs", "3", "--fine-tune-epochs", "3", "--views", "2", "--unfreeze", "9"],
     "recurrent": ["--cell", "gru", "--epochs", "8"],
 }  # fmt: skip
-TIMES = {"seconds", "environment", "config"}
+TIMES = {"seconds", "seconds_per_epoch", "environment", "config"}
 
 
 def command(script: str, output: Path, *more: str) -> list[str]:
