@@ -50,6 +50,11 @@ class History:
         """Epochs that were trained."""
         return len(self.rows) - 1
 
+    @property
+    def seconds_per_epoch(self) -> float:
+        """Their median."""
+        return float(np.median(self.seconds[1:] or [0.0]))
+
     def table(self) -> list[dict]:
         """The rows as ``history.csv`` has them, with their seconds."""
         return [{**row, "seconds": seconds} for row, seconds in zip(self.rows, self.seconds, strict=True)]

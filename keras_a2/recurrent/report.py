@@ -322,7 +322,7 @@ def training_table(cell: str, metrics: dict, histories: dict[int, History]) -> p
     config, parameters = metrics["config"], metrics["models"][cell]["parameters"]
     rows = [
         [f"{page.label(cell)}, seed {seed}", f"{parameters:,}", "0", f"{config['learning_rate']:g}",
-         str(history.epochs), str(history.best_epoch), f"{np.median(history.seconds[1:] or [0.0]):.1f}"]
+         str(history.epochs), str(history.best_epoch), f"{history.seconds_per_epoch:.1f}"]
         for seed, history in histories.items()
     ]  # fmt: skip
     header = ["network", "trained parameters", "frozen", "peak learning rate", "epochs", "kept", "seconds per epoch"]

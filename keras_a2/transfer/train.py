@@ -97,7 +97,7 @@ class Phase:
             "epochs": self.history.epochs,
             "best_epoch": self.history.best_epoch,
             "seconds": self.seconds,
-            "seconds_per_epoch": float(np.median(self.history.seconds[1:] or [0.0])),
+            "seconds_per_epoch": self.history.seconds_per_epoch,
             "trained_parameters": self.trained_parameters,
             "frozen_parameters": self.frozen_parameters,
             "validation_accuracy": self.history.best["validation_accuracy"],
