@@ -57,11 +57,13 @@ def spread(function: Callable[..., None], tasks: list[Task], jobs: int | str, fo
         console.print(f"{len(tasks) - len(unfinished)} of {len(tasks)} trainings are finished already")
     if not unfinished:
         return
-    console.print(f"{len(unfinished)} trainings, " + ("on Ray" if jobs == "ray" else f"{jobs} at a time"))
     if jobs == "ray":
+        console.print(f"{len(unfinished)} trainings, on Ray")
         _on_ray(function, unfinished, folder)
         return
-    killed = _in_processes(function, unfinished, min(int(jobs), len(unfinished)), folder)
+    jobs = min(int(jobs), len(unfinished))
+    console.print(f"{len(unfinished)} trainings, {jobs} at a time")
+    killed = _in_processes(function, unfinished, jobs, folder)
     if killed:
         names = ", ".join(map(_name, killed))
         console.print(f"note: killed, perhaps for lack of memory: {names}; each is trained again by itself")

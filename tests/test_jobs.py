@@ -100,7 +100,7 @@ def report(number: int, folder: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_run_shows_how_far_its_tasks_are(tmp_path, monkeypatch):
+def test_a_run_shows_how_far_its_tasks_are(tmp_path, monkeypatch, capsys):
     shown, progress = [], training.progress
 
     def watched(**options):
@@ -109,7 +109,8 @@ def test_a_run_shows_how_far_its_tasks_are(tmp_path, monkeypatch):
         return lines
 
     monkeypatch.setattr(training, "progress", watched)
-    jobs.spread(report, [{"number": k} for k in range(2)], 2, tmp_path)
+    jobs.spread(report, [{"number": k} for k in range(2)], 5, tmp_path)
+    assert "2 trainings, 2 at a time" in capsys.readouterr().out
     assert {fields["completed"] for fields in shown} == {0, 1}
     assert all((fields["total"], fields["note"]) == (7, "half way") for fields in shown)
 
