@@ -1,6 +1,6 @@
 """Every speed in docs/speed.md, measured again against what a person would use instead.
 
-python experiments/benchmark.py                    all rows, about 11 minutes
+python experiments/benchmark.py                    all rows, about 10 minutes
 python experiments/benchmark.py --quick            most rows on little data: do they run, and which way
 python experiments/benchmark.py --only features    one group of rows
 """
