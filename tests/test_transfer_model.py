@@ -435,3 +435,15 @@ def test_long_trainings_run_side_by_side_unless_something_speaks_against_it(monk
     context = contextvars.copy_context()  # a run from Python: its script would run again in each process
     context.run(runs.COMMAND.set, "transfer.py")
     assert context.run(jobs, 1673, 128) == 1
+
+
+def test_processes_do_not_look_for_weights_again(photos, tmp_path, monkeypatch):
+    images, tasks = data.load(sources.folder(photos), sources.Options(image_size=32), seed=0), []
+    monkeypatch.setattr(train.jobs, "spread", lambda function, given, jobs, folder: tasks.extend(given))
+    config = train.resolve(options(), images, RANDOM)
+    train.every_arm({}, images, RANDOM, config, tmp_path)
+    assert not tasks
+    trainings = {"pretrained": lambda *arguments: None, "scratch": lambda *arguments: None}
+    train.every_arm(trainings, images, model.find_weights("bundled", None), config, tmp_path, [2])
+    assert [task["config"].network.weights for task in tasks] == ["bundled"] * 3
+    assert config.network.weights == "auto"

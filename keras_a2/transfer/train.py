@@ -210,8 +210,9 @@ def every_arm(
         few: numbers of training images per class on which the control is trained as well, with the first seed.
     """
     first, every = config.run.seed, range(config.run.seed, config.run.seed + config.run.seeds)
-    tasks = [{"config": config, "arm": name, "seed": seed} for seed in every for name in trainings]
-    tasks += [{"config": config, "arm": "scratch", "seed": first, "per_class": size} for size in sorted(few)[::-1]]
+    shared = settings.fill(config, weights=weights.origin)  # no process looks for them, or tries the network, again
+    tasks = [{"config": shared, "arm": name, "seed": seed} for seed in every for name in trainings]
+    tasks += [{"config": shared, "arm": "scratch", "seed": first, "per_class": size} for size in sorted(few)[::-1]]
     jobs.spread(partial(_in_process, trainings), tasks, config.run.jobs, folder)
 
     def train(name: str, seed: int, part: Images = images) -> Arm:
