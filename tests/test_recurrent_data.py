@@ -296,6 +296,23 @@ def test_ridge_is_scikit_learns(strength, monkeypatch):
     np.testing.assert_allclose(ours.forecast(windows, test)[..., 0], expected, atol=1e-4)
 
 
+def test_an_intercept_is_learnt_of_a_drift_alone():
+    """Few training windows overlap and share their errors: the mean of 25 of them is no drift."""
+
+    def learnt(drift: float) -> int:
+        count, steps = 0, np.arange(200)
+        for seed in range(20):
+            values = np.sin(2 * np.pi * steps / 7) + drift * steps + np.random.default_rng(seed).normal(0, 0.4, 200)
+            made = sources.Table("made", pd.DataFrame({"y": values}), None, ["y"])
+            ridge = baselines.Ridge(season=7)
+            ridge.fit(data.prepare(made, Options(look_back=48, horizon=14)).folds(3))
+            count += ridge.bias.any()
+        return count
+
+    assert learnt(0.0) <= 3
+    assert learnt(0.05) >= 17
+
+
 def test_the_season_of_a_daily_wave_is_a_day(series):
     windows = data.prepare(sources.find(str(series), "load", None, None), Options(look_back=24, horizon=12))
     assert seasons.season_of(seasons.training_rows(windows), windows.step) == 24

@@ -73,8 +73,9 @@ class Ridge:
 
     The larger the strength, the nearer the regression is to the linear forecast that it starts from: persistence, or a
     level with harmonics of the season, fitted to the window by discounted least squares and continued (general
-    exponential smoothing, Brown 1963). A short series cannot teach a regression its season; the start knows it. Start
-    and strength are chosen on the validation windows of all folds.
+    exponential smoothing, Brown 1963). A short series cannot teach a regression its season; the start knows it. Start,
+    strength and whether there is an intercept for each lead (a drift) are chosen on the validation windows of all
+    folds.
 
     Fitted from the Gram matrix in chunks, so memory does not grow with the series. With ``channel_independent`` one
     regression is shared by the targets, each seeing its own past less its last value. Many series share one as well; it
@@ -88,7 +89,8 @@ class Ridge:
         self.columns = np.zeros(0, int)  # of the inputs, that it sees
         self.strength = 0.0
         self.kernel, self.bias = np.zeros((0, 0)), np.zeros(0)  # from the flattened columns to changes
-        self._start, self._intercept = np.zeros((0, 0)), True
+        self.errors = np.zeros((0, 0))  # sums of squares by fold and candidate, on validation
+        self._start, self._intercept, self._centred = np.zeros((0, 0)), False, True
 
     def fit(self, folds: Sequence[Windows | Panel]) -> list[Ridge]:
         """Learn from the training windows of each fold, with the choices that all folds' validation windows prefer.
@@ -103,36 +105,46 @@ class Ridge:
         if wide and not self.channel_independent and not isinstance(last, Panel):
             self.columns = np.union1d(self.columns, [last.inputs.index(name) for name in last.ahead]).astype(int)
         if isinstance(last, Panel):
-            self._intercept, starts = False, [np.zeros((last.look_back * last.features, last.horizon))]
+            self._centred, starts = False, [np.zeros((last.look_back * last.features, last.horizon))]
         else:
-            self._intercept = not self.channel_independent
+            self._centred = not self.channel_independent
             starts = [self._embed(start, last) for start in _smoothers(last, self.season)]
         trained = [_Sums.of(self._designs(fold, _training_origins(fold))) for fold in folds]
-        errors = np.zeros((len(starts), len(RIDGE_STRENGTHS)))
-        for fold, train in zip(folds, trained, strict=True):
-            if len(fold.origins["validation"]) == 0:
-                continue
-            validation = _Sums.of(self._designs(fold, fold.origins["validation"]))
-            solve = self._solver(train)
-            unit = np.square(fold.target_scale / last.target_scale)  # folds have scales of their own
-            weight = unit.mean() if self.channel_independent else np.tile(unit, fold.horizon)
-            errors += [
-                [(weight * validation.squared_error(*solve(start, each))).sum() for each in RIDGE_STRENGTHS]
-                for start in starts
-            ]
-        errors[0] *= LEAST_GAIN  # persistence, unless a smoother is clearly better
-        best, strength = np.unravel_index(int(np.argmin(errors)), errors.shape)
-        self.strength, self._start = RIDGE_STRENGTHS[strength], starts[best]
+        errors = np.array([self._errors(fold, train, starts, last) for fold, train in zip(folds, trained, strict=True)])
+        errors[:, 0] *= LEAST_GAIN  # persistence, unless a smoother is clearly better
+        best, strength, intercept = np.unravel_index(int(errors.sum(axis=0).argmin()), errors.shape[1:])
+        self._start, self.strength, self._intercept = starts[best], RIDGE_STRENGTHS[strength], bool(intercept)
+        self.errors = errors.reshape(len(folds), -1)
         fitted = [*(copy.copy(self) for _ in folds[:-1]), self]
         for each, train in zip(fitted, trained, strict=True):
-            each.kernel, each.bias = self._solver(train)(self._start, self.strength)
+            each._learn(train)
         return fitted
+
+    def _errors(
+        self, fold: Windows | Panel, train: _Sums, starts: list[np.ndarray], last: Windows | Panel
+    ) -> np.ndarray:
+        """Sums of squared validation errors, without and with an intercept ``(starts, strengths, 2)``."""
+        errors = np.zeros((len(starts), len(RIDGE_STRENGTHS), 2))
+        if len(fold.origins["validation"]) == 0:
+            return errors
+        validation = _Sums.of(self._designs(fold, fold.origins["validation"]))
+        solve = self._solver(train)
+        unit = np.square(fold.target_scale / last.target_scale)  # folds have scales of their own
+        weight = unit.mean() if self.channel_independent else np.tile(unit, fold.horizon)
+        for i, start in enumerate(starts):
+            for j, strength in enumerate(RIDGE_STRENGTHS):
+                kernel, bias = solve(start, strength)
+                errors[i, j] = (weight * validation.squared_error(kernel, np.outer((0, 1), bias))).sum(axis=1)
+        return errors
+
+    def _learn(self, sums: _Sums) -> None:
+        self.kernel, bias = self._solver(sums)(self._start, self.strength)
+        self.bias = bias if self._intercept else np.zeros_like(bias)
 
     def refit(self, windows: Windows | Panel) -> Ridge:
         """The same regression learnt from the training windows of ``windows``, whose scale must be the same."""
         fitted = copy.copy(self)
-        trained = _Sums.of(self._designs(windows, _training_origins(windows)))
-        fitted.kernel, fitted.bias = self._solver(trained)(self._start, self.strength)
+        fitted._learn(_Sums.of(self._designs(windows, _training_origins(windows))))
         return fitted
 
     def forecast(self, windows: Windows | Panel, origins: np.ndarray) -> np.ndarray:
@@ -168,7 +180,7 @@ class Ridge:
 
     def _solver(self, sums: _Sums) -> Callable[[np.ndarray, float], tuple[np.ndarray, np.ndarray]]:
         """(start, strength) -> kernel and bias of the regression that is shrunk towards the kernel ``start``."""
-        centred = 1.0 if self._intercept else 0.0  # it is not penalised
+        centred = 1.0 if self._centred else 0.0
         x_mean, y_mean = centred * sums.x / sums.n, centred * sums.y / sums.n
         values, vectors = eigh(sums.gram / sums.n - np.outer(x_mean, x_mean))
         values = np.maximum(values, 0)[:, np.newaxis]
@@ -226,9 +238,9 @@ class _Sums:
         return cls(*total)
 
     def squared_error(self, kernel: np.ndarray, bias: np.ndarray) -> np.ndarray:
-        """Sum of squared errors of ``x @ kernel + bias`` by column ``(outputs,)``."""
-        inner = self.gram @ kernel - 2 * self.cross + 2 * np.outer(self.x, bias)
-        return self.squares + (kernel * inner).sum(axis=0) + bias * (self.n * bias - 2 * self.y)
+        """Sum of squared errors of ``x @ kernel + bias`` by column ``(..., outputs)``, the shape of ``bias``."""
+        without = self.squares + (kernel * (self.gram @ kernel - 2 * self.cross)).sum(axis=0)
+        return without + bias * (self.n * bias + 2 * (self.x @ kernel - self.y))
 
 
 def _smoothers(windows: Windows, season: int) -> list[np.ndarray]:
