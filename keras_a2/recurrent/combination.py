@@ -79,14 +79,29 @@ def combine(weights: tuple[float, float, float], forecasts: list[np.ndarray]) ->
     return weights[0] * forecasts[0] + weights[1] * forecasts[1] + weights[2] * forecasts[2]
 
 
-def optimism(trained: Sequence[Forecaster], loss: str) -> np.ndarray:
-    """By which share the error of each fold would be higher if the other folds had chosen its epoch ``(folds,)``.
+def optimism(errors: np.ndarray, used: np.ndarray | np.intp) -> np.ndarray:
+    """By which share the error of each fold would be higher if the other folds had chosen the candidate ``(folds,)``.
 
-    Early stopping takes the lowest of many errors, which is too low an estimate, even of a random walk's (Cawley &
-    Talbot 2010, JMLR 11, on choosing and judging by the same rows). A single fold cannot tell: 0.
+    The lowest of many errors is too low an estimate, even of a random walk's (Cawley & Talbot 2010, JMLR 11, on
+    choosing and judging by the same rows). A single fold cannot tell: 0.
 
     Args:
-        trained: a network of each fold, with its validation errors by epoch; a training that had ended stays as it was.
+        errors: of each candidate in each fold ``(folds, candidates)``; a fold without windows has zeros.
+        used: the candidate that each fold's forecasts come from ``(folds,)``, or one for all.
+    """
+    if len(errors) == 1:
+        return np.zeros(1)
+    others = [np.delete(errors, fold, axis=0).mean(axis=0).argmin() for fold in range(len(errors))]
+    folds = np.arange(len(errors))
+    ours = errors[folds, used]
+    return np.divide(errors[folds, others], ours, out=np.ones(len(errors)), where=ours > 0) - 1
+
+
+def of_epochs(trained: Sequence[Forecaster], loss: str) -> np.ndarray:
+    """The ``optimism`` of early stopping; a training that had ended stays as it was.
+
+    Args:
+        trained: a network of each fold, with its validation errors by epoch.
         loss: ``mae`` or ``mse``.
     """
     if len(trained) == 1:
@@ -94,10 +109,13 @@ def optimism(trained: Sequence[Forecaster], loss: str) -> np.ndarray:
     curves = [[row[f"validation_{loss}"] for row in each.history.rows] for each in trained]
     longest = max(map(len, curves))
     errors = np.array([curve + curve[-1:] * (longest - len(curve)) for curve in curves])
-    others = [np.delete(errors, fold, axis=0).mean(axis=0).argmin() for fold in range(len(errors))]
-    best = errors.min(axis=1)
-    chosen = np.take_along_axis(errors, np.array(others)[:, np.newaxis], axis=1)[:, 0]
-    return np.divide(chosen, best, out=np.ones(len(best)), where=best > 0) - 1
+    return optimism(errors, errors.argmin(axis=1))
+
+
+def of_ridge(ridge: Ridge, loss: str) -> np.ndarray:
+    """The ``optimism`` of the choices of a regression, for a ``loss`` ``mae`` or ``mse``."""
+    share = optimism(ridge.errors, ridge.errors.sum(axis=0).argmin())
+    return share if loss == "mse" else np.sqrt(1 + share) - 1
 
 
 def choose_weights(
@@ -106,7 +124,7 @@ def choose_weights(
     loss: str,
     ahead: int,
     day: int = 1,
-    bias: np.ndarray | float = 0.0,
+    bias: np.ndarray | tuple[float, float] = (0.0, 0.0),
 ) -> tuple[float, float, float]:
     """Weights of naive, ridge and network by the validation windows, shrunk towards the naive.
 
@@ -120,17 +138,18 @@ def choose_weights(
         truth: ``(n, horizon, targets)``, on the same scale.
         loss: ``mae`` or ``mse``.
         ahead, day: as ``verdicts.compare``.
-        bias: the ``optimism`` of each window's fold ``(n,)``; the network's part of the loss counts for so much more.
+        bias: the ``optimism`` of ridge and network in each window's fold ``(2, n)``: so much more do their parts of the
+            loss count.
     """
 
     def losses(forecast: np.ndarray) -> np.ndarray:
         error = forecast - truth
         return (np.abs(error) if loss == "mae" else error**2).mean(axis=(1, 2), dtype=np.float64)
 
-    added = bias * losses(forecasts[2])
+    added = [share * losses(forecast) for share, forecast in zip(bias, forecasts[1:], strict=True)]
 
     def losses_of(weights: tuple[float, float, float]) -> np.ndarray:
-        return losses(combine(weights, forecasts)) + weights[2] * added
+        return losses(combine(weights, forecasts)) + weights[1] * added[0] + weights[2] * added[1]
 
     candidates = [(0.0, (TENTHS - i) / TENTHS, i / TENTHS) for i in range(TENTHS + 1)]
     best = min(candidates, key=lambda weights: losses_of(weights).mean())
