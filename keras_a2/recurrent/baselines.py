@@ -117,7 +117,7 @@ class Ridge:
         self.errors = errors.reshape(len(folds), -1)
         fitted = [*(copy.copy(self) for _ in folds[:-1]), self]
         for each, train in zip(fitted, trained, strict=True):
-            each._learn(train)
+            each.kernel, each.bias = self._learnt(train)
         return fitted
 
     def _errors(
@@ -137,14 +137,15 @@ class Ridge:
                 errors[i, j] = (weight * validation.squared_error(kernel, np.outer((0, 1), bias))).sum(axis=1)
         return errors
 
-    def _learn(self, sums: _Sums) -> None:
-        self.kernel, bias = self._solver(sums)(self._start, self.strength)
-        self.bias = bias if self._intercept else np.zeros_like(bias)
+    def _learnt(self, sums: _Sums) -> tuple[np.ndarray, np.ndarray]:
+        """Kernel and bias as chosen."""
+        kernel, bias = self._solver(sums)(self._start, self.strength)
+        return kernel, bias if self._intercept else np.zeros_like(bias)
 
     def refit(self, windows: Windows | Panel) -> Ridge:
         """The same regression learnt from the training windows of ``windows``, whose scale must be the same."""
         fitted = copy.copy(self)
-        fitted._learn(_Sums.of(self._designs(windows, _training_origins(windows))))
+        fitted.kernel, fitted.bias = self._learnt(_Sums.of(self._designs(windows, _training_origins(windows))))
         return fitted
 
     def forecast(self, windows: Windows | Panel, origins: np.ndarray) -> np.ndarray:

@@ -118,6 +118,12 @@ def of_ridge(ridge: Ridge, loss: str) -> np.ndarray:
     return share if loss == "mse" else np.sqrt(1 + share) - 1
 
 
+def luck(folds: Sequence[Windows], ridge: Ridge, trained: Sequence[Forecaster], loss: str) -> np.ndarray:
+    """The ``optimism`` of ridge and network in the fold of each validation window ``(2, n)``."""
+    counts = [len(fold.origins["validation"]) for fold in folds]
+    return np.repeat([of_ridge(ridge, loss), of_epochs(trained, loss)], counts, axis=1)
+
+
 def choose_weights(
     forecasts: list[np.ndarray],
     truth: np.ndarray,
@@ -138,8 +144,7 @@ def choose_weights(
         truth: ``(n, horizon, targets)``, on the same scale.
         loss: ``mae`` or ``mse``.
         ahead, day: as ``verdicts.compare``.
-        bias: the ``optimism`` of ridge and network in each window's fold ``(2, n)``: so much more do their parts of the
-            loss count.
+        bias: see ``luck``: so much more do the parts of ridge and network in the loss count.
     """
 
     def losses(forecast: np.ndarray) -> np.ndarray:

@@ -14,7 +14,7 @@ from keras_a2 import runs, training
 from keras_a2.errors import UserError
 from keras_a2.recurrent import intervals
 from keras_a2.recurrent.baselines import Baseline, Persistence, Ridge, SeasonalNaive
-from keras_a2.recurrent.combination import Combination, WindowNaive, choose_weights, combine, of_epochs, of_ridge
+from keras_a2.recurrent.combination import Combination, WindowNaive, choose_weights, combine, luck
 from keras_a2.recurrent.data import Windows
 from keras_a2.recurrent.intervals import Residuals
 from keras_a2.recurrent.verdicts import LEAST_INDEPENDENT, compare, independent_stretches, standard_error
@@ -98,17 +98,9 @@ def on_validation(
     naive = WindowNaive(windows, season, by_lead)
     inside, linear = naive.forecast(windows, origins), pooled(windows, folds, ridges)
     own = {cell: [pooled(windows, folds, by_fold) for by_fold in seeds] for cell, seeds in trained.items()}
-    counts = [len(fold.origins["validation"]) for fold in folds]
-    lucky = of_ridge(ridges[-1], loss)
     weights = {
         cell: [
-            choose_weights(
-                [inside, linear, each],
-                truth,
-                loss,
-                *reach(windows),
-                np.repeat([lucky, of_epochs(by_fold, loss)], counts, axis=1),
-            )
+            choose_weights([inside, linear, each], truth, loss, *reach(windows), luck(folds, ridges[-1], by_fold, loss))
             for each, by_fold in zip(own[cell], seeds, strict=True)
         ]
         for cell, seeds in trained.items()
