@@ -137,6 +137,8 @@ def test_sets_hold_the_classes_from_the_threshold_on(published):
     assert all(row["class"] == row["set"].split("|")[0] for _, row in rows.iterrows())
     assert "unfamiliar" not in rows  # three validation images are too few for a threshold
     assert model.embed(published / "photos").shape == (len(rows), 576)
+    with pytest.raises(UserError, match="no images given"):
+        model.embed([])
     judging = keras_a2.load(version)
     judging.card["unfamiliar_threshold"] = -1e6
     assert judging.predict(published / "photos").unfamiliar.all()

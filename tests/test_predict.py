@@ -150,6 +150,18 @@ def test_a_forecast_beyond_the_times_that_there_are_is_refused(forecaster, tmp_p
         model.predict(tmp_path / "rows.csv")
 
 
+@pytest.mark.parametrize("images", [None, 3, b"cat.png", [b"cat.png"], [np.zeros((4, 4, 3), np.uint8)]])
+def test_what_is_neither_pixels_nor_paths_is_refused(classifier, images):
+    with pytest.raises(UserError, match="images must be paths, or one uint8 array"):
+        inference.load(classifier).predict(images)
+
+
+@pytest.mark.parametrize("shape", [(0, 8, 8, 3), (2, 0, 8, 3)])
+def test_an_array_without_pixels_is_refused(classifier, shape):
+    with pytest.raises(UserError, match="images must be uint8"):
+        inference.load(classifier).predict(np.zeros(shape, np.uint8))
+
+
 def test_a_folder_with_a_digit_that_is_no_number_is_no_version(classifier, tmp_path):
     shutil.copytree(classifier, tmp_path / "cats" / "1")
     (tmp_path / "cats" / "²").mkdir()

@@ -78,7 +78,7 @@ class Classifier(SavedModel):
         if sets:
             self.check_sets()
         if isinstance(images, np.ndarray):
-            if images.dtype != np.uint8 or images.ndim not in (3, 4) or images.shape[-1] != 3:
+            if images.dtype != np.uint8 or images.ndim not in (3, 4) or images.shape[-1] != 3 or not images.size:
                 raise UserError(
                     f"images must be uint8 (batch, height, width, 3), not {images.dtype} {images.shape}; "
                     "pixels run from 0 to 255"
@@ -176,11 +176,13 @@ class Classifier(SavedModel):
         """The pooled features ``(images, features)``, for search and clustering, in the order of the files.
 
         Raises:
-            UserError: no such path, an unreadable image, or a model of an earlier version.
+            UserError: no images, no such path, an unreadable image, or a model of an earlier version.
         """
         self.check_maps()
+        if not (images := find_images(paths)):
+            raise UserError("no images given; give paths of images or folders")
         features = []
-        for files, decoded in self.decode_all(find_images(paths)):
+        for files, decoded in self.decode_all(images):
             pixels = []
             for file, image in zip(files, decoded, strict=True):
                 if isinstance(image, str):
@@ -256,11 +258,15 @@ def find_images(paths: str | Path | Sequence[str | Path], left_out: LeftOut | No
         left_out: counts the other files.
 
     Raises:
-        UserError: a path that does not exist, or a folder without images.
+        UserError: no paths, a path that does not exist, or a folder without images.
     """
     files: list[Path] = []
     left_out = left_out or LeftOut()
-    for path in map(Path, [paths] if isinstance(paths, str | Path) else paths):
+    try:
+        named = [Path(path) for path in ([paths] if isinstance(paths, str | Path) else paths)]
+    except TypeError as error:  # bytes, None, a list of arrays
+        raise UserError(f"images must be paths, or one uint8 array; {error}") from error
+    for path in named:
         if path.is_dir():
             inside = images_below(path, left_out)
             if not inside:
