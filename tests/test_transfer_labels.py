@@ -49,6 +49,14 @@ def test_the_columns_of_files_and_classes_are_detected(flat, header, row):
     assert [source.classes[label] for label in source.labels] == [name[:4] for name in source.item_names]
 
 
+@pytest.mark.parametrize("word", ["holdout", "unlabelled", ""])
+def test_splits_in_other_words_are_refused_rather_than_ignored(flat, word):
+    table = write(flat, "file,class,subset", "{name},{side},{split}")
+    table.write_text(table.read_text().replace(",test\n", f",{word}\n"))
+    with pytest.raises(UserError, match=f"column 'subset' looks like splits, but has '{word}'"):
+        sources.find(str(table))
+
+
 def test_a_table_gives_the_images_and_labels_of_the_folders(photos):
     lines = [f"{path.relative_to(photos).as_posix()},{path.parent.name}" for path in sorted(photos.rglob("*.png"))]
     (photos / "labels.csv").write_text("\n".join(["file,class", *lines]))
@@ -98,6 +106,7 @@ def test_what_the_table_does_not_name_is_said_and_a_missing_file_is_unreadable(f
         ("file,class", "{name},", "left0.png has no class"),
         ("file,class", "{name},same", "one class only"),
         ("file,class,split", "{name},{side},train", "no row of column 'split' is test; remove the column"),
+        ("file,class,set", "{name},{side},{split}_set", "'set' looks like splits, but has 'test_set'; write train"),
         ("file,class", "{name},{side},more,{i}\n{name}", "labels.csv is no table|no column"),
     ],
 )

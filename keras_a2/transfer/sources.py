@@ -90,6 +90,7 @@ SPLIT_FOLDERS = {
 }  # fmt: skip
 # 'train2017' or 'Test_set': nearly one of these names.
 LIKE_A_SPLIT = re.compile(rf"(?<![a-z])({'|'.join(SPLIT_FOLDERS)})(?:[-_ ]?(?:set|data|images))?(?![a-z])")
+MOST_SPLITS = 4  # different words in a column of splits
 TABLES = {".csv", ".tsv"}
 CLASS_COLUMNS = {"class", "label", "category", "target"}  # what decides where several columns could be the class
 
@@ -316,6 +317,8 @@ def table(path: Path) -> Source:
             f"{path}: one column besides {of_files!r} must be the class, not {len(of_classes)}; call it 'class', or "
             "leave only the columns of the files, the classes and the splits"
         )
+    if not of_splits:
+        _refuse_other_splits(path, rows[[column for column in rest if column not in of_classes]])
     labels = rows[of_classes[0]]
     if (labels == "").any():
         raise UserError(f"{path}: {rows[of_files][labels == ''].iloc[0]} has no class; give it one, or remove the row")
@@ -339,6 +342,19 @@ def table(path: Path) -> Source:
         given=given,
         left_out=f"{others} image{'s' * (others > 1)} that {path.name} does not name" if others else "",
     )
+
+
+def _refuse_other_splits(path: Path, rows: pd.DataFrame) -> None:
+    """Raise ``UserError`` where a column gives splits in other words: its test images would be trained on."""
+    for column in rows:
+        words = set(rows[column])
+        unknown = sorted(word for word in words if word.casefold() not in SPLIT_FOLDERS)
+        alike = [match[1] for word in words if (match := LIKE_A_SPLIT.fullmatch(word.casefold()))]
+        if len(words) <= MOST_SPLITS and any(SPLIT_FOLDERS[name] == "train" for name in alike):
+            raise UserError(
+                f"{path}: column {column!r} looks like splits, but has {unknown[0]!r}; write train, validation or test "
+                "into each row, or remove the column"
+            )
 
 
 def _read_table(path: Path) -> pd.DataFrame:
