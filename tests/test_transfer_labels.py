@@ -49,6 +49,16 @@ def test_the_columns_of_files_and_classes_are_detected(flat, header, row):
     assert [source.classes[label] for label in source.labels] == [name[:4] for name in source.item_names]
 
 
+def test_labels_that_are_numbers_are_no_names_of_files(flat):
+    for i, path in enumerate(sorted(flat.iterdir())):
+        path.rename(flat / f"{i}.png")
+    lines = [f"{i % 2},{i}.png,{'old' if i % 3 else 'new'}" for i in range(24)]
+    (flat / "labels.csv").write_text("\n".join(["label,file,camera", *lines]))
+    source = sources.find(str(flat / "labels.csv"))
+    assert source.classes == ["0", "1"]
+    assert source.item_names == [f"{i}.png" for i in range(24)]
+
+
 @pytest.mark.parametrize("word", ["holdout", "unlabelled", ""])
 def test_splits_in_other_words_are_refused_rather_than_ignored(flat, word):
     table = write(flat, "file,class,subset", "{name},{side},{split}")

@@ -301,9 +301,9 @@ def table(path: Path) -> Source:
     images = {name: files.pop() for name, files in called.items() if len(files) == 1} | images
     if any(_key(column) in images for column in rows):
         raise UserError(f"{path} has no header; write the names of its columns into a first line")
-    named = {column: sum(_key(value) in images for value in rows[column]) for column in rows}
-    of_files = max(named, key=lambda column: named[column])
-    if 2 * named[of_files] < len(rows) or not len(rows):
+    # A column of few different values, such as the labels 0 and 1 beside 0.png and 1.png, is none of files.
+    of_files = max(rows, key=lambda column: len(images.keys() & set(map(_key, rows[column]))))
+    if 2 * sum(_key(value) in images for value in rows[of_files]) < len(rows) or not len(rows):
         raise UserError(
             f"no column of {path} names images in {root}; one must give the path of each from there, like cats/1.jpg"
         )
