@@ -105,6 +105,15 @@ def test_an_image_becomes_a_square_as_in_the_saved_model(fit, shape):
     assert np.abs(decode(pixels, 32, fit) - exported).max() <= 2  # the layer rounds down
 
 
+def test_the_square_around_a_strip_is_no_bomb(monkeypatch):
+    strip = encoded(Image.new("RGB", (4000, 240), (200, 0, 0)), "PNG")
+    expected, sides, new = decode(strip, 16, "pad").astype(int), [], Image.new
+    monkeypatch.setattr("keras_a2.transfer.decode.MAX_PIXELS", 1000**2)
+    monkeypatch.setattr(Image, "new", lambda mode, size, *colour: sides.append(max(size)) or new(mode, size, *colour))
+    np.testing.assert_allclose(decode(strip, 16, "pad"), expected, atol=2)
+    assert 0 < max(sides) <= 1000
+
+
 def test_a_padded_image_keeps_its_shape_and_a_cropped_one_its_middle():
     image = Image.new("RGB", (80, 40), (0, 0, 200))
     image.paste((200, 0, 0), (20, 0, 60, 40))

@@ -102,6 +102,8 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 def _square(image: Image.Image, size: int | None, fit: str) -> np.ndarray:
     if size and image.size != (size, size):
+        if fit == "pad" and max(image.size) ** 2 > MAX_PIXELS:  # a strip of few pixels, whose square is a bomb
+            image = image.reduce(-(-max(image.size) // int(MAX_PIXELS**0.5)))
         if fit != "squash":
             side = max(image.size) if fit == "pad" else min(image.size)
             left, top = (int((side - length) / 2) for length in image.size)  # negative: outside the crop
