@@ -109,13 +109,14 @@ def _classifier(gradio: Any, model: Classifier) -> dict[str, Any]:
             return None, None, ""
         answer = next(model.stream([Path(path)], top=SHOWN_CLASSES, maps=model.describes))
         if answer.error:
-            raise gradio.Error(f"not a readable image: {answer.error}", print_exception=False)
+            raise gradio.Error(f"the image cannot be used: {answer.error}", print_exception=False)
         notes = [f"Set: {', '.join(answer.answer_set)}."] if answer.answer_set else []
         notes += ["Unfamiliar: unlike the training images, so do not trust the class."] if answer.unfamiliar else []
         return dict(zip(answer.classes, answer.probabilities, strict=True)), answer.mapped, " ".join(notes)
 
     # The file as it came: our own decoder turns it upright and refuses other formats and decompression bombs.
     picture = gradio.Image(label="image", type="filepath", image_mode=None, sources=["upload", "clipboard"])
+    picture.preprocess = lambda image: image and image.path  # Gradio's own opens it first, and fails on no image
     outputs = [
         gradio.Label(label="class", num_top_classes=SHOWN_CLASSES),
         gradio.Image(label="bright where it speaks for the class", visible=model.describes),

@@ -85,7 +85,7 @@ def test_an_image_gets_its_classes_and_a_broken_one_its_reason(client, photos, t
     assert notes.startswith("Set: left. Unfamiliar:")
     assert [c["confidence"] for c in answer["confidences"]] == [0.75, 0.25]
     (tmp_path / "b.bmp").write_bytes(b"BM")
-    with pytest.raises(AppError):
+    with pytest.raises(AppError, match="the image cannot be used: cut short"):
         page.predict(handle_file(tmp_path / "b.bmp"), api_name="/classify")
 
 
