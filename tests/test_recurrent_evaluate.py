@@ -207,8 +207,8 @@ def test_a_gain_that_validation_cannot_tell_from_luck_leaves_the_naive():
     weights = combination.choose_weights([naive, worse, better], truth, "mae", 4)
     assert sum(weights) == pytest.approx(1)
     assert weights[2] > 0.95
-    bias = np.stack([np.zeros(60), np.full(60, 20.0)])  # more than it gains
-    assert combination.choose_weights([naive, worse, better], truth, "mae", 4, 1, bias) == (1, 0, 0)
+    luck = (0.0, 20.0)  # more than it gains
+    assert combination.choose_weights([naive, worse, better], truth, "mae", 4, 1, luck) == (1, 0, 0)
 
 
 def stopped(*curves):
@@ -217,29 +217,30 @@ def stopped(*curves):
     return [SimpleNamespace(history=history) for history in histories]
 
 
-def test_a_fold_does_not_judge_the_epoch_that_it_chose():
+def regression(*errors):
+    """A regression with these sums of squared errors of each fold by candidate."""
+    return SimpleNamespace(errors=np.array(errors, float))
+
+
+def test_a_fold_does_not_judge_what_it_chose():
     # The mean of the others is lowest after epochs 2, 1 and 1: errors of 3, 5 and 4 instead of 2, 4 and 3.
-    trained = stopped([4, 2, 3], [6, 5, 4], [5, 4, 3])
-    np.testing.assert_allclose(combination.of_epochs(trained, "mae"), [1 / 2, 1 / 4, 1 / 3])
-    assert combination.of_epochs(stopped([4, 2, 3]), "mae") == [0]
+    none, trained = regression([1], [1], [1]), stopped([4, 2, 3], [6, 5, 4], [5, 4, 3])
+    assert combination.luck(none, trained, "mae") == pytest.approx((0, (3 / 2 * 5 / 4 * 4 / 3) ** (1 / 3) - 1))
+    assert combination.luck(regression([3, 1]), stopped([4, 2, 3]), "mae") == (0, 0)
     # A training that ended early stays as it was; one without an error gains nothing.
-    np.testing.assert_allclose(combination.of_epochs(stopped([2, 4], [0, 0, 0], [3, 2, 1]), "mae"), [1, 0, 2])
-
-
-def test_a_fold_does_not_judge_the_regression_that_it_chose():
-    # Together they prefer candidate 1 (sums 12, 9, 18); without the first fold 0 wins (3, 5), without another one 1.
-    ridge = SimpleNamespace(errors=np.array([[9.0, 4.0, 8.0], [1.0, 2.0, 5.0], [2.0, 3.0, 5.0]]))
-    np.testing.assert_allclose(combination.of_ridge(ridge, "mse"), [9 / 4 - 1, 0, 0])
-    np.testing.assert_allclose(combination.of_ridge(ridge, "mae"), [3 / 2 - 1, 0, 0])
-    assert combination.of_ridge(SimpleNamespace(errors=ridge.errors[:1]), "mae") == [0]
+    trained = stopped([2, 4], [0, 0, 0], [3, 2, 1])
+    assert combination.luck(none, trained, "mae") == pytest.approx((0, (2 * 1 * 3) ** (1 / 3) - 1))
+    # Together folds prefer candidate 1 (sums 12, 9, 18); without the first fold 0 wins (3, 5), without another one 1.
+    ridge, trained = regression([9, 4, 8], [1, 2, 5], [2, 3, 5]), stopped([1], [1], [1])
+    assert combination.luck(ridge, trained, "mae") == pytest.approx(((3 / 2) ** (1 / 3) - 1, 0))
 
 
 def test_epochs_chosen_by_chance_gain_nothing_on_average():
     rng, gains = np.random.default_rng(0), []
     for _ in range(300):
         curves = np.hstack([np.ones((3, 1)), 1 + 0.1 * rng.normal(size=(3, 20))])  # epochs that differ by luck alone
-        honest = curves.min(axis=1) * (1 + combination.of_epochs(stopped(*curves.tolist()), "mae"))
-        gains.append([1 - curves.min(axis=1).mean(), 1 - honest.mean()])
+        _, share = combination.luck(regression([1], [1], [1]), stopped(*curves.tolist()), "mae")
+        gains.append([1 - curves.min(axis=1).mean(), 1 - curves.min(axis=1).mean() * (1 + share)])
     flattering, honest = np.mean(gains, axis=0)
     assert flattering > 0.15
     assert abs(honest) < 0.01

@@ -79,49 +79,40 @@ def combine(weights: tuple[float, float, float], forecasts: list[np.ndarray]) ->
     return weights[0] * forecasts[0] + weights[1] * forecasts[1] + weights[2] * forecasts[2]
 
 
-def optimism(errors: np.ndarray, used: np.ndarray | np.intp) -> np.ndarray:
-    """By which share the error of each fold would be higher if the other folds had chosen the candidate ``(folds,)``.
+def optimism(errors: np.ndarray, used: np.ndarray | np.intp) -> float:
+    """By which share the error of a fold would be higher if the other folds had chosen the candidate.
 
     The lowest of many errors is too low an estimate, even of a random walk's (Cawley & Talbot 2010, JMLR 11, on
-    choosing and judging by the same rows). A single fold cannot tell: 0.
+    choosing and judging by the same rows). It is the geometric mean of the folds: each alone is luck, and short ones
+    have larger errors. A single fold cannot tell: 0.
 
     Args:
         errors: of each candidate in each fold ``(folds, candidates)``; a fold without windows has zeros.
         used: the candidate that each fold's forecasts come from ``(folds,)``, or one for all.
     """
     if len(errors) == 1:
-        return np.zeros(1)
-    others = [np.delete(errors, fold, axis=0).mean(axis=0).argmin() for fold in range(len(errors))]
+        return 0.0
     folds = np.arange(len(errors))
+    others = [np.delete(errors, fold, axis=0).mean(axis=0).argmin() for fold in folds]
     ours = errors[folds, used]
-    return np.divide(errors[folds, others], ours, out=np.ones(len(errors)), where=ours > 0) - 1
+    ratio = np.divide(errors[folds, others], ours, out=np.ones(len(errors)), where=ours > 0)
+    return float(stats.gmean(ratio)) - 1
 
 
-def of_epochs(trained: Sequence[Forecaster], loss: str) -> np.ndarray:
-    """The ``optimism`` of early stopping; a training that had ended stays as it was.
+def luck(ridge: Ridge, trained: Sequence[Forecaster], loss: str) -> tuple[float, float]:
+    """The ``optimism`` of ridge regression's choices, and of early stopping.
 
     Args:
-        trained: a network of each fold, with its validation errors by epoch.
+        trained: a network of each fold, with its validation errors by epoch; one that had ended stays as it was.
         loss: ``mae`` or ``mse``.
     """
     if len(trained) == 1:
-        return np.zeros(1)
+        return 0.0, 0.0
+    squared = optimism(ridge.errors, ridge.errors.sum(axis=0).argmin())
     curves = [[row[f"validation_{loss}"] for row in each.history.rows] for each in trained]
     longest = max(map(len, curves))
     errors = np.array([curve + curve[-1:] * (longest - len(curve)) for curve in curves])
-    return optimism(errors, errors.argmin(axis=1))
-
-
-def of_ridge(ridge: Ridge, loss: str) -> np.ndarray:
-    """The ``optimism`` of the choices of a regression, for a ``loss`` ``mae`` or ``mse``."""
-    share = optimism(ridge.errors, ridge.errors.sum(axis=0).argmin())
-    return share if loss == "mse" else np.sqrt(1 + share) - 1
-
-
-def luck(folds: Sequence[Windows], ridge: Ridge, trained: Sequence[Forecaster], loss: str) -> np.ndarray:
-    """The ``optimism`` of ridge and network in the fold of each validation window ``(2, n)``."""
-    counts = [len(fold.origins["validation"]) for fold in folds]
-    return np.repeat([of_ridge(ridge, loss), of_epochs(trained, loss)], counts, axis=1)
+    return squared if loss == "mse" else (1 + squared) ** 0.5 - 1, optimism(errors, errors.argmin(axis=1))
 
 
 def choose_weights(
@@ -130,7 +121,7 @@ def choose_weights(
     loss: str,
     ahead: int,
     day: int = 1,
-    bias: np.ndarray | tuple[float, float] = (0.0, 0.0),
+    bias: tuple[float, float] = (0.0, 0.0),
 ) -> tuple[float, float, float]:
     """Weights of naive, ridge and network by the validation windows, shrunk towards the naive.
 
@@ -144,7 +135,7 @@ def choose_weights(
         truth: ``(n, horizon, targets)``, on the same scale.
         loss: ``mae`` or ``mse``.
         ahead, day: as ``verdicts.compare``.
-        bias: see ``luck``: so much more do the parts of ridge and network in the loss count.
+        bias: see ``luck``; the parts of ridge and network in the loss count for so much more.
     """
 
     def losses(forecast: np.ndarray) -> np.ndarray:

@@ -100,7 +100,7 @@ def on_validation(
     own = {cell: [pooled(windows, folds, by_fold) for by_fold in seeds] for cell, seeds in trained.items()}
     weights = {
         cell: [
-            choose_weights([inside, linear, each], truth, loss, *reach(windows), luck(folds, ridges[-1], by_fold, loss))
+            choose_weights([inside, linear, each], truth, loss, *reach(windows), luck(ridges[-1], by_fold, loss))
             for each, by_fold in zip(own[cell], seeds, strict=True)
         ]
         for cell, seeds in trained.items()
