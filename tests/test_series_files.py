@@ -432,6 +432,14 @@ def test_lines_above_the_header_are_named(tmp_path):
     assert "line 1, 'Sales of a year', is not the header; delete the lines above the header" in refusal(path)
 
 
+def test_the_only_column_of_a_file_is_its_target(tmp_path):
+    table = sources.find(str(written(tmp_path / "s.csv", DAYS, LOAD, header="date,load")), None, None, None)
+    assert table.target == ["load"]
+    path = written(tmp_path / "s.csv", DAYS, LOAD, LOAD, header="date,load,price")
+    with pytest.raises(UserError, match="has the columns load, price"):
+        sources.find(str(path), None, None, None)
+
+
 def test_a_dash_is_a_missing_value(tmp_path):
     path = written(tmp_path / "s.csv", DAYS, ["-", *LOAD[1:]], header="date,load")
     assert np.isnan(sources.find(str(path), "load", None, None).frame["load"][0])

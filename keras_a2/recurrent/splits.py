@@ -32,7 +32,7 @@ class Options:
     data: str = "nyc_weather"
     """nyc_weather, jena, or a .csv or .parquet file with one row per time step."""
     target: str | None = None
-    """COLUMN[,COLUMN...] to forecast, or all; needed for a file."""
+    """COLUMN[,COLUMN...] to forecast, or all; needed for a file with several columns."""
     horizon: Count = 24
     """Number of steps to forecast, all at once."""
     time: str | None = None
