@@ -108,12 +108,26 @@ def test_wide_format_ends_where_its_values_end():
         (lambda t: t.assign(y=t["y"].astype(object).where(t.index != 3, "x")), "column 'y' is not numeric"),
         (lambda t: t.assign(unique_id=t["unique_id"].where(t.index != 3)), "line 5 has no unique_id"),
         (lambda t: t.iloc[:0], "has no rows"),
+        (lambda t: t.assign(**{"y ": 1.0}), "two columns named 'y'"),
     ],
 )
 def test_what_cannot_be_many_series_is_refused_in_one_line(change, message):
     with pytest.raises(UserError, match=message) as error:
         panel_sources.from_frame(change(long_table()), "file")
     assert "\n" not in str(error.value)
+
+
+def test_a_day_and_its_hour_and_a_total_at_the_end():
+    times = pd.date_range("2024-01-01", periods=48, freq="h")
+    day = pd.DataFrame({"unique_id": "a", "dteday": times.strftime("%Y-%m-%d"), "hr": times.hour, "y": np.arange(48.0)})
+    rows = panel_sources.from_frame(pd.concat([day, day.assign(unique_id="b")]), "made")
+    assert rows.names == ["a", "b"]
+    assert rows.ends.tolist() == [0, 48, 96]
+    total = pd.DataFrame({"unique_id": ["Total"], "ds": [None], "y": [600.0]})
+    daily = pd.DataFrame({"unique_id": "a", "ds": times[::24].strftime("%Y-%m-%d"), "y": [1.0, 2.0]})
+    rows = panel_sources.from_frame(pd.concat([daily, total]), "made")
+    assert rows.names == ["a"]
+    assert rows.values.tolist() == [1, 2]
 
 
 def test_windows_stay_in_their_series_and_splits_do_not_share_targets():

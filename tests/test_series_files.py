@@ -120,7 +120,7 @@ def test_a_day_and_a_clock_in_two_columns(tmp_path):
     )  # fmt: skip
     assert (sources.find(str(path), "load", None, None).time == HOURS).all()
     path = written(tmp_path / "s.csv", HOURS.strftime("%Y-%m-%d"), HOURS.hour, LOAD, header="date,Hour,load")
-    assert (sources.find(str(path), "load", None, None).time == HOURS).all()
+    assert (prepared(path).time == HOURS).all()
 
 
 @pytest.mark.parametrize("parts", [["year", "month", "day", "hour"], ["Year", "Month", "Day"], ["YEAR", "month"]])
@@ -435,6 +435,9 @@ def test_lines_above_the_header_are_named(tmp_path):
 def test_the_only_column_of_a_file_is_its_target(tmp_path):
     table = sources.find(str(written(tmp_path / "s.csv", DAYS, LOAD, header="date,load")), None, None, None)
     assert table.target == ["load"]
+    path = written(tmp_path / "s.csv", DAYS[1:], LOAD[1:], header=f"{DAYS[0]},{LOAD[0]}")  # has no header
+    with pytest.raises(UserError, match="--target is missing"):
+        sources.find(str(path), None, None, None)
     path = written(tmp_path / "s.csv", DAYS, LOAD, LOAD, header="date,load,price")
     with pytest.raises(UserError, match="has the columns load, price"):
         sources.find(str(path), None, None, None)

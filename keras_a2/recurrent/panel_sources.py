@@ -135,7 +135,10 @@ def from_frame(
     """``read`` of a table; ``source`` names it in errors."""
     if frame.empty:
         raise UserError(f"{source} has no rows; give many series with a header")
+    frame = frame.reset_index(drop=True)
     frame.columns = [str(c).strip() for c in frame.columns]
+    if frame.columns.duplicated().any():
+        raise UserError(f"{source} has two columns named {frame.columns[frame.columns.duplicated()][0]!r}; rename one")
     column = series or (str(frame.columns[0]) if wide else SERIES)
     if column not in frame.columns:
         raise UserError(
@@ -145,10 +148,10 @@ def from_frame(
     labels = frame.pop(column)
     if labels.isna().any():
         raise UserError(f"{source}: line {int(np.argmax(labels.isna())) + 2} has no {column}; name its series")
-    codes, names = pd.factorize(labels)
     if wide:
-        return _from_wide(frame, [str(name) for name in names], source, notes or [])
+        return _from_wide(frame, [str(name) for name in pd.unique(labels)], source, notes or [])
     moments = _times(frame, source, time)
+    codes, names = pd.factorize(labels[frame.index])  # without the rows that a footer had
     name = target or (TARGET if TARGET in frame.columns else None)
     if name is None and len(frame.columns) == 1:
         name = str(frame.columns[0])

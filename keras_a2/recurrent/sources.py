@@ -77,7 +77,7 @@ def find(data: str, target: Columns, time: str | None, inputs: Columns, as_read:
     frame = table.frame
     if target:
         table.target = list(frame.columns) if target == "all" else _columns(target, frame, data)
-    if not table.target and len(frame.columns) == 1:
+    if not table.target and len(frame.columns) == 1 and not re.fullmatch(r"[-\d.]+", frame.columns[0]):  # no header
         table.target = list(frame.columns)
     if not table.target:
         raise UserError(f"--target is missing; {data} has the columns {', '.join(frame.columns[:12])}")

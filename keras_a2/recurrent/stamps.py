@@ -50,7 +50,7 @@ def take(frame: pd.DataFrame, source: str, column: str | None) -> tuple[pd.Datet
     notes += read
     hour = next((c for c in frame.columns if c.lower() in ("hour", "hr") and _is_hour(frame[c])), None)
     if hour is not None and not stamps.is_unique:
-        return stamps + pd.to_timedelta(frame.pop(hour), "h"), f"{column} {hour}", notes
+        return stamps + pd.to_timedelta(frame.pop(hour).to_numpy(), unit="h"), f"{column} {hour}", notes
     days = stamps.day
     if len(days) > 1 and days.nunique() == 1 and 1 < days[0] < 29 and commonest_step(stamps) >= 28 * DAY:
         stamps, notes = stamps - (int(days[0]) - 1) * DAY, [*notes, "Months are named by their first day."]
