@@ -313,6 +313,13 @@ def test_an_intercept_is_learnt_of_a_drift_alone():
     assert learnt(0.05) >= 17
 
 
+def test_no_sum_of_squares_is_rounded_below_0():
+    waves = pd.DataFrame({"y": 5 * np.sin(2 * np.pi * np.arange(365) / 7) + 3})  # learnt without an error
+    ridge = baselines.Ridge(season=7)
+    ridge.fit(data.prepare(sources.Table("made", waves, None, ["y"]), Options(look_back=48, horizon=14)).folds(3))
+    assert ridge.errors.min() >= 0
+
+
 def test_the_season_of_a_daily_wave_is_a_day(series):
     windows = data.prepare(sources.find(str(series), "load", None, None), Options(look_back=24, horizon=12))
     assert seasons.season_of(seasons.training_rows(windows), windows.step) == 24

@@ -241,7 +241,7 @@ class _Sums:
     def squared_error(self, kernel: np.ndarray, bias: np.ndarray) -> np.ndarray:
         """Sum of squared errors of ``x @ kernel + bias`` by column ``(..., outputs)``, the shape of ``bias``."""
         without = self.squares + (kernel * (self.gram @ kernel - 2 * self.cross)).sum(axis=0)
-        return without + bias * (self.n * bias + 2 * (self.x @ kernel - self.y))
+        return np.maximum(without + bias * (self.n * bias + 2 * (self.x @ kernel - self.y)), 0)  # rounded below 0
 
 
 def _smoothers(windows: Windows, season: int) -> list[np.ndarray]:
