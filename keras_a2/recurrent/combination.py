@@ -84,14 +84,12 @@ def optimism(errors: np.ndarray, used: np.ndarray | np.intp) -> float:
 
     The lowest of many errors is too low an estimate, even of a random walk's (Cawley & Talbot 2010, JMLR 11, on
     choosing and judging by the same rows). It is the geometric mean of the folds: each alone is luck, and short ones
-    have larger errors. A single fold cannot tell: 0.
+    have larger errors.
 
     Args:
         errors: of each candidate in each fold ``(folds, candidates)``; a fold without windows has zeros.
         used: the candidate that each fold's forecasts come from ``(folds,)``, or one for all.
     """
-    if len(errors) == 1:
-        return 0.0
     folds = np.arange(len(errors))
     others = [np.delete(errors, fold, axis=0).mean(axis=0).argmin() for fold in folds]
     ours = errors[folds, used]
@@ -100,7 +98,7 @@ def optimism(errors: np.ndarray, used: np.ndarray | np.intp) -> float:
 
 
 def luck(ridge: Ridge, trained: Sequence[Forecaster], loss: str) -> tuple[float, float]:
-    """The ``optimism`` of ridge regression's choices, and of early stopping.
+    """The ``optimism`` of ridge regression's choices, and of early stopping. A single fold cannot tell: 0.
 
     Args:
         trained: a network of each fold, with its validation errors by epoch; one that had ended stays as it was.
