@@ -24,6 +24,8 @@ DISCOUNTS, HARMONICS, STARTS = (1.0, 0.98, 0.9), (1, 2, 3), 3  # of smoothers
 LEAST_GAIN = 0.95  # of squared error, for which a smoother is preferred to persistence
 MANY = 50_000  # training windows that are drawn from many series
 
+Solver = Callable[[np.ndarray, float], tuple[np.ndarray, np.ndarray]]
+
 
 class Baseline(Protocol):
     """What is compared with the networks."""
@@ -109,26 +111,25 @@ class Ridge:
         else:
             self._centred = not self.channel_independent
             starts = [self._embed(start, last) for start in _smoothers(last, self.season)]
-        trained = [_Sums.of(self._designs(fold, _training_origins(fold))) for fold in folds]
-        errors = np.array([self._errors(fold, train, starts, last) for fold, train in zip(folds, trained, strict=True)])
+        solvers = [self._solver(fold) for fold in folds]
+        errors = np.array([self._errors(fold, solve, starts, last) for fold, solve in zip(folds, solvers, strict=True)])
         errors[:, 0] *= LEAST_GAIN  # persistence, unless a smoother is clearly better
         best, strength, intercept = np.unravel_index(int(errors.sum(axis=0).argmin()), errors.shape[1:])
         self._start, self.strength, self._intercept = starts[best], RIDGE_STRENGTHS[strength], bool(intercept)
         self.errors = errors.reshape(len(folds), -1)
         fitted = [*(copy.copy(self) for _ in folds[:-1]), self]
-        for each, train in zip(fitted, trained, strict=True):
-            each.kernel, each.bias = self._learnt(train)
+        for each, solve in zip(fitted, solvers, strict=True):
+            each.kernel, each.bias = self._learnt(solve)
         return fitted
 
     def _errors(
-        self, fold: Windows | Panel, train: _Sums, starts: list[np.ndarray], last: Windows | Panel
+        self, fold: Windows | Panel, solve: Solver, starts: list[np.ndarray], last: Windows | Panel
     ) -> np.ndarray:
         """Sums of squared validation errors, without and with an intercept ``(starts, strengths, 2)``."""
         errors = np.zeros((len(starts), len(RIDGE_STRENGTHS), 2))
         if len(fold.origins["validation"]) == 0:
             return errors
         validation = _Sums.of(self._designs(fold, fold.origins["validation"]))
-        solve = self._solver(train)
         unit = np.square(fold.target_scale / last.target_scale)  # folds have scales of their own
         weight = unit.mean() if self.channel_independent else np.tile(unit, fold.horizon)
         for i, start in enumerate(starts):
@@ -137,15 +138,15 @@ class Ridge:
                 errors[i, j] = (weight * validation.squared_error(kernel, np.outer((0, 1), bias))).sum(axis=1)
         return errors
 
-    def _learnt(self, sums: _Sums) -> tuple[np.ndarray, np.ndarray]:
+    def _learnt(self, solve: Solver) -> tuple[np.ndarray, np.ndarray]:
         """Kernel and bias as chosen."""
-        kernel, bias = self._solver(sums)(self._start, self.strength)
+        kernel, bias = solve(self._start, self.strength)
         return kernel, bias if self._intercept else np.zeros_like(bias)
 
     def refit(self, windows: Windows | Panel) -> Ridge:
         """The same regression learnt from the training windows of ``windows``, whose scale must be the same."""
         fitted = copy.copy(self)
-        fitted.kernel, fitted.bias = self._learnt(_Sums.of(self._designs(windows, _training_origins(windows))))
+        fitted.kernel, fitted.bias = self._learnt(self._solver(windows))
         return fitted
 
     def forecast(self, windows: Windows | Panel, origins: np.ndarray) -> np.ndarray:
@@ -179,8 +180,9 @@ class Ridge:
             kernel[:, np.flatnonzero(self.columns == column)[0], :, k] = own
         return kernel.reshape(windows.look_back * len(self.columns), -1)
 
-    def _solver(self, sums: _Sums) -> Callable[[np.ndarray, float], tuple[np.ndarray, np.ndarray]]:
+    def _solver(self, windows: Windows | Panel) -> Solver:
         """(start, strength) -> kernel and bias of the regression that is shrunk towards the kernel ``start``."""
+        sums = _Sums.of(self._designs(windows, _training_origins(windows)))
         centred = 1.0 if self._centred else 0.0
         x_mean, y_mean = centred * sums.x / sums.n, centred * sums.y / sums.n
         values, vectors = eigh(sums.gram / sums.n - np.outer(x_mean, x_mean))
