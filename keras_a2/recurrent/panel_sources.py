@@ -136,9 +136,7 @@ def from_frame(
     if frame.empty:
         raise UserError(f"{source} has no rows; give many series with a header")
     frame = frame.reset_index(drop=True)
-    frame.columns = [str(c).strip() for c in frame.columns]
-    if frame.columns.duplicated().any():
-        raise UserError(f"{source} has two columns named {frame.columns[frame.columns.duplicated()][0]!r}; rename one")
+    sources.strip_names(frame, source)
     column = series or (str(frame.columns[0]) if wide else SERIES)
     if column not in frame.columns:
         raise UserError(

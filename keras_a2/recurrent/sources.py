@@ -204,6 +204,13 @@ def from_file(path: Path, time: str | None, target: Columns = None, inputs: Colu
     return table
 
 
+def strip_names(frame: pd.DataFrame, source: str) -> None:
+    """Take the blanks off the names of the columns; two alike are a ``UserError``."""
+    frame.columns = [str(c).strip() for c in frame.columns]
+    if frame.columns.duplicated().any():
+        raise UserError(f"{source} has two columns named {frame.columns[frame.columns.duplicated()][0]!r}; rename one")
+
+
 def from_frame(
     frame: pd.DataFrame, name: str, source: str, time: str | None, target: Columns = None, inputs: Columns = None
 ) -> Table:
@@ -211,9 +218,7 @@ def from_frame(
     frame = _columns_of_index(frame)
     if frame.empty or len(frame.columns) == 0:
         raise UserError(f"{source} has no rows; give a table with a header and one row per time step")
-    frame.columns = [str(c).strip() for c in frame.columns]
-    if frame.columns.duplicated().any():
-        raise UserError(f"{source} has two columns named {frame.columns[frame.columns.duplicated()][0]!r}; rename one")
+    strip_names(frame, source)
     unnamed = [name for name in frame if name.startswith("Unnamed:") and pd.api.types.is_integer_dtype(frame[name])]
     counters = [name for name in unnamed if (frame[name].diff().dropna() == 1).all()]
     frame = frame.drop(columns=counters)  # what pandas writes without index=False
